@@ -1,0 +1,279 @@
+"""Every error of the model registry.
+
+::
+
+    ModelRegistryError
+    ├── InvalidModelIdError          (ValueError)       an id, revision or file path not allowed
+    ├── ModelNotFoundError           (LookupError)      not in the registry
+    │   └── HubModelNotFoundError                       not on the hub either
+    ├── RevisionNotFoundError        (LookupError)      the model is there, this revision is not
+    ├── InvalidModelFolderError      (ValueError)       a folder to import that holds no model
+    ├── EmptySelectionError          (LookupError)      no file of the model was asked for
+    ├── PickledWeightsError          (ValueError)       only weights that can run code when loaded
+    ├── IntegrityError               (ValueError)       bytes that differ from their checksum
+    ├── ManifestCorruptError         (ValueError)       metadata.json cannot be trusted
+    │   └── ManifestVersionError                        ... because a newer SAGE wrote it
+    ├── HubAccessError               (PermissionError)  the hub refuses these credentials
+    │   └── GatedModelError                             the model's terms are not accepted yet
+    ├── HubUnavailableError          (ConnectionError)  no usable answer from the hub
+    ├── InsufficientDiskError        (OSError)          the disk cannot hold it
+    └── RegistryNotWritableError     (PermissionError)  the root cannot be written
+
+Each says what failed and with which value (`problem`) and what to do next (`hint`); `str(error)` is
+both. Facts are attributes. All of them survive pickling, so that they cross process borders whole.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _restore(cls: type[ModelRegistryError], text: str, facts: dict[str, Any]) -> ModelRegistryError:
+    error = cls.__new__(cls)
+    error.args = (text,)
+    error.__dict__.update(facts)
+    return error
+
+
+class ModelRegistryError(Exception):
+    """Base of every error of the model registry."""
+
+    def __init__(self, problem: str, *, hint: str, model_id: str | None = None) -> None:
+        super().__init__(f"{problem} {hint}")
+        self.problem = problem
+        self.hint = hint
+        self.model_id = model_id
+
+    def __str__(self) -> str:  # OSError kin would print an errno pair instead
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls the class with `args`, which are not the keywords __init__ wants.
+        return _restore, (type(self), self.args[0], self.__dict__)
+
+
+class InvalidModelIdError(ModelRegistryError, ValueError):
+    """An id, a revision or a repository path that may not become a path on this disk."""
+
+    def __init__(self, value: str, reason: str, *, what: str = "model id") -> None:
+        example = {
+            "model id": "Use `<name>` or `<owner>/<name>`, such as meta-llama/Llama-3-8B-Instruct.",
+            "revision": "Use a branch, a tag or a commit, for example main.",
+        }.get(what, "Nothing was written. Report this model to its owner or to the hub.")
+        super().__init__(f"Invalid {what} {value!r}: {reason}.", hint=example)
+        self.value = value
+        self.reason = reason
+
+
+class ModelNotFoundError(ModelRegistryError, LookupError):
+    """The model is not in the registry; `near` holds ids that look like it."""
+
+    def __init__(
+        self,
+        model_id: str,
+        *,
+        root: Path | None = None,
+        near: tuple[str, ...] = (),
+        problem: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        meant = f" Did you mean {' or '.join(near)}?" if near else ""
+        where = f" at {root}" if root is not None else ""
+        super().__init__(
+            problem or f"Model {model_id!r} is not in the registry{where}.{meant}",
+            hint=hint or f"Run `sage llm model download --model {model_id}`.",
+            model_id=model_id,
+        )
+        self.root = root
+        self.near = near
+
+
+class HubModelNotFoundError(ModelNotFoundError):
+    """The hub has no such model, or shows it only to others."""
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(
+            model_id,
+            problem=f"Model {model_id!r} is not on the hub, or it is private.",
+            hint="Check the spelling; for a private model run `hf auth login` or set HF_TOKEN, "
+            f"then `sage llm model download --model {model_id}` again.",
+        )
+
+
+class RevisionNotFoundError(ModelRegistryError, LookupError):
+    """The model exists, this revision of it does not; `known` holds those that do."""
+
+    def __init__(
+        self, model_id: str, revision: str, *, known: tuple[str, ...] = (), on_hub: bool = False
+    ) -> None:
+        where = "on the hub" if on_hub else "in the registry"
+        have = f" Present: {', '.join(known)}." if known else ""
+        hint = (
+            "Check the branch, tag or commit on the model's page."
+            if on_hub
+            else f"Run `sage llm model download --model {model_id} --revision {revision}`."
+        )
+        super().__init__(
+            f"Model {model_id!r} has no revision {revision!r} {where}.{have}",
+            hint=hint,
+            model_id=model_id,
+        )
+        self.revision = revision
+        self.known = known
+        self.on_hub = on_hub
+
+
+class InvalidModelFolderError(ModelRegistryError, ValueError):
+    """A folder given to import that is missing or holds no model."""
+
+    def __init__(self, model_id: str, folder: Path, reason: str) -> None:
+        super().__init__(
+            f"Cannot import {model_id!r} from {str(folder)!r}: {reason}.",
+            hint="Give the folder that holds the model's config.json and its weights.",
+            model_id=model_id,
+        )
+        self.folder = folder
+        self.reason = reason
+
+
+class EmptySelectionError(ModelRegistryError, LookupError):
+    """The patterns given leave no file to download, or the repository has none."""
+
+    def __init__(self, model_id: str, *, files_in_repository: int) -> None:
+        super().__init__(
+            f"None of the {files_in_repository} files of model {model_id!r} is to be downloaded.",
+            hint="Check the patterns, and the files on the model's page.",
+            model_id=model_id,
+        )
+        self.files_in_repository = files_in_repository
+
+
+class PickledWeightsError(ModelRegistryError, ValueError):
+    """The repository has only pickled weights, which can run any code when they are loaded."""
+
+    def __init__(self, model_id: str, files: tuple[str, ...]) -> None:
+        shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+        super().__init__(
+            f"Model {model_id!r} has only pickled weights ({shown}), and loading "
+            "those can run any code.",
+            hint="If you trust its owner, run "
+            f"`sage llm model download --model {model_id} --allow-pickle`.",
+            model_id=model_id,
+        )
+        self.files = files
+
+
+class IntegrityError(ModelRegistryError, ValueError):
+    """Files whose bytes differ from their recorded size or checksum."""
+
+    def __init__(self, model_id: str, files: tuple[str, ...], *, hint: str | None = None) -> None:
+        shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+        super().__init__(
+            f"Model {model_id!r} arrived damaged: {shown} did not match the size or checksum that "
+            "the hub lists.",
+            hint=hint
+            or f"Run `sage llm model download --model {model_id}` again: it fetches only these.",
+            model_id=model_id,
+        )
+        self.files = files
+
+
+class ManifestCorruptError(ModelRegistryError, ValueError):
+    """The manifest cannot be trusted; nothing was changed."""
+
+    def __init__(self, path: Path, reason: str, *, hint: str | None = None) -> None:
+        super().__init__(
+            f"The model manifest {str(path)!r} cannot be used: {reason}.",
+            hint=hint
+            or f"Restore it from a backup, or move it aside (`mv '{path}' '{path}.bad'`) and run "
+            "`sage llm model download --model <id>` for each model: files that are already there "
+            "are checked and not fetched again.",
+        )
+        self.path = path
+        self.reason = reason
+
+
+class ManifestVersionError(ManifestCorruptError):
+    """The manifest was written by a newer SAGE."""
+
+    def __init__(self, path: Path, version: int, *, supported: int) -> None:
+        super().__init__(
+            path,
+            f"it has version {version}, and this SAGE reads version {supported}",
+            hint="Run `pip install --upgrade isage-tools`, or point SAGE_VLLM_MODEL_ROOT at "
+            "another folder.",
+        )
+        self.version = version
+        self.supported = supported
+
+
+class HubAccessError(ModelRegistryError, PermissionError):
+    """The hub refuses the credentials that were sent."""
+
+    def __init__(
+        self, model_id: str, *, problem: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(
+            problem or f"The hub refused the access token sent for model {model_id!r}.",
+            hint=hint
+            or "Run `hf auth login`, or set HF_TOKEN to a valid token, then "
+            f"`sage llm model download --model {model_id}` again.",
+            model_id=model_id,
+        )
+
+
+class GatedModelError(HubAccessError):
+    """The model's owner wants its terms accepted first."""
+
+    def __init__(self, model_id: str, *, endpoint: str = "https://huggingface.co") -> None:
+        super().__init__(
+            model_id,
+            problem=f"Model {model_id!r} is gated: its owner wants its terms accepted first.",
+            hint=f"Accept them at {endpoint}/{model_id}, run `hf auth login` (or set HF_TOKEN), "
+            f"then `sage llm model download --model {model_id}` again.",
+        )
+
+
+class HubUnavailableError(ModelRegistryError, ConnectionError):
+    """No usable answer from the hub; what arrived so far is kept for the next attempt."""
+
+    def __init__(self, model_id: str, reason: str, *, hint: str | None = None) -> None:
+        super().__init__(
+            f"The hub did not deliver model {model_id!r}: {reason}.",
+            hint=hint
+            or "Check the network (and HF_ENDPOINT, if set), then run "
+            f"`sage llm model download --model {model_id}` again: complete files are kept.",
+            model_id=model_id,
+        )
+        self.reason = reason
+
+
+class InsufficientDiskError(ModelRegistryError, OSError):
+    """The disk under the root cannot hold the model."""
+
+    def __init__(self, model_id: str, root: Path, *, needed: int | None, free: int) -> None:
+        amount = f"needs {needed:,} more bytes" if needed is not None else "ran out of space"
+        super().__init__(
+            f"Model {model_id!r} {amount}, and the disk under {str(root)!r} has {free:,} free.",
+            hint="Free space with `sage llm model prune` or `sage llm model delete`, or set "
+            "SAGE_VLLM_MODEL_ROOT to a folder on a larger disk.",
+            model_id=model_id,
+        )
+        self.root = root
+        self.needed = needed
+        self.free = free
+
+
+class RegistryNotWritableError(ModelRegistryError, PermissionError):
+    """The root, or something in it, may not be written by this user."""
+
+    def __init__(self, root: Path, reason: str) -> None:
+        super().__init__(
+            f"The model registry at {str(root)!r} cannot be written: {reason}.",
+            hint="Set SAGE_VLLM_MODEL_ROOT to a folder that you can write, or change its owner.",
+        )
+        self.root = root
+        self.reason = reason

@@ -1,0 +1,98 @@
+"""Registering a model that is already on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .checksums import records_of
+from .errors import InvalidModelFolderError
+from .layout import registry_root, remove_tree, staging_folder
+from .manifest import read_manifest
+from .model_id import check_file_path, check_model_id, check_revision
+from .publishing import publish, writing_model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .model_info import FileRecord, ModelInfo, Tag
+
+_PROOFS_OF_A_MODEL = ("config.json", "params.json", "*.gguf")
+
+
+def import_model(
+    model_id: str,
+    folder: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    tags: Mapping[str, Tag] | None = None,
+    link: bool = False,
+    root: str | os.PathLike[str] | None = None,
+) -> ModelInfo:
+    """Register the model in `folder` under `model_id`: its files copied, or with `link` linked.
+
+    Its revision is "local" unless one is given, its commit a digest of its files, so importing the
+    same files again changes nothing but the tags. Linked files stay where they are; deleting the
+    model removes only the links. Hidden files and folders are left out.
+
+    Raises InvalidModelIdError, InvalidModelFolderError, InsufficientDiskError,
+    RegistryNotWritableError or ManifestCorruptError.
+    """
+    check_model_id(model_id)
+    revision = check_revision(revision if revision is not None else "local")
+    source = Path(folder).expanduser().absolute()
+    paths = _files_of(model_id, source)
+    base = registry_root(root)
+    read_manifest(base)  # a corrupt one is better found before copying gigabytes
+    with writing_model(base, model_id):
+        staged = staging_folder(base, model_id, "import")
+        remove_tree(staged)
+        try:
+            for path in paths:
+                _place(source / path, staged / path, link=link)
+            files = records_of(staged, paths)
+            return publish(
+                base,
+                staged,
+                model_id=model_id,
+                revision=revision,
+                commit=_digest_of(files),
+                files=files,
+                tags=tags,
+                source="import",
+            )
+        finally:
+            remove_tree(staged)
+
+
+def _files_of(model_id: str, source: Path) -> list[str]:
+    if not source.is_dir():
+        raise InvalidModelFolderError(model_id, source, "it is not a folder")
+    if not any(any(source.glob(pattern)) for pattern in _PROOFS_OF_A_MODEL):
+        raise InvalidModelFolderError(model_id, source, "it has no config.json")
+    found = []
+    for folder, subfolders, names in os.walk(source):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        found += [
+            check_file_path((Path(folder) / name).relative_to(source).as_posix())
+            for name in names
+            if not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def _place(source: Path, target: Path, *, link: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        target.symlink_to(source.resolve(strict=True))
+    else:
+        shutil.copyfile(source, target)
+
+
+def _digest_of(files: Mapping[str, FileRecord]) -> str:
+    """Forty hex digits, like a commit of the hub, that change with any byte of any file."""
+    listing = "".join(f"{path}\0{files[path].checksum}\n" for path in sorted(files))
+    return hashlib.sha256(listing.encode()).hexdigest()[:40]

@@ -1,0 +1,90 @@
+"""The manifest: reading it, and changing it whole or not at all.
+
+Its models are kept in the order in which they were asked for, last one at the end: that order, not
+a clock, decides which revision `get_model_path(model_id)` means.
+
+A reader needs no lock, because the file is only ever replaced in one step. A writer holds the lock
+from reading to replacing, so that no change of another process is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .errors import InvalidModelIdError, ManifestCorruptError, ManifestVersionError
+from .layout import manifest_path, writing
+from .model_info import ModelInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+VERSION = 1
+
+
+def read_manifest(root: Path) -> list[ModelInfo]:
+    """Every recorded model, the one asked for last at the end; empty for a root not used yet."""
+    path = manifest_path(root)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except UnicodeDecodeError as error:
+        raise ManifestCorruptError(path, f"it is not UTF-8 ({error.reason})") from error
+    try:
+        return _parse(root, path, text)
+    except ManifestCorruptError:
+        raise
+    except json.JSONDecodeError as error:
+        raise ManifestCorruptError(
+            path, f"it is not JSON ({error.msg}, line {error.lineno})"
+        ) from error
+    except InvalidModelIdError as error:
+        raise ManifestCorruptError(path, error.problem.rstrip(".")) from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise ManifestCorruptError(path, f"{type(error).__name__}: {error}") from error
+
+
+def _parse(root: Path, path: Path, text: str) -> list[ModelInfo]:
+    raw = json.loads(text)
+    version = raw["version"]
+    if isinstance(version, int) and version > VERSION:
+        raise ManifestVersionError(path, version, supported=VERSION)
+    if version != VERSION:
+        raise ManifestCorruptError(path, f"it has version {version!r}")
+    return [ModelInfo.from_json(root, entry) for entry in raw["models"]]
+
+
+@contextmanager
+def editing_manifest(root: Path) -> Iterator[list[ModelInfo]]:
+    """Lock the manifest, lend its models for change, and replace it if they did change."""
+    from filelock import FileLock  # takes as long to import as the rest of the registry together
+
+    path = manifest_path(root)
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            models = read_manifest(root)
+            before = list(models)
+            yield models
+            if models != before:
+                _replace(path, models)
+
+
+def _replace(path: Path, models: list[ModelInfo]) -> None:
+    # One model per line: cheap to write, and a diff or a grep of it means something.
+    lines = ",\n".join(json.dumps(model.to_json(), ensure_ascii=True) for model in models)
+    temporary = path.with_name(f".{path.name}.new")  # one name: a leftover is overwritten
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(f'{{"version": {VERSION}, "models": [\n{lines}\n]}}\n')
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name, too, must outlive a power cut
+    finally:
+        os.close(folder)

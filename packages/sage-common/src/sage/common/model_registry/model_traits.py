@@ -1,0 +1,86 @@
+"""What a model is, read from its files: what it does, its size, dtype and context length."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .model_info import Tag
+
+# sentence-transformers writes these; a plain language model has none of them.
+_EMBEDDING_FILES = ("modules.json", "config_sentence_transformers.json", "1_Pooling/config.json")
+_EMBEDDING_CLASSES = ("Model", "ForMaskedLM", "ForSentenceEmbedding")
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
+_LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+
+
+def read_traits(folder: Path) -> dict[str, Tag]:
+    """Tags for a model's folder: "type" always; the others where the files tell.
+
+    "type" is "text" or "embedding", "parameters" a count, "dtype" torch's name, "context_length"
+    in tokens. Files that cannot be read tell nothing: a model is not refused for them here.
+    """
+    config = _read_json(folder / "config.json")
+    # Models of several modalities keep the language model's numbers one level down.
+    text_config = config.get("text_config")
+    language = {**config, **(text_config if isinstance(text_config, dict) else {})}
+    counts = _elements_by_dtype(folder)
+    traits: dict[str, Tag] = {"type": _type_of(folder, config)}
+    if counts:
+        traits["parameters"] = sum(counts.values())
+    dtype = language.get("dtype") or language.get("torch_dtype")
+    if not dtype and counts:
+        dtype = max(counts, key=lambda name: counts[name])
+        dtype = _DTYPES.get(dtype, dtype.lower())
+    if isinstance(dtype, str):
+        traits["dtype"] = dtype
+    for value in (
+        _read_json(folder / "sentence_bert_config.json").get("max_seq_length"),
+        *(language.get(key) for key in _CONTEXT_KEYS),
+    ):
+        if isinstance(value, int):
+            traits["context_length"] = value
+            break
+    return traits
+
+
+def _type_of(folder: Path, config: dict[str, Any]) -> str:
+    if any((folder / name).is_file() for name in _EMBEDDING_FILES):
+        return "embedding"
+    architectures = config.get("architectures")
+    first = architectures[0] if isinstance(architectures, list) and architectures else ""
+    return "embedding" if str(first).endswith(_EMBEDDING_CLASSES) else "text"
+
+
+def _elements_by_dtype(folder: Path) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for path in folder.glob("*.safetensors"):
+        for tensor in _read_header(path).values():
+            if isinstance(tensor, dict) and isinstance(tensor.get("shape"), list):
+                counts[str(tensor.get("dtype"))] += math.prod(tensor["shape"])
+    return counts
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """A safetensors file begins with the length of its JSON header: 8 bytes, little endian."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            raw = json.loads(file.read(length)) if length <= _LARGEST_HEADER else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return raw if isinstance(raw, dict) else {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return raw if isinstance(raw, dict) else {}

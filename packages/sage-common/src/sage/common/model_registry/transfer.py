@@ -1,0 +1,226 @@
+"""Getting one commit of a model from the hub into the registry: stage, check, fetch, publish."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
+
+from .errors import HubUnavailableError, InsufficientDiskError, IntegrityError
+from .layout import model_folder, remove_tree, staging_folder, writing
+from .lookup import put_last
+from .manifest import editing_manifest, read_manifest
+from .progress import DownloadStatus
+from .publishing import publish, with_names_of, writing_model
+from .staging import Staging
+from .watched_call import watched_call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from .hub import Hub
+    from .model_info import FileRecord, ModelInfo, Tag
+    from .progress import Phase
+
+Result = TypeVar("Result")
+Files = Mapping[str, "FileRecord"]
+
+RETRY_DELAYS = (0.5, 2.0)
+"""Seconds before another attempt, after one that brought nothing new; then it is given up."""
+
+
+def retrying(ask: Callable[[], Result]) -> Result:
+    """Ask the hub, again after each delay while it is not available."""
+    for delay in RETRY_DELAYS:
+        try:
+            return ask()
+        except HubUnavailableError:
+            time.sleep(delay)
+    return ask()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """One commit of one model on its way into the registry."""
+
+    root: Path
+    hub: Hub
+    revision: str
+    commit: str
+    max_workers: int
+    watch: Callable[[DownloadStatus], None]
+
+    @property
+    def _model_id(self) -> str:
+        return self.hub.model_id
+
+    def run(self, files: Files, *, tags: Mapping[str, Tag] | None, force: bool) -> ModelInfo:
+        """Bring `files` into the registry, unless they are there and `force` is not set."""
+        with writing_model(self.root, self._model_id, on_wait=lambda: self._tell("waiting")):
+            known = self._known()
+            if known is not None and not force:
+                if files.items() <= known.files.items() and _is_whole(known):
+                    return self._asked_again(known, tags)
+                files = {**known.files, **files}
+            return self._transfer(
+                files, tags={**(known.tags if known else {}), **(tags or {})}, force=force
+            )
+
+    def repair(self, model: ModelInfo) -> ModelInfo:
+        """Replace the bad files of a model by good ones; the others are kept."""
+        with writing_model(self.root, self._model_id, on_wait=lambda: self._tell("waiting")):
+            return self._transfer(model.files, tags=model.tags, force=False)
+
+    def _known(self) -> ModelInfo | None:
+        wanted = (self._model_id, self.commit)
+        models = read_manifest(self.root)
+        return next((each for each in models if (each.model_id, each.commit) == wanted), None)
+
+    def _asked_again(self, known: ModelInfo, tags: Mapping[str, Tag] | None) -> ModelInfo:
+        with editing_manifest(self.root) as models:
+            model = replace(
+                known,
+                revision=self.revision,
+                last_used=datetime.now(tz=UTC),
+                tags={**known.tags, **(tags or {})},
+            )
+            model = with_names_of(models, model)
+            put_last(models, model)
+        self._tell("done", files=known.files)
+        return model
+
+    def _transfer(self, files: Files, *, tags: Mapping[str, Tag], force: bool) -> ModelInfo:
+        folder = staging_folder(self.root, self._model_id, self.commit)
+        staging = Staging(folder, files)
+        if force:
+            remove_tree(folder)
+        staging.prepare(() if force else self._folders_of_model())
+        missing = self._check(staging, [*files])
+        self._check_disk(missing, files)
+        self._fetch(staging, missing)
+        staging.strip()
+        model = publish(
+            self.root,
+            folder,
+            model_id=self._model_id,
+            revision=self.revision,
+            commit=self.commit,
+            files=files,
+            tags=tags,
+        )
+        self._tell("done", files=files)
+        return model
+
+    def _folders_of_model(self) -> list[Path]:
+        """Where files may be taken over from: a folder that is not listed yet, other revisions."""
+        listed = [each.path for each in read_manifest(self.root) if each.model_id == self._model_id]
+        return [model_folder(self.root, self._model_id, self.commit), *reversed(listed)]
+
+    def _check_disk(self, missing: list[str], files: Files) -> None:
+        needed = sum(files[path].size for path in missing)
+        free = shutil.disk_usage(self.root).free
+        if needed > free:
+            raise InsufficientDiskError(self._model_id, self.root, needed=needed, free=free)
+
+    def _fetch(self, staging: Staging, missing: list[str]) -> None:
+        failures = 0
+        while missing:
+            try:
+                self._fetch_once(staging, missing)
+            except HubUnavailableError:
+                left = staging.absent(missing)
+                failures = 1 if len(left) < len(missing) else failures + 1
+                if failures > len(RETRY_DELAYS):
+                    raise
+                time.sleep(RETRY_DELAYS[failures - 1])
+                missing = self._check(staging, missing)
+                continue
+            absent = staging.absent(missing)
+            if absent:  # the client reports success when the hub goes away between two files
+                raise HubUnavailableError(self._model_id, f"{absent[0]} did not arrive")
+            bad = self._check(staging, missing)
+            if bad:
+                raise IntegrityError(self._model_id, tuple(bad))
+            return
+
+    def _fetch_once(self, staging: Staging, missing: list[str]) -> None:
+        files = staging.expected
+        total = sum(record.size for record in files.values())
+        before = total - sum(files[path].size for path in missing)
+
+        def tell(count: int) -> None:
+            left = staging.absent(missing)
+            self.watch(
+                DownloadStatus(
+                    model_id=self._model_id,
+                    phase="downloading",
+                    done_bytes=min(total, before + count),
+                    total_bytes=total,
+                    done_files=len(files) - len(left),
+                    total_files=len(files),
+                    active=staging.in_flight(left),
+                )
+            )
+
+        tell(0)
+        with writing(self.root, self._model_id):
+            self.hub.fetch(
+                self.commit, missing, staging.folder, max_workers=self.max_workers, on_bytes=tell
+            )
+
+    def _check(self, staging: Staging, paths: list[str]) -> list[str]:
+        """Those of `paths` that are missing or wrong; a wrong one is removed."""
+        files = staging.expected
+        total = sum(files[path].size for path in paths)
+        checked: list[int] = []
+
+        def tell() -> None:
+            self.watch(
+                DownloadStatus(
+                    model_id=self._model_id,
+                    phase="verifying",
+                    done_bytes=sum(checked),
+                    total_bytes=total,
+                    done_files=len(checked),
+                    total_files=len(paths),
+                )
+            )
+
+        return [
+            *watched_call(
+                lambda: staging.remove_bad(paths, lambda _, size: checked.append(size)),
+                sign_of_life=lambda: len(checked),
+                silence_limit=float("inf"),  # a disk answers in the end
+                on_tick=tell,
+                cancel=lambda: None,
+            )
+        ]
+
+    def _tell(self, phase: Phase, *, files: Files | None = None) -> None:
+        size = sum(record.size for record in files.values()) if files else 0
+        count = len(files) if files else 0
+        self.watch(
+            DownloadStatus(
+                model_id=self._model_id,
+                phase=phase,
+                done_bytes=size,
+                total_bytes=size,
+                done_files=count,
+                total_files=count,
+            )
+        )
+
+
+def _is_whole(model: ModelInfo) -> bool:
+    """Whether every file is there with its size: what can be told without reading them all."""
+    try:
+        return all(
+            (model.path / path).stat().st_size == record.size
+            for path, record in model.files.items()
+        )
+    except FileNotFoundError:
+        return False
