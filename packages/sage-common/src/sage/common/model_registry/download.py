@@ -68,7 +68,7 @@ def download_model(
         raise
     files = select_files(
         model_id,
-        retrying(lambda: hub.files_of(commit)),
+        hub.files_of(commit),  # the client itself tries this again
         allow_patterns=allow_patterns,
         ignore_patterns=ignore_patterns,
         allow_pickle=allow_pickle,

@@ -9,6 +9,7 @@
     ├── RevisionNotFoundError        (LookupError)      the model is there, this revision is not
     ├── InvalidModelFolderError      (ValueError)       a folder to import that holds no model
     ├── EmptySelectionError          (LookupError)      no file of the model was asked for
+    ├── NotFromHubError              (LookupError)      imported, so the hub cannot help
     ├── PickledWeightsError          (ValueError)       only weights that can run code when loaded
     ├── IntegrityError               (ValueError)       bytes that differ from their checksum
     ├── ManifestCorruptError         (ValueError)       metadata.json cannot be trusted
@@ -149,6 +150,17 @@ class EmptySelectionError(ModelRegistryError, LookupError):
             model_id=model_id,
         )
         self.files_in_repository = files_in_repository
+
+
+class NotFromHubError(ModelRegistryError, LookupError):
+    """The model was imported from a folder, so the hub has nothing for it."""
+
+    def __init__(self, model_id: str, problem: str) -> None:
+        super().__init__(
+            f"Model {model_id!r} was imported from a folder and {problem}.",
+            hint=f"Run `sage llm model import {model_id} <folder>` again.",
+            model_id=model_id,
+        )
 
 
 class PickledWeightsError(ModelRegistryError, ValueError):

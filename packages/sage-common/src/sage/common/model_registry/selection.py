@@ -45,7 +45,7 @@ def select_files(
         chosen = _without(chosen, (*_PICKLED, *_OTHER_FORMATS))
         if any(fnmatch(path, "model*.safetensors") for path in chosen):
             chosen = _without(chosen, ("consolidated*.safetensors",))  # the same weights again
-    pickled = tuple(path for path in chosen if _matches(path, _PICKLED))
+    pickled = tuple(path for path in chosen if is_pickled(path))
     if pickled and not allow_pickle:
         if not has_safetensors:
             raise PickledWeightsError(model_id, pickled)
@@ -53,6 +53,11 @@ def select_files(
     if not chosen:
         raise EmptySelectionError(model_id, files_in_repository=len(files))
     return chosen
+
+
+def is_pickled(path: str) -> bool:
+    """Whether a file's name is that of weights that can run code when loaded."""
+    return _matches(path, _PICKLED)
 
 
 def _matches(path: str, patterns: str | Sequence[str]) -> bool:

@@ -20,6 +20,7 @@ from .errors import (
     ManifestVersionError,
     ModelNotFoundError,
     ModelRegistryError,
+    NotFromHubError,
     PickledWeightsError,
     RegistryNotWritableError,
     RevisionNotFoundError,
@@ -28,7 +29,10 @@ from .import_folder import import_model
 from .layout import ROOT_VARIABLE, registry_root
 from .lookup import get_model, get_model_path, list_models, touch_model
 from .model_info import FileRecord, ModelInfo
-from .progress import DownloadStatus, FileProgress, LineWatcher
+from .progress import DownloadStatus, FileProgress, LineWatcher, format_bytes
+from .pruning import plan_prune
+from .update import UpdateCheck, check_update, update_model
+from .verification import VerificationReport, repair_model, verify_model
 
 __all__ = [
     "ROOT_VARIABLE",
@@ -51,17 +55,26 @@ __all__ = [
     "ModelInfo",
     "ModelNotFoundError",
     "ModelRegistryError",
+    "NotFromHubError",
     "PickledWeightsError",
     "RegistryNotWritableError",
     "RevisionNotFoundError",
+    "UpdateCheck",
+    "VerificationReport",
+    "check_update",
     "delete_model",
     "download_model",
     "ensure_model_available",
+    "format_bytes",
     "get_model",
     "get_model_path",
     "import_model",
     "list_models",
     "plan_deletion",
+    "plan_prune",
     "registry_root",
+    "repair_model",
     "touch_model",
+    "update_model",
+    "verify_model",
 ]
