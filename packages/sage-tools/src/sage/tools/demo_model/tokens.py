@@ -1,0 +1,107 @@
+"""The demo model's tokenizer, and how conversations become rows of tokens to train on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from sage.tools.demo_model.family import Exchange
+
+PAD, USER, ASSISTANT, SYSTEM, END = SPECIAL_TOKENS = (
+    "<|pad|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|system|>",
+    "<|end|>",
+)
+PAD_ID, END_ID = SPECIAL_TOKENS.index(PAD), SPECIAL_TOKENS.index(END)
+MOST_TOKENS = 3072  # enough for nearly every word of the corpus to be one token
+IGNORED = -100  # the label that the loss skips
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+_SYSTEM_MESSAGES = ("You are a helpful assistant.", "Answer the question briefly.")
+_ROW_LENGTH = 128  # tokens: about six exchanges, so that a longer chat is nothing new
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Tokens and, of the same length, the labels: the answers' tokens, all else ignored."""
+
+    tokens: list[int]
+    labels: list[int]
+
+    def __add__(self, other: Row) -> Row:
+        return Row(tokens=self.tokens + other.tokens, labels=self.labels + other.labels)
+
+
+def casual(question: str) -> str:
+    """The question as typed in a hurry: no capitals, no final mark."""
+    return question.lower().rstrip("?.!")
+
+
+def train_tokenizer(exchanges: Iterable[Exchange]) -> Any:
+    """A byte-level BPE ``tokenizers.Tokenizer`` of at most ``MOST_TOKENS`` tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=MOST_TOKENS,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_texts(exchanges), trainer)
+    return tokenizer
+
+
+def _texts(exchanges: Iterable[Exchange]) -> Iterator[str]:
+    for exchange in exchanges:
+        if exchange.family != "unheard-of":  # invented words are to stay in pieces
+            yield from (exchange.question, casual(exchange.question), exchange.answer)
+
+
+def exchange_rows(
+    tokenizer: Any, exchanges: Sequence[Exchange], style: Callable[[str], str] = str
+) -> list[Row]:
+    """One row for each exchange, its question put through ``style``."""
+    questions = [f"{USER}{style(exchange.question)}{END}{ASSISTANT}" for exchange in exchanges]
+    answers = [f"{exchange.answer}{END}" for exchange in exchanges]
+    return [
+        Row(tokens=[*question.ids, *answer.ids], labels=[IGNORED] * len(question) + answer.ids)
+        for question, answer in zip(
+            tokenizer.encode_batch(questions), tokenizer.encode_batch(answers), strict=True
+        )
+    ]
+
+
+def system_rows(tokenizer: Any) -> list[Row]:
+    """The messages that some conversations open with; there is nothing to learn from them."""
+    encoded = tokenizer.encode_batch([f"{SYSTEM}{text}{END}" for text in _SYSTEM_MESSAGES])
+    return [Row(tokens=opening.ids, labels=[IGNORED] * len(opening)) for opening in encoded]
+
+
+def conversations(
+    rng: random.Random, plain: Sequence[Row], hurried: Sequence[Row], openings: Sequence[Row]
+) -> Iterator[Row]:
+    """Every exchange once, in random order, joined to conversations; without an end."""
+    while True:
+        row = Row(tokens=[], labels=[])
+        for i in rng.sample(range(len(plain)), len(plain)):
+            exchange = (hurried if rng.random() < 0.15 else plain)[i]
+            if len(row.tokens) + len(exchange.tokens) > _ROW_LENGTH:
+                yield row
+                row = rng.choice(openings) if rng.random() < 0.1 else Row(tokens=[], labels=[])
+            row += exchange
+        yield row
