@@ -1,0 +1,78 @@
+"""VLLMServiceConfig: everything that a VLLMService can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self, get_args
+
+from sage.common.components.sage_vllm.engine import EngineMode
+from sage.common.components.sage_vllm.sampling_options import check_sampling_options
+from sage.common.core.errors import nearest
+
+_ALIASES = {"engine_kwargs": "engine", "sampling_defaults": "sampling"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VLLMServiceConfig:
+    """Configuration of a VLLMService.
+
+    - ``model_id``, ``revision``: the text model, from the registry.
+    - ``embedding_model_id``, ``embedding_revision``: the embedding model; without one the text
+      model is converted for embedding.
+    - ``engine``: arguments of vLLM's EngineArgs, such as ``max_model_len``, ``dtype``,
+      ``gpu_memory_utilization``, ``tensor_parallel_size``, ``kv_cache_memory_bytes``.
+    - ``embedding_engine``: the same for the embedding engine, which shares none of ``engine``.
+    - ``engine_mode``: ``"inline"`` runs the engine in this process (starts in seconds),
+      ``"process"`` in one of its own, ``"auto"`` inline on the CPU and a process on a GPU.
+    - ``sampling``: defaults for every generation; a call's own options go first, the model's own
+      generation_config.json last.
+    - ``auto_download``: fetch a model that is not in the registry, instead of raising.
+    - ``model_root``: the registry's root; None is the usual one.
+    """
+
+    model_id: str
+    revision: str | None = None
+    embedding_model_id: str | None = None
+    embedding_revision: str | None = None
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    embedding_engine: Mapping[str, Any] = field(default_factory=dict)
+    engine_mode: EngineMode = "auto"
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    auto_download: bool = False
+    model_root: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model_id, str) or not self.model_id:
+            raise ValueError(
+                f"model_id must name a model, such as 'org/name', not {self.model_id!r}"
+            )
+        for name in ("engine", "embedding_engine", "sampling"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise TypeError(f"{name} must be a mapping, not {getattr(self, name)!r}")
+        if self.engine_mode not in get_args(EngineMode):
+            hint = nearest(str(self.engine_mode), list(get_args(EngineMode)))
+            raise ValueError(f"unknown engine_mode {self.engine_mode!r}; {hint}")
+        check_sampling_options(self.sampling, "sampling")
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """Make a configuration from a dict with the fields as keys.
+
+        ``engine_kwargs``, ``sampling_defaults`` and a top-level ``tensor_parallel_size`` are taken
+        too. Raises ValueError for an unknown key, naming the nearest one.
+        """
+        values = {_ALIASES.get(key, key): value for key, value in config.items()}
+        if len(values) < len(config):
+            raise ValueError(f"a key and its alias are both given: {', '.join(sorted(config))}")
+        if "tensor_parallel_size" in values:
+            parallel = {"tensor_parallel_size": values.pop("tensor_parallel_size")}
+            values["engine"] = {**parallel, **values.get("engine", {})}
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(f"unknown configuration key {key!r}; {nearest(key, known)}")
+        if "model_id" not in values:
+            raise ValueError("the configuration names no model: add 'model_id': 'org/name'")
+        return cls(**values)

@@ -1,0 +1,100 @@
+"""What the kernel hands to every function and service that it runs."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class ServiceCaller(Protocol):
+    """The way to services; the kernel's ServiceManager is one."""
+
+    def call_service(
+        self,
+        name: str,
+        *args: Any,
+        method: str = "process",
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Call a service's method and wait for its result."""
+        ...
+
+    def call_service_async(
+        self, name: str, *args: Any, method: str = "process", **kwargs: Any
+    ) -> Future[Any]:
+        """Call a service's method; cancelling the Future cancels the call."""
+        ...
+
+    def capacity(self, name: str) -> int | None:
+        """Return how many calls the service can make use of at once, None if it does not say."""
+        ...
+
+
+class NoServices:
+    """The caller of a function that no environment runs: every call says so."""
+
+    def call_service(self, name: str, *_args: Any, **_kwargs: Any) -> Any:
+        """Raise: there are no services here."""
+        raise RuntimeError(
+            f"cannot call service {name!r}: this object was made by hand, not by an environment; "
+            "register the service with an environment and add the function to one of its streams"
+        )
+
+    call_service_async = call_service
+    capacity = call_service
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeContext:
+    """Name, services and logger of one running function or service."""
+
+    name: str
+    services: ServiceCaller = field(default_factory=NoServices)
+
+    @property
+    def logger(self) -> logging.Logger:
+        """The logger named ``sage.<name>``."""
+        return logging.getLogger(f"sage.{self.name}")
+
+
+class ContextBound:
+    """Base of functions and services: reaches the kernel through ``ctx``.
+
+    The context is a class attribute until the kernel binds one, so subclasses that do not call
+    ``super().__init__()`` work all the same.
+    """
+
+    ctx: RuntimeContext = RuntimeContext(name="unbound")
+
+    @property
+    def logger(self) -> logging.Logger:
+        """The logger of this object, named after its operator or service."""
+        return self.ctx.logger
+
+    def call_service(
+        self,
+        name: str,
+        *args: Any,
+        method: str = "process",
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Call ``method`` of the service ``name`` and return its result.
+
+        ``timeout`` is in seconds; None waits without limit. A service's own exception arrives as
+        it was raised. Raises ServiceNotFoundError, ServiceMethodNotFoundError,
+        ServiceTimeoutError (the call is cancelled first) or ServiceClosedError.
+        """
+        return self.ctx.services.call_service(name, *args, method=method, timeout=timeout, **kwargs)
+
+    def call_service_async(
+        self, name: str, *args: Any, method: str = "process", **kwargs: Any
+    ) -> Future[Any]:
+        """Call ``method`` of the service ``name`` and return a Future of its result.
+
+        Cancelling the Future cancels the call.
+        """
+        return self.ctx.services.call_service_async(name, *args, method=method, **kwargs)

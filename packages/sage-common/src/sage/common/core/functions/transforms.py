@@ -1,0 +1,79 @@
+"""Functions that turn records into records."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable
+from concurrent.futures import Future
+from typing import Any
+
+from sage.common.core.functions.base import BaseFunction
+
+
+class MapFunction(BaseFunction, ABC):
+    """One record in, one record out."""
+
+    @abstractmethod
+    def execute(self, record: Any) -> Any:
+        """Return the record that takes this one's place."""
+
+
+class AsyncMapFunction(MapFunction):
+    """A map whose work runs elsewhere: many records are in flight, and no thread waits for each.
+
+    The kernel calls ``submit`` for record after record, keeps up to ``max_in_flight`` Futures
+    open, and hands each result to ``complete`` on the operator's own thread. The semantics are
+    those of Flink's Async I/O.
+    """
+
+    ordered: bool = True
+    """Emit in input order; False emits each result as soon as it is there."""
+    max_in_flight: int | None = None
+    """How many records may be in flight; None asks ``default_max_in_flight``."""
+    timeout: float | None = None
+    """Seconds a record may take, retries included; its Future is then cancelled."""
+    retries: int = 0
+    """How often a record is submitted again after an error whose ``retryable`` is true."""
+    retry_backoff: float = 0.5
+    """Seconds before the first retry; each further one waits twice as long."""
+
+    @abstractmethod
+    def submit(self, record: Any) -> Future[Any]:
+        """Start the work on a record; must not wait for it."""
+
+    def complete(self, record: Any, result: Any) -> Any:
+        """Return the record to emit, from the input and the result of its Future."""
+        del record
+        return result
+
+    def default_max_in_flight(self) -> int:
+        """Return the window used when ``max_in_flight`` is None."""
+        return 64
+
+    def execute(self, record: Any) -> Any:
+        """Work on one record and wait for it."""
+        return self.complete(record, self.submit(record).result(self.timeout))
+
+
+class FilterFunction(BaseFunction, ABC):
+    """Decides which records go on."""
+
+    @abstractmethod
+    def execute(self, record: Any) -> bool:
+        """Return whether the record stays in the stream."""
+
+
+class FlatMapFunction(BaseFunction, ABC):
+    """One record in, any number out."""
+
+    @abstractmethod
+    def execute(self, record: Any) -> Iterable[Any]:
+        """Return or yield the records that take this one's place."""
+
+
+class KeyByFunction(BaseFunction, ABC):
+    """Gives each record its key."""
+
+    @abstractmethod
+    def execute(self, record: Any) -> Hashable:
+        """Return the key; records with equal keys reach the same replica, in order."""

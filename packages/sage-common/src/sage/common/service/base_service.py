@@ -1,0 +1,80 @@
+"""BaseService: a long-lived object that functions call by name."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from sage.common.core.context import ContextBound
+
+
+class BaseService(ContextBound):
+    """A service of an environment: ``setup → start → (calls) → stop → cleanup``.
+
+    Each step runs at most once. Methods without a leading underscore can be called through
+    ``call_service``. Where a method ``<name>_async`` returns a Future, a call to ``<name>`` uses
+    it, so that no thread is held and cancelling the call cancels the Future.
+    """
+
+    max_concurrency: int | None = 1
+    """How many calls run at once on callers' threads; None means thread-safe and unbounded.
+    Methods with an ``_async`` twin admit their calls themselves."""
+
+    capacity: int | None = None
+    """How many calls in flight the service can make use of; None does not say."""
+
+    _opened = False
+    _started = False
+    _closed = False
+
+    def setup(self) -> None:
+        """Acquire what the service needs; an error here stops the environment's submit()."""
+
+    def start(self) -> None:
+        """Begin to serve; all services registered earlier are started already."""
+
+    def process(self, payload: Any) -> Any:
+        """Answer a call that names no method."""
+        raise NotImplementedError(f"{type(self).__name__} defines no process(); name a method=")
+
+    def stop(self) -> None:
+        """Stop serving; calls in flight end with an error."""
+
+    def cleanup(self) -> None:
+        """Release what setup() acquired; also called when setup() failed half-way."""
+
+    def open(self) -> None:
+        """Run setup and start, once; one that fails is cleaned up before its error is raised."""
+        if self._opened:
+            return
+        self._opened = True
+        try:
+            self.setup()
+            self.start()
+            self._started = True
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Run stop and cleanup, once. Errors are logged: nothing is left to save by raising."""
+        if not self._opened or self._closed:
+            return
+        self._closed = True
+        for step in (self.stop, self.cleanup) if self._started else (self.cleanup,):
+            try:
+                step()
+            except Exception:
+                self.logger.exception("%s() of service %r failed", step.__name__, self.ctx.name)
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,6 @@
+"""The kernel's public face."""
+
+from sage.kernel.api.data_stream import DataStream
+from sage.kernel.api.local_environment import LocalEnvironment
+
+__all__ = ["DataStream", "LocalEnvironment"]

@@ -1,0 +1,112 @@
+"""DataStream: the fluent way to describe a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from sage.common.core.errors import nearest
+from sage.kernel.api.print_sink import PrintSink
+from sage.kernel.graph import FunctionSpec, Operator
+
+Kind = Literal["source", "map", "flatmap", "filter", "keyby", "union", "sink"]
+
+
+class DataStream:
+    """The output of one operator. Every method adds an operator that consumes it.
+
+    ``function`` is a function class, followed by its constructor's arguments, or a plain callable,
+    followed by arguments that are bound before the record. Common options:
+
+    - ``parallelism``: replicas, each with a thread; above 1 the order of records is not kept.
+    - ``name``: the operator's name in errors and logs, the function's by default.
+    - ``on_error``: ``"raise"`` stops the pipeline and submit() raises the error; ``"skip"`` logs
+      the record and goes on; a SinkFunction class or callable receives a FailedRecord each.
+    """
+
+    def __init__(self, operators: list[Operator], operator: Operator) -> None:
+        self.operators = operators
+        self.operator = operator
+
+    def map(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> DataStream:
+        """One record in, one out. An AsyncMapFunction keeps many records in flight."""
+        return self._add("map", function, args, kwargs)
+
+    def flatmap(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> DataStream:
+        """One record in, as many out as the returned or yielded iterable has."""
+        return self._add("flatmap", function, args, kwargs)
+
+    def filter(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> DataStream:
+        """Keep the records for which the function returns true."""
+        return self._add("filter", function, args, kwargs)
+
+    def keyby(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> DataStream:
+        """Send records with equal keys to the same replica of the next operator, in order."""
+        return self._add("keyby", function, args, kwargs)
+
+    def union(self, *others: DataStream) -> DataStream:
+        """Merge with other streams of the same environment, in order of arrival."""
+        if not others:
+            raise TypeError("union() takes at least one other stream")
+        for other in others:
+            if not isinstance(other, DataStream):
+                raise TypeError(f"union() takes streams, not {other!r}")
+            if other.operators is not self.operators:
+                raise ValueError("union() takes streams of the same environment")
+        inputs = tuple(stream.operator.id for stream in (self, *others))
+        return add_operator(self.operators, "union", None, inputs=inputs, options={})
+
+    def sink(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> DataStream:
+        """Hand every record to a sink; returns this stream, so that more can be attached."""
+        self._add("sink", function, args, kwargs)
+        return self
+
+    def print(self, prefix: str = "", **options: Any) -> DataStream:
+        """Print every record on standard output; returns this stream."""
+        return self.sink(PrintSink, prefix, **options)
+
+    def _add(
+        self,
+        kind: Kind,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> DataStream:
+        options = {key: kwargs.pop(key) for key in _OPTIONS if key in kwargs}
+        spec = FunctionSpec(kind=kind, target=function, args=args, kwargs=kwargs)
+        return add_operator(self.operators, kind, spec, inputs=(self.operator.id,), options=options)
+
+
+_OPTIONS = ("parallelism", "name", "on_error")
+
+
+def add_operator(
+    operators: list[Operator],
+    kind: Kind,
+    spec: FunctionSpec | None,
+    *,
+    inputs: tuple[int, ...],
+    options: dict[str, Any],
+) -> DataStream:
+    """Append an operator to a description and return its stream; bad options raise."""
+    parallelism = options.get("parallelism", 1)
+    if not isinstance(parallelism, int) or parallelism < 1:
+        raise ValueError(f"parallelism must be a whole number of at least 1, not {parallelism!r}")
+    on_error = options.get("on_error", "raise")
+    if isinstance(on_error, str):
+        if on_error not in ("raise", "skip"):
+            hint = nearest(on_error, ["raise", "skip"])
+            raise ValueError(f"on_error takes 'raise', 'skip' or a sink, not {on_error!r}; {hint}")
+    else:
+        on_error = FunctionSpec(kind="sink", target=on_error)
+    operator = Operator(
+        id=len(operators),
+        name=options.get("name") or (spec.name if spec else kind),
+        kind=kind,
+        function=spec,
+        inputs=inputs,
+        parallelism=parallelism,
+        on_error=on_error,
+    )
+    operators.append(operator)
+    return DataStream(operators, operator)

@@ -1,0 +1,25 @@
+"""IterableSource: a source over anything that can be iterated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from sage.common.core.functions import SourceFunction, StopSignal
+
+
+class IterableSource(SourceFunction):
+    """Emits the items of an iterable, or of the iterable that a callable returns."""
+
+    def __init__(self, iterable: Iterable[Any] | Callable[[], Iterable[Any]]) -> None:
+        self._iterable = iterable
+        self._items: Iterator[Any] = iter(())
+        self._end = StopSignal("the iterable is exhausted")
+
+    def setup(self) -> None:
+        """Begin the iteration."""
+        self._items = iter(self._iterable() if callable(self._iterable) else self._iterable)
+
+    def execute(self) -> Any:
+        """Return the next item."""
+        return next(self._items, self._end)

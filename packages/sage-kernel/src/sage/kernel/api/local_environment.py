@@ -1,0 +1,187 @@
+"""LocalEnvironment: pipelines and services in this process."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from sage.common.core.errors import nearest
+from sage.common.core.functions import BaseFunction
+from sage.common.service import BaseService
+from sage.kernel.api.data_stream import DataStream, add_operator
+from sage.kernel.api.iterable_source import IterableSource
+from sage.kernel.graph import FunctionSpec, Operator
+from sage.kernel.runtime.failed_record import FailedRecord
+from sage.kernel.runtime.local_executor import LocalExecutor
+from sage.kernel.runtime.service import ServiceCallProxy, ServiceFactory, ServiceManager
+
+_DEFAULTS: dict[str, int | float] = {
+    "channel_capacity": 1024,  # records that wait between two threads
+    "close_timeout": 10.0,  # seconds that close() gives the operators to return
+}
+
+
+class LocalEnvironment:
+    """Holds services and a pipeline, and runs them once.
+
+    Register services, describe streams from a source, then ``submit()``. ``config`` takes
+    ``channel_capacity`` (records that may wait between two threads) and ``close_timeout``
+    (seconds that ``close()`` gives the operators to return).
+    """
+
+    def __init__(self, name: str = "sage", config: Mapping[str, Any] | None = None) -> None:
+        for key in config or {}:
+            if key not in _DEFAULTS:
+                raise ValueError(f"unknown configuration {key!r}; {nearest(key, list(_DEFAULTS))}")
+        self.name = name
+        self.config = {**_DEFAULTS, **(config or {})}
+        self.service_manager = ServiceManager()
+        self.operators: list[Operator] = []
+        self._executor: LocalExecutor | None = None
+
+    # -- services -------------------------------------------------------------------------------
+
+    def register_service(
+        self, name: str, service_class: type[BaseService], *args: Any, **kwargs: Any
+    ) -> ServiceFactory:
+        """Register a service by its class and constructor arguments; submit() opens it."""
+        factory = ServiceFactory(service_class=service_class, args=args, kwargs=kwargs)
+        return self.register_service_factory(name, factory)
+
+    def register_service_factory(self, name: str, factory: ServiceFactory) -> ServiceFactory:
+        """Register a service by its factory; submit() opens it."""
+        return self.service_manager.register(name, factory)
+
+    def call_service(
+        self,
+        name: str,
+        *args: Any,
+        method: str = "process",
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Call a service from outside a pipeline; the first call opens all services."""
+        self.service_manager.start()
+        return self.service_manager.call_service(
+            name, *args, method=method, timeout=timeout, **kwargs
+        )
+
+    def service(self, name: str) -> ServiceCallProxy:
+        """Return an object whose methods are the service's; opens all services."""
+        self.service_manager.start()
+        return self.service_manager.proxy(name)
+
+    # -- sources --------------------------------------------------------------------------------
+
+    def from_source(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> DataStream:
+        """Start a stream from a SourceFunction, a generator function, or a callable that returns
+        a record each time until it returns a StopSignal."""
+        name = kwargs.pop("name", None)
+        if inspect.isgeneratorfunction(function):
+            generator = partial(function, *args, **kwargs)
+            return self._source(name or function.__name__, IterableSource, (generator,), {})
+        return self._source(name, function, args, kwargs)
+
+    def from_batch(
+        self, function: Callable[..., Any] | Iterable[Any], *args: Any, **kwargs: Any
+    ) -> DataStream:
+        """Start a stream from a BatchFunction, or as from_source or from_collection do."""
+        if isinstance(function, type) or callable(function):
+            return self.from_source(function, *args, **kwargs)
+        return self.from_collection(function, *args, **kwargs)
+
+    def from_collection(self, records: Iterable[Any], *, name: str | None = None) -> DataStream:
+        """Start a stream of an iterable's items; a generator is read as the pipeline goes."""
+        if isinstance(records, str | bytes) or not isinstance(records, Iterable):
+            raise TypeError(f"from_collection() takes an iterable of records, not {records!r}")
+        return self._source(name or "collection", IterableSource, (records,), {})
+
+    # -- running --------------------------------------------------------------------------------
+
+    def submit(self, autostop: bool = True) -> None:  # noqa: FBT001 - SAGE's signature
+        """Open the services and run the pipeline.
+
+        With ``autostop`` this returns after the last record, all services closed; else it returns
+        at once, and ``wait``, ``stop`` or ``close`` end the run. Raises what a service's or
+        function's setup() raises, before any record moves; the error of an operator, with its own
+        type and traceback and a note that names operator and record (``failure`` has them as
+        data); KeyboardInterrupt, with everything closed.
+        """
+        if self._executor is not None:
+            raise RuntimeError(f"environment {self.name!r} was submitted already; make a new one")
+        if not any(operator.kind == "source" for operator in self.operators):
+            raise RuntimeError(
+                f"environment {self.name!r} has no stream; begin one with from_collection(), "
+                f"from_batch() or from_source()"
+            )
+        try:
+            self.service_manager.start()
+            self._executor = LocalExecutor(
+                self.name,
+                self.operators,
+                self.service_manager,
+                channel_capacity=int(self.config["channel_capacity"]),
+            )
+            self._executor.start()
+            if autostop:
+                self._executor.wait()
+        except BaseException:
+            self.close()
+            raise
+        if autostop:
+            self.close()
+
+    def wait(self) -> None:
+        """Wait for the last record of a submitted pipeline; raises what stopped it."""
+        if self._executor is None:
+            raise RuntimeError(f"environment {self.name!r} has not been submitted")
+        self._executor.wait()
+
+    def stop(self) -> None:
+        """End the sources, let what they emitted through, close; raises what stopped the run."""
+        try:
+            if self._executor is not None:
+                self._executor.stop()
+                self._executor.wait()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Cancel what runs and close all services; may be called more than once."""
+        if self._executor is not None:
+            self._executor.cancel()
+            self._executor.join(self.config["close_timeout"])
+        self.service_manager.close()
+
+    @property
+    def failure(self) -> FailedRecord | None:
+        """The operator, record and error that stopped the pipeline, if any did."""
+        return self._executor.failure if self._executor else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _source(
+        self,
+        name: str | None,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> DataStream:
+        if isinstance(function, type) and not issubclass(function, BaseFunction):
+            raise TypeError(
+                f"a source is a SourceFunction, a BatchFunction or a callable, not {function!r}"
+            )
+        spec = FunctionSpec(kind="source", target=function, args=args, kwargs=kwargs)
+        return add_operator(self.operators, "source", spec, inputs=(), options={"name": name})

@@ -1,0 +1,9 @@
+"""PipelineCancelledError: unwinds a thread of a pipeline that has failed or was closed."""
+
+from __future__ import annotations
+
+from sage.common.core.errors import SageError
+
+
+class PipelineCancelledError(SageError):
+    """The pipeline stopped before all records were through."""

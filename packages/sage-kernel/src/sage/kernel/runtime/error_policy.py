@@ -1,0 +1,50 @@
+"""ErrorPolicy: what becomes of a record that an operator could not process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from sage.kernel.graph import OnError
+from sage.kernel.runtime.cancelled import PipelineCancelledError
+from sage.kernel.runtime.failed_record import FailedRecord
+
+logger = logging.getLogger(__name__)
+
+
+class ErrorPolicy:
+    """Applies an operator's ``on_error``: stop the pipeline, skip the record, or dead-letter it."""
+
+    def __init__(
+        self,
+        operator: str,
+        on_error: OnError | Callable[[FailedRecord], Any],
+        fail: Callable[[FailedRecord], None],
+    ) -> None:
+        self._operator = operator
+        self._on_error = on_error
+        self._fail = fail
+        self._lock = threading.Lock()
+
+    def handle(self, record: Any, error: BaseException, attempts: int = 1) -> None:
+        """Return if the pipeline may go on without the record, else raise to unwind the thread."""
+        failed = FailedRecord(
+            operator=self._operator, record=record, error=error, attempts=attempts
+        )
+        if self._on_error == "raise":
+            self._fail(failed)
+            raise PipelineCancelledError
+        if self._on_error == "skip":
+            logger.warning("skipped %r: %s", error, failed)
+            return
+        assert callable(self._on_error)  # noqa: S101 - for the type checker; checked when described
+        try:
+            with self._lock:  # parallel replicas share one dead-letter sink
+                self._on_error(failed)
+        except Exception as sink_error:
+            sink_error.add_note("raised by the dead-letter sink, which was handed:")
+            sink_error.add_note(f"{error!r} {failed}")
+            self._fail(FailedRecord(operator=self._operator, record=record, error=sink_error))
+            raise PipelineCancelledError from sink_error

@@ -1,0 +1,198 @@
+"""InFlightWindow: keeps many records of one asynchronous operator in flight."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from itertools import count, takewhile
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from sage.common.core.errors import RecordTimeoutError
+from sage.common.core.functions import AsyncMapFunction
+from sage.kernel.runtime.cancelled import PipelineCancelledError
+from sage.kernel.runtime.error_policy import ErrorPolicy
+
+
+class _Entry:
+    """A record in the window, from its first submission to its emission."""
+
+    __slots__ = ("attempts", "deadline", "error", "future", "record", "result", "settled")
+
+    def __init__(self, record: Any, deadline: float | None) -> None:
+        self.record = record
+        self.deadline = deadline
+        self.attempts = 0
+        self.future: Future[Any] | None = None
+        self.settled = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+_FINISH = object()
+_CANCEL = object()
+
+
+class InFlightWindow:
+    """The upstream thread ``push``es records, one emitter thread ``run``s: it alone settles them.
+
+    A record holds its place in the window from ``push`` until it was emitted, which bounds both
+    what is in flight and what waits for an earlier record of an ordered stream. Completions
+    arrive on one queue, written by whichever threads complete the Futures; the emitter sleeps on
+    it until the next completion, deadline or retry.
+    """
+
+    def __init__(
+        self,
+        function: AsyncMapFunction,
+        *,
+        operator: str,
+        policy: ErrorPolicy,
+        emit: Callable[[Any], None],
+    ) -> None:
+        self._function = function
+        self._operator = operator
+        self._policy = policy
+        self._emit = emit
+        size = function.max_in_flight or function.default_max_in_flight()
+        self._slots = threading.Semaphore(size)
+        self._events: SimpleQueue[Any] = SimpleQueue()
+        self._order: deque[_Entry] = deque()  # not emitted, in input order; ordered streams only
+        self._unsettled: dict[_Entry, None] = {}  # oldest first; guarded by _lock
+        self._lock = threading.Lock()
+        self._retries: list[tuple[float, int, _Entry]] = []
+        self._tie_break = count()
+        self._finished = False
+        self._cancelled = False
+
+    def push(self, record: Any) -> None:
+        """Take a record into the window, waiting for a place in it. Upstream thread."""
+        self._slots.acquire()
+        timeout = self._function.timeout
+        entry = _Entry(record, None if timeout is None else time.monotonic() + timeout)
+        with self._lock:
+            if self._cancelled:
+                raise PipelineCancelledError
+            self._unsettled[entry] = None
+        if self._function.ordered:
+            self._order.append(entry)
+        self._submit(entry)
+
+    def finish(self) -> None:
+        """Say that no record will follow. Upstream thread."""
+        self._events.put(_FINISH)
+
+    def cancel(self) -> None:
+        """Cancel what is in flight and make both threads leave. Any thread."""
+        with self._lock:
+            self._cancelled = True
+            in_flight = list(self._unsettled)
+        self._events.put(_CANCEL)
+        self._slots.release()
+        for entry in in_flight:
+            if entry.future is not None:
+                entry.future.cancel()
+
+    def run(self) -> None:
+        """Settle and emit records until the last one. Emitter thread."""
+        while not (self._finished and not self._unsettled and not self._order):
+            wait = self._seconds_to_next_timer()
+            if wait is not None and wait <= 0:
+                self._fire_timers()
+                continue
+            try:
+                event = self._events.get(timeout=wait)
+            except Empty:
+                continue
+            if event is _CANCEL:
+                raise PipelineCancelledError
+            if event is _FINISH:
+                self._finished = True
+            elif not event.settled:
+                self._on_done(event)
+
+    def _submit(self, entry: _Entry) -> None:
+        entry.attempts += 1
+        try:
+            future = self._function.submit(entry.record)
+            if not isinstance(future, Future):
+                raise TypeError(  # noqa: TRY301 - to be handled as any error of submit()
+                    f"{type(self._function).__name__}.submit() must return a "
+                    f"concurrent.futures.Future, not {future!r}"
+                )
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the record's error
+            future = Future()
+            future.set_exception(error)
+        entry.future = future
+        future.add_done_callback(lambda _: self._events.put(entry))
+        if self._cancelled:  # cancel() may have looked before the Future was there
+            future.cancel()
+
+    def _on_done(self, entry: _Entry) -> None:
+        future = entry.future
+        if future is None or not future.done():
+            return  # the completion of an earlier attempt
+        try:
+            error = future.exception()
+        except CancelledError as cancelled:
+            error = cancelled
+        retries_left = self._function.retries + 1 - entry.attempts
+        if error is not None and getattr(error, "retryable", False) and retries_left > 0:
+            delay = self._function.retry_backoff * 2 ** (entry.attempts - 1)
+            entry.future = None
+            heapq.heappush(self._retries, (time.monotonic() + delay, next(self._tie_break), entry))
+            return
+        self._settle(entry, future.result() if error is None else None, error)
+
+    def _settle(self, entry: _Entry, result: Any, error: BaseException | None) -> None:
+        entry.settled, entry.result, entry.error = True, result, error
+        entry.future = None  # it refers back to the entry: free both now, not at the next gc
+        with self._lock:
+            self._unsettled.pop(entry, None)
+        if not self._function.ordered:
+            self._deliver(entry)
+            return
+        while self._order and self._order[0].settled:
+            self._deliver(self._order.popleft())
+
+    def _deliver(self, entry: _Entry) -> None:
+        error, output = entry.error, None
+        if error is None:
+            try:
+                output = self._function.complete(entry.record, entry.result)
+            except Exception as caught:  # noqa: BLE001 - the policy decides what becomes of it
+                error = caught
+        if error is None:
+            self._emit(output)
+        else:
+            self._policy.handle(entry.record, error, entry.attempts)
+        self._slots.release()
+
+    def _seconds_to_next_timer(self) -> float | None:
+        due = self._retries[0][0] if self._retries else None
+        if self._function.timeout is not None:
+            with self._lock:
+                oldest = next(iter(self._unsettled), None)
+            if oldest is not None and oldest.deadline is not None:
+                due = oldest.deadline if due is None else min(due, oldest.deadline)
+        return None if due is None else max(0.0, due - time.monotonic())
+
+    def _fire_timers(self) -> None:
+        now = time.monotonic()
+        timeout = self._function.timeout
+        if timeout is not None:
+            with self._lock:  # oldest first, and all have the same timeout
+                late = list(takewhile(lambda e: (e.deadline or now) <= now, self._unsettled))
+            for entry in late:
+                if entry.future is not None and not entry.future.cancel():
+                    self._on_done(entry)  # in time, only this thread was late
+                if not entry.settled:
+                    self._settle(entry, None, RecordTimeoutError(self._operator, timeout))
+        while self._retries and self._retries[0][0] <= now:
+            _, _, entry = heapq.heappop(self._retries)
+            if not entry.settled:
+                self._submit(entry)

@@ -1,0 +1,281 @@
+"""LocalExecutor: runs a pipeline's description on threads of this process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sage.common.core.context import RuntimeContext, ServiceCaller
+from sage.common.core.functions import (
+    AsyncMapFunction,
+    BaseFunction,
+    BatchFunction,
+    StopSignal,
+)
+from sage.kernel.graph import FunctionSpec, Operator
+from sage.kernel.runtime.cancelled import PipelineCancelledError
+from sage.kernel.runtime.channel import Channel
+from sage.kernel.runtime.error_policy import ErrorPolicy
+from sage.kernel.runtime.failed_record import FailedRecord
+from sage.kernel.runtime.in_flight_window import InFlightWindow
+from sage.kernel.runtime.push_functions import PUSH_FUNCTIONS, Push
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """The way into an operator: ``push`` a record, ``finish`` when there are no more."""
+
+    push: Push
+    finish: Callable[[], None]
+
+
+class LocalExecutor:
+    """One run of a pipeline.
+
+    Each source has a thread. An operator of parallelism 1 with one input of parallelism 1 runs on
+    the thread of the operator before it; the others read a bounded channel on threads of their
+    own. What an asynchronous operator emits goes on from a thread of its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        operators: Sequence[Operator],
+        services: ServiceCaller,
+        *,
+        channel_capacity: int,
+    ) -> None:
+        self._name = name
+        self._operators = {operator.id: operator for operator in operators}
+        self._services = services
+        self._channel_capacity = channel_capacity
+        self._channels: dict[int, list[Channel]] = {}
+        self._policies: dict[int, ErrorPolicy] = {}
+        self._functions: list[BaseFunction] = []
+        self._threads: list[threading.Thread] = []
+        self._cancels: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+        self._stopping = False  # sources end at their next record
+        self._live_threads = 0
+        self._ended = threading.Event()
+        self.failure: FailedRecord | None = None
+
+    def start(self) -> None:
+        """Build and set up all functions, then start the threads; raises what a setup() raises."""
+        try:
+            for operator in self._operators.values():
+                if operator.kind == "source":
+                    self._add_source(operator)
+            for function in self._functions:
+                function.setup()
+        except BaseException:
+            self._clean_up_functions()
+            self._ended.set()
+            raise
+        self._live_threads = len(self._threads)
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self) -> None:
+        """Wait for the end; raise what stopped the pipeline, with its own traceback."""
+        self._ended.wait()
+        if self.failure is not None:
+            raise self.failure.error
+
+    def stop(self) -> None:
+        """End the sources at their next record; what they have emitted still goes through."""
+        self._stopping = True
+
+    def cancel(self) -> None:
+        """End all threads as soon as the function that each is in returns."""
+        self._stopping = True
+        for cancel in self._cancels:
+            cancel()
+
+    def join(self, timeout: float) -> None:
+        """Wait at most ``timeout`` seconds for the end; names the operators that still run."""
+        if self._live_threads and not self._ended.wait(timeout):
+            names = ", ".join(t.name for t in self._threads if t.is_alive())
+            logger.warning("after %g s these operators have not returned: %s", timeout, names)
+
+    # -- wiring, from the sources down --------------------------------------------------------
+
+    def _add_source(self, operator: Operator) -> None:
+        function = self._build(operator, operator.function)
+        downstream = self._downstream(operator)
+
+        def run() -> None:
+            records = _records(function)
+            while not self._stopping:
+                try:
+                    record = next(records)
+                except StopIteration:
+                    break
+                except Exception as error:
+                    self._fail(FailedRecord(operator=operator.name, record=None, error=error))
+                    raise PipelineCancelledError from error
+                downstream.push(record)
+            downstream.finish()
+
+        self._add_thread(operator, run)
+
+    def _downstream(self, operator: Operator) -> _Link:
+        """Return the way on from one replica of an operator, into all that consume it."""
+        links = [
+            self._link(consumer, operator)
+            for consumer in self._operators.values()
+            for input_id in consumer.inputs
+            if input_id == operator.id
+        ]
+        if len(links) == 1:
+            return links[0]
+
+        def push(record: Any) -> None:
+            for link in links:
+                link.push(record)
+
+        def finish() -> None:
+            for link in links:
+                link.finish()
+
+        return _Link(push, finish)
+
+    def _link(self, operator: Operator, upstream: Operator) -> _Link:
+        """Return the way into an operator from one replica of the operator before it."""
+        keyed = upstream.kind == "keyby"
+        if len(operator.inputs) == 1 and operator.parallelism == upstream.parallelism == 1:
+            link = self._replica(operator)
+            push = link.push
+            return _Link(lambda keyed_record: push(keyed_record[1]), link.finish) if keyed else link
+        channels = self._channels_into(operator, keyed=keyed)
+        for channel in channels:
+            channel.add_producer()
+
+        def finish() -> None:
+            for channel in channels:
+                channel.finish()
+
+        def put_by_key(keyed_record: tuple[int, Any]) -> None:
+            key_hash, record = keyed_record
+            channels[key_hash % len(channels)].put(record)
+
+        return _Link(put_by_key if keyed else channels[0].put, finish)
+
+    def _channels_into(self, operator: Operator, *, keyed: bool) -> list[Channel]:
+        """Return the channels that an operator's replicas read: one each if keyed, else one."""
+        if operator.id in self._channels:
+            return self._channels[operator.id]
+        consumers = 1 if keyed else operator.parallelism
+        count = operator.parallelism if keyed else 1
+        channels = [Channel(self._channel_capacity, consumers) for _ in range(count)]
+        self._channels[operator.id] = channels
+        self._cancels += [channel.cancel for channel in channels]
+        for index in range(operator.parallelism):
+            self._add_reader(operator, channels[index % count])
+        return channels
+
+    def _add_reader(self, operator: Operator, channel: Channel) -> None:
+        link = self._replica(operator)
+
+        def run() -> None:
+            push = link.push
+            for record in channel:
+                push(record)
+            link.finish()
+
+        self._add_thread(operator, run)
+
+    def _replica(self, operator: Operator) -> _Link:
+        """Build one instance of an operator and all that follows it on the same thread."""
+        downstream = self._downstream(operator)
+        if operator.function is None:  # a union: its channel has merged the inputs already
+            return downstream
+        function = self._build(operator, operator.function)
+        policy = self._policy(operator)
+        if not isinstance(function, AsyncMapFunction):
+            push = PUSH_FUNCTIONS[operator.kind](function.execute, policy, downstream.push)
+            return _Link(push, downstream.finish)
+        window = InFlightWindow(
+            function, operator=operator.name, policy=policy, emit=downstream.push
+        )
+        self._cancels.append(window.cancel)
+
+        def run() -> None:
+            window.run()
+            downstream.finish()
+
+        self._add_thread(operator, run)
+        return _Link(window.push, window.finish)
+
+    def _policy(self, operator: Operator) -> ErrorPolicy:
+        if operator.id not in self._policies:
+            on_error: Any = operator.on_error
+            if isinstance(on_error, FunctionSpec):
+                on_error = self._build(operator, on_error).execute
+            self._policies[operator.id] = ErrorPolicy(operator.name, on_error, self._fail)
+        return self._policies[operator.id]
+
+    def _build(self, operator: Operator, spec: FunctionSpec | None) -> Any:
+        assert spec is not None  # noqa: S101 - for the type checker: only a union has none
+        function = spec.build()
+        function.ctx = RuntimeContext(name=operator.name, services=self._services)
+        self._functions.append(function)
+        return function
+
+    # -- threads --------------------------------------------------------------------------------
+
+    def _add_thread(self, operator: Operator, body: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                body()
+            except PipelineCancelledError:
+                pass
+            except BaseException as error:  # noqa: BLE001 - the thread's last frame
+                self._fail(FailedRecord(operator=operator.name, record=None, error=error))
+            finally:
+                self._thread_ended()
+
+        name = f"sage-{self._name}-{operator.name}"
+        # A daemon: a function that never returns must not keep the interpreter from ending.
+        self._threads.append(threading.Thread(target=run, name=name, daemon=True))
+
+    def _thread_ended(self) -> None:
+        with self._lock:
+            self._live_threads -= 1
+            last = self._live_threads == 0
+        if last:
+            self._clean_up_functions()
+            self._ended.set()
+
+    def _fail(self, failed: FailedRecord) -> None:
+        with self._lock:
+            if self.failure is None:
+                failed.error.add_note(str(failed))
+                self.failure = failed
+        self.cancel()
+
+    def _clean_up_functions(self) -> None:
+        """A sink may flush here, so an error is the pipeline's, unless it has one already."""
+        for function in reversed(self._functions):
+            try:
+                function.cleanup()
+            except Exception as error:
+                name = function.ctx.name
+                if self.failure is not None:
+                    logger.exception("cleanup() of operator %r failed", name)
+                else:
+                    error.add_note(f"in cleanup() of operator {name!r}")
+                    self.failure = FailedRecord(operator=name, record=None, error=error)
+
+
+def _records(source: Any) -> Iterator[Any]:
+    """Iterate over a source until its end."""
+    none_ends = isinstance(source, BatchFunction)
+    execute = source.execute
+    while not isinstance(record := execute(), StopSignal) and not (none_ends and record is None):
+        yield record

@@ -1,0 +1,93 @@
+"""How a record goes through each kind of operator: one closure per operator, nothing per record.
+
+A closure runs the user's function on a record and hands what comes out to ``emit``, the closure
+of the operator after it. The call of ``emit`` stays outside the ``try``: an error belongs to the
+operator that raised it, never to one before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sage.kernel.runtime.error_policy import ErrorPolicy
+
+Push = Callable[[Any], None]
+
+
+def _map(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> Push:
+    def push(record: Any) -> None:
+        try:
+            output = execute(record)
+        except Exception as error:  # noqa: BLE001 - the policy decides what becomes of it
+            policy.handle(record, error)
+            return
+        emit(output)
+
+    return push
+
+
+def _filter(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> Push:
+    def push(record: Any) -> None:
+        try:
+            stays = execute(record)
+        except Exception as error:  # noqa: BLE001 - the policy decides what becomes of it
+            policy.handle(record, error)
+            return
+        if stays:
+            emit(record)
+
+    return push
+
+
+def _flatmap(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> Push:
+    def push(record: Any) -> None:
+        try:
+            outputs = iter(execute(record))
+        except Exception as error:  # noqa: BLE001 - the policy decides what becomes of it
+            policy.handle(record, error)
+            return
+        while True:
+            try:
+                output = next(outputs)
+            except StopIteration:
+                return
+            except Exception as error:  # noqa: BLE001 - the policy decides what becomes of it
+                policy.handle(record, error)
+                return
+            emit(output)
+
+    return push
+
+
+def _keyby(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> Push:
+    """Emit ``(hash of the key, record)``: an unhashable key is this operator's error."""
+
+    def push(record: Any) -> None:
+        try:
+            key_hash = hash(execute(record))
+        except Exception as error:  # noqa: BLE001 - the policy decides what becomes of it
+            policy.handle(record, error)
+            return
+        emit((key_hash, record))
+
+    return push
+
+
+def _sink(execute: Callable[[Any], Any], policy: ErrorPolicy, _emit: Push) -> Push:
+    def push(record: Any) -> None:
+        try:
+            execute(record)
+        except Exception as error:  # noqa: BLE001 - the policy decides what becomes of it
+            policy.handle(record, error)
+
+    return push
+
+
+PUSH_FUNCTIONS: dict[str, Callable[[Callable[[Any], Any], ErrorPolicy, Push], Push]] = {
+    "map": _map,
+    "flatmap": _flatmap,
+    "filter": _filter,
+    "keyby": _keyby,
+    "sink": _sink,
+}

@@ -1,0 +1,136 @@
+"""ServiceManager: the services of an environment, and the calls to them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+from sage.common.core.context import RuntimeContext
+from sage.common.service import ServiceClosedError, ServiceNotFoundError, ServiceTimeoutError
+from sage.kernel.runtime.service.running_service import RunningService
+from sage.kernel.runtime.service.service_call_proxy import ServiceCallProxy
+from sage.kernel.runtime.service.service_factory import ServiceFactory
+
+logger = logging.getLogger(__name__)
+
+
+class ServiceManager:
+    """Opens services in order of registration, closes them in reverse, and routes calls.
+
+    A call without a timeout to a plain method runs on the caller's own thread, so it costs no
+    more than the lookup; calls with a timeout and asynchronous ones use the service's Futures or,
+    where it has none, threads bounded by its ``max_concurrency``.
+    """
+
+    def __init__(self) -> None:
+        self._factories: dict[str, ServiceFactory] = {}
+        self._running: dict[str, RunningService] = {}
+        self._lock = threading.RLock()
+        self._state = "new"  # new → started → closed
+
+    def register(self, name: str, factory: ServiceFactory) -> ServiceFactory:
+        """Add a service; its name must be new and the manager not started yet."""
+        with self._lock:
+            if self._state != "new":
+                raise RuntimeError(
+                    f"cannot register service {name!r}: the services are {self._state}"
+                )
+            if name in self._factories:
+                raise ValueError(
+                    f"a service named {name!r} is already registered; choose another name"
+                )
+            self._factories[name] = factory
+        return factory
+
+    def start(self) -> None:
+        """Open all services; if one fails, close those before it and raise its error."""
+        with self._lock:
+            if self._state == "started":
+                return
+            if self._state == "closed":
+                raise RuntimeError("the services have been closed; make a new environment")
+            self._state = "started"
+            try:
+                for name, factory in self._factories.items():
+                    self._running[name] = self._open(name, factory)
+            except BaseException:
+                self.close()
+                raise
+
+    def call_service(
+        self,
+        name: str,
+        *args: Any,
+        method: str = "process",
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Call a method and return its result; its own exception arrives as it was raised.
+
+        ``timeout`` is in seconds, None waits without limit. Raises ServiceNotFoundError,
+        ServiceMethodNotFoundError, ServiceClosedError, or ServiceTimeoutError after cancelling
+        the call. A plain method that has begun cannot be interrupted: it keeps its slot till its
+        end. A method with an ``_async`` twin is.
+        """
+        endpoint = self._service(name).endpoint(method)
+        if timeout is None and not endpoint.futures_only:
+            with endpoint.slots:
+                return endpoint.function(*args, **kwargs)
+        future = endpoint.submit(*args, **kwargs)
+        try:
+            return future.result(timeout)
+        except CancelledError:
+            raise ServiceClosedError(name, "it was closed before the call could run") from None
+        except BaseException as error:
+            if isinstance(error, TimeoutError) and timeout is not None and not future.done():
+                future.cancel()
+                raise ServiceTimeoutError(name, method, timeout) from None
+            future.cancel()  # a Ctrl-C of the caller must not leave the call running
+            raise
+
+    def call_service_async(
+        self, name: str, *args: Any, method: str = "process", **kwargs: Any
+    ) -> Future[Any]:
+        """Call a method and return a Future of its result; cancelling it cancels the call."""
+        return self._service(name).endpoint(method).submit(*args, **kwargs)
+
+    def capacity(self, name: str) -> int | None:
+        """Return how many calls in flight the service can make use of; None if it does not say."""
+        return self._service(name).service.capacity
+
+    def proxy(self, name: str) -> ServiceCallProxy:
+        """Return an object whose methods are the service's; raises ServiceNotFoundError."""
+        if name not in self._factories:
+            raise ServiceNotFoundError(name, list(self._factories))
+        return ServiceCallProxy(self, name)
+
+    def close(self) -> None:
+        """Close all services, the last registered first; calls in flight end with an error."""
+        with self._lock:
+            self._state = "closed"
+            while self._running:
+                _, running = self._running.popitem()
+                running.close()
+
+    def _open(self, name: str, factory: ServiceFactory) -> RunningService:
+        service = factory.create()
+        service.ctx = RuntimeContext(name=name, services=self)
+        running = RunningService(name, service)
+        try:
+            service.open()
+        except BaseException as error:
+            error.add_note(f"while starting service {name!r}")
+            raise
+        logger.debug("service %r is up", name)
+        return running
+
+    def _service(self, name: str) -> RunningService:
+        running = self._running.get(name)
+        if running is not None:
+            return running
+        if name not in self._factories:
+            raise ServiceNotFoundError(name, list(self._factories))
+        why = "it has been closed" if self._state == "closed" else "it has not been started yet"
+        raise ServiceClosedError(name, why)
