@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from .model_info import FileRecord
@@ -65,6 +64,8 @@ def records_of(folder: Path, paths: Iterable[str]) -> dict[str, FileRecord]:
 
 
 def _in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    from concurrent.futures import ThreadPoolExecutor  # and with it logging: not for a look-up
+
     # hashlib lets go of the GIL, so threads do hash in parallel.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(function, items))

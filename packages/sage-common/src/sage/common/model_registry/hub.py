@@ -59,7 +59,7 @@ class Hub:
             tree = HfApi(token=self._token).list_repo_tree(
                 self.model_id, recursive=True, revision=commit
             )
-            return {item.path: _record(item) for item in tree if isinstance(item, RepoFile)}
+            return dict(_entry(item) for item in tree if isinstance(item, RepoFile))
 
         return self._call(ask, commit)
 
@@ -194,7 +194,12 @@ class _Bar:
     )
 
 
-def _record(item: Any) -> FileRecord:
+def _entry(item: Any) -> tuple[str, FileRecord]:
+    """A file of the listing; ValueError if the hub's answer is not what it should be."""
     if item.lfs is not None:
-        return FileRecord(size=item.lfs.size, algorithm="sha256", checksum=item.lfs.sha256)
-    return FileRecord(size=item.size, algorithm="git_sha1", checksum=item.blob_id)
+        size, algorithm, checksum = item.lfs.size, "sha256", item.lfs.sha256
+    else:
+        size, algorithm, checksum = item.size, "git_sha1", item.blob_id
+    if not (isinstance(item.path, str) and isinstance(size, int) and isinstance(checksum, str)):
+        raise ValueError(f"{item.path!r} is listed without a size or a checksum")  # noqa: TRY004 - the data is wrong, not our call
+    return item.path, FileRecord(size=size, algorithm=algorithm, checksum=checksum)

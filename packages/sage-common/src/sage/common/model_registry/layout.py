@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import uuid
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +64,7 @@ def check_inside(root: Path, folder: Path) -> None:
 def move_to_trash(root: Path, folder: Path) -> Path:
     """Take a folder out of sight in one step; the caller removes it at leisure."""
     check_inside(root, folder)
-    trash = root / ".trash" / uuid.uuid4().hex
+    trash = root / ".trash" / os.urandom(8).hex()
     trash.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(trash)
     return trash

@@ -7,6 +7,7 @@ root. So it is checked before any path is built, and nothing that could climb ou
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from .errors import InvalidModelIdError
 
@@ -57,9 +58,10 @@ def is_commit(revision: str) -> bool:
     return _COMMIT.fullmatch(revision) is not None
 
 
+@lru_cache(maxsize=4096)  # thousands of models share a few dozen file names
 def check_file_path(path: str) -> str:
     """Return a repository's file path, or raise InvalidModelIdError if it could climb out."""
-    if not isinstance(path, str) or not path.isprintable():
+    if not path.isprintable():
         raise InvalidModelIdError(repr(path), "it has unprintable characters", what="file path")
     parts = path.split("/")
     if "\\" in path or ":" in parts[0] or any(part in ("", ".", "..") for part in parts):

@@ -29,7 +29,13 @@ from .import_folder import import_model
 from .layout import ROOT_VARIABLE, registry_root
 from .lookup import get_model, get_model_path, list_models, touch_model
 from .model_info import FileRecord, ModelInfo
-from .progress import DownloadStatus, FileProgress, LineWatcher, format_bytes
+from .progress import (
+    DownloadStatus,
+    FileProgress,
+    LineWatcher,
+    format_bytes,
+    format_seconds,
+)
 from .pruning import plan_prune
 from .update import UpdateCheck, check_update, update_model
 from .verification import VerificationReport, repair_model, verify_model
@@ -66,6 +72,7 @@ __all__ = [
     "download_model",
     "ensure_model_available",
     "format_bytes",
+    "format_seconds",
     "get_model",
     "get_model_path",
     "import_model",

@@ -1,0 +1,68 @@
+"""Options that the `sage llm model` commands share."""
+
+from typing import Annotated
+
+import typer
+
+
+def local_model_ids(incomplete: str) -> list[str]:
+    """Complete the id of a local model; nothing where the registry cannot be read."""
+    from sage.common.model_registry.vllm_registry import ModelRegistryError, list_models
+
+    try:
+        ids = {model.model_id for model in list_models()}
+    except (ModelRegistryError, OSError):
+        return []
+    return sorted(each for each in ids if each.startswith(incomplete))
+
+
+LocalModel = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL", help="Id of a local model.", autocompletion=local_model_ids),
+]
+LocalModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="The same, as an option.", autocompletion=local_model_ids),
+]
+HubModel = Annotated[
+    str | None, typer.Argument(metavar="MODEL", help="Id of a model: <owner>/<name>.")
+]
+HubModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="The same, as an option.")
+]
+Revision = Annotated[str | None, typer.Option("--revision", "-r", help="Branch, tag or commit.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print nothing but the data itself, and errors.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", "-n", help="Show what would be done, and do nothing.")
+]
+Tags = Annotated[
+    list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="A tag; may be repeated.")
+]
+
+
+def optional_model(argument: str | None, option: str | None) -> str | None:
+    """The model asked for in either way."""
+    if argument is not None and option is not None and argument != option:
+        raise typer.BadParameter(f"two models were given: {argument} and {option}")
+    return argument if argument is not None else option
+
+
+def one_model(argument: str | None, option: str | None) -> str:
+    """The model asked for in either way; it is a usage error if there is none."""
+    model = optional_model(argument, option)
+    if model is None:
+        raise typer.BadParameter("which model? Give its id, as an argument or with --model")
+    return model
+
+
+def parse_tags(tags: list[str] | None) -> dict[str, str | int]:
+    """{"KEY": "VALUE"} from KEY=VALUE."""
+    pairs = [tag.partition("=") for tag in tags or ()]
+    for key, equals, _ in pairs:
+        if not key or not equals:
+            raise typer.BadParameter(f"a tag is KEY=VALUE, not {key!r}")
+    return {key: value for key, _, value in pairs}

@@ -1,0 +1,64 @@
+"""How much memory this machine has for a model, without importing an engine to ask."""
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from sage.common.model_registry.vllm_registry import format_bytes
+
+_ROOM = 1.2
+"""Weights need this much room: the engine's buffers and a short context come on top of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Memory that an engine would use, in bytes."""
+
+    device: str
+    total: int
+    free: int
+
+
+def machine_memory() -> Memory:
+    """The largest GPU's memory, the machine's where there is none, zeros if it cannot be told."""
+    return _gpu() or _host()
+
+
+def verdict(weights: int, memory: Memory) -> str:
+    """Whether weights of this many bytes fit, in words."""
+    needed = int(weights * _ROOM)
+    if not weights or not memory.total:
+        return "unknown"
+    numbers = (
+        f"needs about {format_bytes(needed)}; {memory.device} has {format_bytes(memory.free)} free "
+        f"of {format_bytes(memory.total)}"
+    )
+    if needed > memory.total:
+        return f"does not fit this machine: {numbers}"
+    return f"fits: {numbers}" if needed <= memory.free else f"does not fit now: {numbers}"
+
+
+def _gpu() -> Memory | None:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    query = [tool, "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True)
+        rows = [[int(cell) << 20 for cell in line.split(",")] for line in done.stdout.splitlines()]
+        total, free = max(rows)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return Memory(device="the GPU", total=total, free=free)
+
+
+def _host() -> Memory:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return Memory(device="this machine", total=0, free=0)
+    sizes = {
+        name: int(rest.split()[0]) << 10 for name, _, rest in (x.partition(":") for x in lines)
+    }
+    return Memory(device="this machine", total=sizes["MemTotal"], free=sizes["MemAvailable"])

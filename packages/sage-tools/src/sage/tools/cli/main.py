@@ -1,0 +1,86 @@
+"""The entry point of `sage`: runs a command and turns whatever happens into an exit code.
+
+0 done, 1 failed, 2 used wrongly, 130 interrupted. Data goes to stdout and all else to stderr; an
+error is an `Error:` line and a `Hint:` line, with a traceback only where SAGE_DEBUG is set.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from .commands import llm
+from .light_command import LightGroup
+from .output import error_lines, write_error
+
+app = typer.Typer(
+    name="sage",
+    cls=LightGroup,
+    help="SAGE: pipelines with a language model inside.",
+    rich_markup_mode=None,  # the rich one takes longer to import than everything else to run
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(llm.app, name="llm")
+
+# Usage errors have no public name of their own; this is the base of the one that has.
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+_INTERRUPTED = 130
+
+
+@app.callback(invoke_without_command=True)
+def sage(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """SAGE: pipelines with a language model inside."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(version_of("isage-tools"))
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """Run `sage` and exit."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its warnings would run into our display
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # whatever the terminal's encoding is
+    code = _run()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        code = _reader_left()
+    if code == _INTERRUPTED:
+        # The hub's client cannot be stopped in the middle of a file, and a normal exit would wait
+        # for its threads; what they wrote so far is safe where it is.
+        os._exit(code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        result = app(prog_name="sage", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        result = _INTERRUPTED
+    except BrokenPipeError:
+        return _reader_left()
+    except _USAGE_ERROR as error:
+        write_error(*error_lines(error), usage=True)
+        return 2
+    except Exception as error:  # noqa: BLE001 - the last resort: no traceback for a user
+        write_error(*error_lines(error))
+        return 1
+    if result == _INTERRUPTED:
+        write_error("Interrupted.", "Run the same command again to go on: complete files are kept.")
+    return result if isinstance(result, int) else 0
+
+
+def _reader_left() -> int:
+    """As in `sage llm model show | head -1`: the reader has what it wanted."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
