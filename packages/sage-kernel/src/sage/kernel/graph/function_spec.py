@@ -47,10 +47,8 @@ class FunctionSpec:
     def __post_init__(self) -> None:
         if isinstance(self.target, BaseFunction):
             raise TypeError(
-            raise TypeError(
-                f"{self.kind}() takes a function class or a callable, not {self.target!r}"
-            )
-                f"an instance: each replica needs one of its own"
+                f"{self.kind}() takes the class {type(self.target).__name__} and its arguments, "
+                f"not an instance: each replica needs one of its own"
             )
         if not callable(self.target):
             raise TypeError(
