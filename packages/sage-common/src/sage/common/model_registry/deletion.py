@@ -85,7 +85,7 @@ def plan_deletion(
     known = read_manifest(base)
     models = tuple(model for model in known if model.model_id == model_id)
     if revision is not None or not (models or leftovers):
-        models = (find_model(known, model_id, revision, base),)
+        models = (_known(known, model_id, revision, base),)
     folders = [*leftovers, *(model.path for model in models)]
     return DeletionPlan(
         root=base,
@@ -93,6 +93,16 @@ def plan_deletion(
         leftovers=leftovers,
         freed_bytes=sum(size_on_disk(folder) for folder in folders),
     )
+
+
+def _known(
+    models: list[ModelInfo], model_id: str, revision: str | None, root: Path
+) -> ModelInfo:
+    try:
+        return find_model(models, model_id, revision, root)
+    except ModelNotFoundError as error:
+        hint = "Run `sage llm model show` to see what is there."
+        raise ModelNotFoundError(model_id, root=root, near=error.near, hint=hint) from None
 
 
 def delete_model(

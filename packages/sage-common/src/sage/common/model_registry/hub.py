@@ -201,5 +201,5 @@ def _entry(item: Any) -> tuple[str, FileRecord]:
     else:
         size, algorithm, checksum = item.size, "git_sha1", item.blob_id
     if not (isinstance(item.path, str) and isinstance(size, int) and isinstance(checksum, str)):
-        raise ValueError(f"{item.path!r} is listed without a size or a checksum")  # noqa: TRY004 - the data is wrong, not our call
+        raise ValueError(f"{item.path!r} is listed without a size or a checksum")
     return item.path, FileRecord(size=size, algorithm=algorithm, checksum=checksum)

@@ -21,6 +21,8 @@ from .output import escape, is_rich
 _MOST_FILES = 5
 _REDRAW_EVERY = 0.1
 _SPEED_OVER = 5.0
+_LEAST_SHARE = 200
+"""A speed is told once one part in so many has come within the time above."""
 _PHASES = {
     "resolving": "asking the hub",
     "waiting": "another process is writing this model, waiting for it",
@@ -98,7 +100,7 @@ class DownloadDisplay:
             f"{share:4.0%}" if share >= 1 else f"{int(share * 100):3}%",
             f"{format_bytes(status.done_bytes)} of {format_bytes(status.total_bytes)}",
         ]
-        speed = self._speed()
+        speed = self._speed(status.total_bytes)
         if speed > 0:
             left = (status.total_bytes - status.done_bytes) / speed
             parts += [f"{format_bytes(speed)}/s", f"{format_seconds(left)} left"]
@@ -113,9 +115,11 @@ class DownloadDisplay:
         filled = int(room * share)
         return f"{'█' * filled}{'░' * (room - filled)} {text}"
 
-    def _speed(self) -> float:
+    def _speed(self, total: int) -> float:
         (since, before), (now, count) = self._samples[0], self._samples[-1]
-        return (count - before) / (now - since) if now > since else 0.0
+        if now <= since or (count - before) * _LEAST_SHARE < total:
+            return 0.0  # the small files at the start would promise days
+        return (count - before) / (now - since)
 
 
 def clip(text: str, width: int) -> str:

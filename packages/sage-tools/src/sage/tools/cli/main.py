@@ -67,7 +67,7 @@ def _run() -> int:
         result = app(prog_name="sage", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         result = _INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # Typer itself exits for a closed pipe, and only then
         return _reader_left()
     except _USAGE_ERROR as error:
         write_error(*error_lines(error), usage=True)
@@ -82,5 +82,5 @@ def _run() -> int:
 
 def _reader_left() -> int:
     """As in `sage llm model show | head -1`: the reader has what it wanted."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0

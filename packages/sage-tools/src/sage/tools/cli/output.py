@@ -58,10 +58,16 @@ def error_lines(error: Exception) -> tuple[str, str]:
     if isinstance(problem, str) and isinstance(hint, str):
         return problem, hint
     if hasattr(error, "format_message"):
-        return error.format_message(), _help_hint(error)
+        return _usage_text(error), _help_hint(error)
     if isinstance(error, OSError | ValueError | LookupError | NotImplementedError) and str(error):
         return str(error), _DEBUG_HINT
     return f"Unexpected {type(error).__name__}: {error}", _DEBUG_HINT
+
+
+def _usage_text(error: Any) -> str:
+    # Raised by a command and not for one of its options, it begins "Invalid value:" all the same.
+    is_ours = getattr(error, "param", error) is None and error.param_hint is None
+    return str(error.message if is_ours else error.format_message())
 
 
 def _help_hint(error: Exception) -> str:

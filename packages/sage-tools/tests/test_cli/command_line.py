@@ -1,0 +1,121 @@
+"""Running `sage` as a user does: in a process of its own, in a pipe or in a terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SAGE = (sys.executable, "-c", "from sage.tools.cli.main import main; main()")
+TIMEOUT = 120.0
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class CommandLine:
+    """`sage` with one environment; a context manager that leaves no process behind."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self._started: list[subprocess.Popen[Any]] = []
+
+    def __enter__(self) -> CommandLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._started:
+            process.kill()
+            process.wait()
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+
+    def __call__(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        """Run a command with pipes for all of its streams."""
+        process = self.start(*arguments, **extra)
+        out, err = process.communicate(timeout=TIMEOUT)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def start(self, *arguments: str, **extra: str) -> subprocess.Popen[str]:
+        """Start a command with pipes for all of its streams."""
+        process = subprocess.Popen(
+            [*SAGE, *arguments],
+            env={**self.environment, **extra},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._started.append(process)
+        return process
+
+    def terminal(self, *arguments: str, columns: int = 100, **extra: str) -> Terminal:
+        """Start a command in a terminal of its own."""
+        terminal = Terminal([*SAGE, *arguments], {**self.environment, **extra}, columns)
+        self._started.append(terminal.process)
+        return terminal
+
+
+class Terminal:
+    """A process whose three streams are one terminal."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], columns: int) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.process = subprocess.Popen(
+            command,
+            env={**environment, "TERM": "xterm-256color"},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(slave)
+        self.raw = ""
+
+    def read_until(self, text: str) -> str:
+        """Read until `text` was printed; returns all that was printed so far."""
+        while text not in self.raw:
+            assert self._read(), f"it ended without {text!r}:\n{self.raw}"
+        return self.raw
+
+    def type(self, text: str) -> None:
+        """Type, as a user would; "\\x03" is Ctrl-C."""
+        os.write(self._master, text.encode())
+
+    def finish(self) -> int:
+        """Read to the end; returns the exit code."""
+        while self._read():
+            pass
+        os.close(self._master)
+        return self.process.wait(timeout=TIMEOUT)
+
+    @property
+    def text(self) -> str:
+        """All that was printed, without what moves the cursor or colours."""
+        return _CONTROL.sub("", self.raw).replace("\r\n", "\n")
+
+    @property
+    def frames(self) -> list[str]:
+        """What was on the screen, one after the other, where a display draws over itself."""
+        return [_CONTROL.sub("", part).replace("\r", "") for part in self.raw.split("\x1b[J")]
+
+    def _read(self) -> bool:
+        ready, _, _ = select.select([self._master], [], [], TIMEOUT)
+        assert ready, f"silent for {TIMEOUT} s:\n{self.raw}"
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:  # how Linux says that the other side of a terminal is closed
+            return False
+        self.raw += data.decode()
+        return bool(data)
