@@ -27,6 +27,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
@@ -351,6 +352,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
 
 
+@lru_cache(maxsize=256)  # or every listing of a large model would hash all of it
 def _etag(path: str, content: bytes) -> str:
     if path.endswith(LARGE_FILE_SUFFIXES):
         return hashlib.sha256(content).hexdigest()
