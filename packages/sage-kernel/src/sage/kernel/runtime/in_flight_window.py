@@ -35,6 +35,7 @@ class _Entry:
 
 _FINISH = object()
 _CANCEL = object()
+_WAKE = object()
 
 
 class InFlightWindow:
@@ -58,7 +59,11 @@ class InFlightWindow:
         self._operator = operator
         self._policy = policy
         self._emit = emit
-        size = function.max_in_flight or function.default_max_in_flight()
+        size = function.max_in_flight
+        if size is None:
+            size = function.default_max_in_flight()
+        if size < 1:
+            raise ValueError(f"max_in_flight must be at least 1, not {size}")
         self._slots = threading.Semaphore(size)
         self._events: SimpleQueue[Any] = SimpleQueue()
         self._order: deque[_Entry] = deque()  # not emitted, in input order; ordered streams only
@@ -74,12 +79,15 @@ class InFlightWindow:
         self._slots.acquire()
         timeout = self._function.timeout
         entry = _Entry(record, None if timeout is None else time.monotonic() + timeout)
+        if self._function.ordered:
+            self._order.append(entry)  # before the emitter can see it, and time it out
         with self._lock:
             if self._cancelled:
                 raise PipelineCancelledError
+            was_idle = not self._unsettled
             self._unsettled[entry] = None
-        if self._function.ordered:
-            self._order.append(entry)
+        if was_idle and timeout is not None:
+            self._events.put(_WAKE)  # the emitter may be asleep with no timer set
         self._submit(entry)
 
     def finish(self) -> None:
@@ -112,7 +120,7 @@ class InFlightWindow:
                 raise PipelineCancelledError
             if event is _FINISH:
                 self._finished = True
-            elif not event.settled:
+            elif event is not _WAKE and not event.settled:
                 self._on_done(event)
 
     def _submit(self, entry: _Entry) -> None:
@@ -124,13 +132,13 @@ class InFlightWindow:
                     f"{type(self._function).__name__}.submit() must return a "
                     f"concurrent.futures.Future, not {future!r}"
                 )
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the record's error
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the record's error
             future = Future()
             future.set_exception(error)
         entry.future = future
         future.add_done_callback(lambda _: self._events.put(entry))
-        if self._cancelled:  # cancel() may have looked before the Future was there
-            future.cancel()
+        if self._cancelled or entry.settled:
+            future.cancel()  # whoever cancelled or timed it out found no Future yet
 
     def _on_done(self, entry: _Entry) -> None:
         future = entry.future
@@ -150,7 +158,9 @@ class InFlightWindow:
 
     def _settle(self, entry: _Entry, result: Any, error: BaseException | None) -> None:
         entry.settled, entry.result, entry.error = True, result, error
-        entry.future = None  # it refers back to the entry: free both now, not at the next gc
+        future, entry.future = entry.future, None  # they refer to each other: free both now
+        if error is not None and future is not None:
+            future.cancel()  # it came while its record was timed out
         with self._lock:
             self._unsettled.pop(entry, None)
         if not self._function.ordered:
@@ -164,7 +174,7 @@ class InFlightWindow:
         if error is None:
             try:
                 output = self._function.complete(entry.record, entry.result)
-            except Exception as caught:  # noqa: BLE001 - the policy decides what becomes of it
+            except BaseException as caught:  # noqa: BLE001 - the policy decides what becomes of it
                 error = caught
         if error is None:
             self._emit(output)
