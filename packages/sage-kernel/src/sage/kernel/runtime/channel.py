@@ -60,7 +60,10 @@ class Channel:
 
     def __iter__(self) -> Iterator[Any]:
         while batch := self._take():
-            yield from batch
+            for record in batch:
+                if self._cancelled:  # a slow consumer must not finish its batch first
+                    raise PipelineCancelledError
+                yield record
 
     def _take(self) -> deque[Any]:
         with self._lock:
