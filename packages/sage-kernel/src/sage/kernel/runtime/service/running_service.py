@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
+from sage.common.core.context import ContextBound
 from sage.common.service import BaseService, ServiceClosedError, ServiceMethodNotFoundError
+from sage.kernel.runtime.service.daemon_threads import DaemonThreads
 
 _LIFECYCLE = frozenset({"setup", "start", "stop", "cleanup", "open", "close"})
 _UNBOUNDED_THREADS = 32
 
 
+@dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One method of one running service."""
+    """One method of one running service.
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        submit: Callable[..., Future[Any]],
-        slots: AbstractContextManager[Any],
-        *,
-        futures_only: bool,
-    ) -> None:
-        self.function = function
-        self.submit = submit
-        self.slots = slots
-        self.futures_only = futures_only  # the service has an _async twin for it
+    ``call`` runs it on the caller's thread once there is a slot, ``submit`` returns a Future.
+    With ``futures_only`` the service has an ``_async`` twin of the method, and only that is used.
+    """
+
+    call: Callable[..., Any]
+    submit: Callable[..., Future[Any]]
+    futures_only: bool
 
 
 class RunningService:
@@ -51,9 +50,7 @@ class RunningService:
             if limit == 1
             else threading.BoundedSemaphore(limit)
         )
-        self._threads: ThreadPoolExecutor | None = None
-        self._thread_count = limit or _UNBOUNDED_THREADS
-        self._lock = threading.Lock()
+        self._threads = DaemonThreads(name, limit or _UNBOUNDED_THREADS)
         self._endpoints: dict[str, Endpoint] = {}
         self._closed = False
 
@@ -62,59 +59,50 @@ class RunningService:
         endpoint = self._endpoints.get(method)
         if endpoint is None:
             endpoint = self._endpoints[method] = self._resolve(method)
+        if self._closed:
+            raise ServiceClosedError(self.name)
         return endpoint
 
     def close(self) -> None:
-        """Refuse further calls, drop those that wait for a thread, close the service."""
-        with self._lock:
-            self._closed = True
-            self._endpoints = {}
-            threads = self._threads
-        if threads is not None:
-            threads.shutdown(wait=False, cancel_futures=True)
+        """Refuse further calls and those that wait for a slot or a thread, close the service."""
+        self._closed = True
+        self._threads.close()
         self.service.close()
 
     def _resolve(self, method: str) -> Endpoint:
-        if self._closed:
-            raise ServiceClosedError(self.name)
-        function = (
-            None if not self._is_callable_name(method) else getattr(self.service, method, None)
-        )
+        function = getattr(self.service, method, None) if _is_callable_name(method) else None
         if not callable(function):
             raise ServiceMethodNotFoundError(self.name, method, self._methods())
-        twin = getattr(self.service, f"{method}_async", None)
-        if callable(twin):
-            return Endpoint(function, twin, self._slots, futures_only=True)
+        twin: Any = getattr(self.service, f"{method}_async", None)
 
-        def run(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             with self._slots:
+                if self._closed:
+                    raise ServiceClosedError(self.name, "it was closed before the call could run")
                 return function(*args, **kwargs)
 
         def submit(*args: Any, **kwargs: Any) -> Future[Any]:
-            return self._pool().submit(run, *args, **kwargs)
+            return self._threads.submit(call, *args, **kwargs)
 
-        return Endpoint(function, submit, self._slots, futures_only=False)
-
-    def _pool(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._closed:
-                raise ServiceClosedError(self.name)
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(
-                    self._thread_count, thread_name_prefix=f"sage-service-{self.name}"
+        def submit_to_twin(*args: Any, **kwargs: Any) -> Future[Any]:
+            future = twin(*args, **kwargs)
+            if not isinstance(future, Future):
+                raise TypeError(
+                    f"{method}_async() of service {self.name!r} must return a "
+                    f"concurrent.futures.Future, not {future!r}"
                 )
-            return self._threads
+            return future
 
-    @staticmethod
-    def _is_callable_name(method: str) -> bool:
-        return not method.startswith("_") and method not in _LIFECYCLE
+        if callable(twin):
+            return Endpoint(call, submit_to_twin, futures_only=True)
+        return Endpoint(call, submit, futures_only=False)
 
     def _methods(self) -> list[str]:
         cls = type(self.service)
         return [
-            name
-            for name in dir(cls)
-            if self._is_callable_name(name)
-            and callable(getattr(cls, name))
-            and not hasattr(BaseService.__mro__[1], name)
+            name for name in dir(cls) if _is_callable_name(name) and callable(getattr(cls, name))
         ]
+
+
+def _is_callable_name(method: str) -> bool:
+    return not (method.startswith("_") or method in _LIFECYCLE or hasattr(ContextBound, method))

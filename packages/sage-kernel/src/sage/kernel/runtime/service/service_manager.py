@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import CancelledError, Future
+from contextlib import ExitStack
 from typing import Any
 
 from sage.common.core.context import RuntimeContext
@@ -28,6 +29,7 @@ class ServiceManager:
         self._factories: dict[str, ServiceFactory] = {}
         self._running: dict[str, RunningService] = {}
         self._lock = threading.RLock()
+        self._closing = threading.RLock()
         self._state = "new"  # new → started → closed
 
     def register(self, name: str, factory: ServiceFactory) -> ServiceFactory:
@@ -76,17 +78,18 @@ class ServiceManager:
         """
         endpoint = self._service(name).endpoint(method)
         if timeout is None and not endpoint.futures_only:
-            with endpoint.slots:
-                return endpoint.function(*args, **kwargs)
+            return endpoint.call(*args, **kwargs)
         future = endpoint.submit(*args, **kwargs)
         try:
             return future.result(timeout)
         except CancelledError:
             raise ServiceClosedError(name, "it was closed before the call could run") from None
-        except BaseException as error:
-            if isinstance(error, TimeoutError) and timeout is not None and not future.done():
-                future.cancel()
-                raise ServiceTimeoutError(name, method, timeout) from None
+        except TimeoutError:
+            if timeout is None or future.done():
+                return future.result()  # the service's own TimeoutError, or just in time after all
+            future.cancel()
+            raise ServiceTimeoutError(name, method, timeout) from None
+        except BaseException:
             future.cancel()  # a Ctrl-C of the caller must not leave the call running
             raise
 
@@ -110,15 +113,21 @@ class ServiceManager:
         """Close all services, the last registered first; calls in flight end with an error."""
         with self._lock:
             self._state = "closed"
-            while self._running:
-                _, running = self._running.popitem()
-                running.close()
+        # Not under the same lock: what a service waits for as it stops may be making a call.
+        with self._closing, ExitStack() as stack:
+            for running in self._running.values():
+                stack.callback(running.close)
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._state == "closed"
 
     def _open(self, name: str, factory: ServiceFactory) -> RunningService:
-        service = factory.create()
-        service.ctx = RuntimeContext(name=name, services=self)
-        running = RunningService(name, service)
         try:
+            service = factory.create()
+            service.ctx = RuntimeContext(name=name, services=self)
+            running = RunningService(name, service)
             service.open()
         except BaseException as error:
             error.add_note(f"while starting service {name!r}")

@@ -1,0 +1,79 @@
+"""DaemonThreads: where calls run that must not hold their caller's thread."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from sage.common.service import ServiceClosedError
+
+
+class DaemonThreads:
+    """Runs the calls to one service on at most ``limit`` threads, made as they are needed.
+
+    The interpreter waits for the threads of a ThreadPoolExecutor before it ends, so one call that
+    never returns would keep it from ending; it does not wait for these.
+    """
+
+    def __init__(self, service: str, limit: int) -> None:
+        self._service = service
+        self._limit = limit
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._changed = threading.Condition()
+        self._threads = 0
+        self._idle = 0
+        self._closed = False
+
+    def submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+        """Queue a call and return its Future; raises ServiceClosedError."""
+        future: Future[Any] = Future()
+        with self._changed:
+            if self._closed:
+                raise ServiceClosedError(self._service)
+            self._calls.append((future, partial(function, *args, **kwargs)))
+            if self._idle:
+                self._idle -= 1  # here, so that the next submit() does not count on it too
+                self._changed.notify()
+            elif self._threads < self._limit:
+                self._threads += 1
+                name = f"sage-service-{self._service}-{self._threads}"
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+        return future
+
+    def close(self) -> None:
+        """Cancel the calls that wait and let each thread end after the call that it is in."""
+        with self._changed:
+            self._closed = True
+            waiting, self._calls = self._calls, deque()
+            self._changed.notify_all()
+        for future, _ in waiting:
+            if future.cancel():
+                future.set_running_or_notify_cancel()  # wakes concurrent.futures.wait() too
+
+    def _work(self) -> None:
+        while call := self._take():
+            _run(*call)
+            del call  # keep neither arguments nor result while there is nothing to do
+
+    def _take(self) -> tuple[Future[Any], Callable[[], Any]] | None:
+        with self._changed:
+            while not self._calls and not self._closed:
+                self._idle += 1
+                self._changed.wait()
+            return self._calls.popleft() if self._calls else None
+
+
+def _run(future: Future[Any], call: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001 - it is the caller's
+        future.set_exception(error)
+        del future  # the error's traceback refers to this frame
+    else:
+        future.set_result(result)
