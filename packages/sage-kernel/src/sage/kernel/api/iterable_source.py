@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 from sage.common.core.functions import SourceFunction, StopSignal
@@ -23,3 +23,8 @@ class IterableSource(SourceFunction):
     def execute(self) -> Any:
         """Return the next item."""
         return next(self._items, self._end)
+
+    def cleanup(self) -> None:
+        """End a generator that was not read to its end, so that it releases what it holds."""
+        if isinstance(self._items, Generator):
+            self._items.close()

@@ -38,6 +38,9 @@ class LocalEnvironment:
                 raise ValueError(f"unknown configuration {key!r}; {nearest(key, list(_DEFAULTS))}")
         self.name = name
         self.config = {**_DEFAULTS, **(config or {})}
+        capacity = self.config["channel_capacity"]
+        if not isinstance(capacity, int) or capacity < 1:
+            raise ValueError(f"channel_capacity must be a whole number from 1 on, not {capacity!r}")
         self.service_manager = ServiceManager()
         self.operators: list[Operator] = []
         self._executor: LocalExecutor | None = None
@@ -64,14 +67,14 @@ class LocalEnvironment:
         **kwargs: Any,
     ) -> Any:
         """Call a service from outside a pipeline; the first call opens all services."""
-        self.service_manager.start()
+        self._open_services()
         return self.service_manager.call_service(
             name, *args, method=method, timeout=timeout, **kwargs
         )
 
     def service(self, name: str) -> ServiceCallProxy:
         """Return an object whose methods are the service's; opens all services."""
-        self.service_manager.start()
+        self._open_services()
         return self.service_manager.proxy(name)
 
     # -- sources --------------------------------------------------------------------------------
@@ -108,7 +111,8 @@ class LocalEnvironment:
         at once, and ``wait``, ``stop`` or ``close`` end the run. Raises what a service's or
         function's setup() raises, before any record moves; the error of an operator, with its own
         type and traceback and a note that names operator and record (``failure`` has them as
-        data); KeyboardInterrupt, with everything closed.
+        data); PipelineCancelledError if another thread closes the environment before the last
+        record is through; KeyboardInterrupt. Whatever it raises, everything is closed.
         """
         if self._executor is not None:
             raise RuntimeError(f"environment {self.name!r} was submitted already; make a new one")
@@ -123,7 +127,7 @@ class LocalEnvironment:
                 self.name,
                 self.operators,
                 self.service_manager,
-                channel_capacity=int(self.config["channel_capacity"]),
+                channel_capacity=self.config["channel_capacity"],
             )
             self._executor.start()
             if autostop:
@@ -141,18 +145,30 @@ class LocalEnvironment:
         self._executor.wait()
 
     def stop(self) -> None:
-        """End the sources, let what they emitted through, close; raises what stopped the run."""
+        """End the sources, let what they emitted through, close; raises what stopped the run.
+
+        Called by a function of the pipeline it ends the sources and returns at once.
+        """
+        if self._executor is not None:
+            self._executor.stop()
+            if self._executor.on_own_thread:
+                return
         try:
             if self._executor is not None:
-                self._executor.stop()
                 self._executor.wait()
         finally:
             self.close()
 
     def close(self) -> None:
-        """Cancel what runs and close all services; may be called more than once."""
+        """Cancel what runs and close all services; may be called more than once.
+
+        Called by a function of the pipeline it cancels and returns at once; submit(), or a later
+        close(), does the rest.
+        """
         if self._executor is not None:
             self._executor.cancel()
+            if self._executor.on_own_thread:
+                return
             self._executor.join(self.config["close_timeout"])
         self.service_manager.close()
 
@@ -171,6 +187,10 @@ class LocalEnvironment:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _open_services(self) -> None:
+        if not self.service_manager.closed:  # else the call says so, with the service's name
+            self.service_manager.start()
 
     def _source(
         self,

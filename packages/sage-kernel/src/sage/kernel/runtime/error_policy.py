@@ -21,7 +21,7 @@ class ErrorPolicy:
         self,
         operator: str,
         on_error: OnError | Callable[[FailedRecord], Any],
-        fail: Callable[[FailedRecord], None],
+        fail: Callable[..., None],
     ) -> None:
         self._operator = operator
         self._on_error = on_error
@@ -33,7 +33,7 @@ class ErrorPolicy:
         failed = FailedRecord(
             operator=self._operator, record=record, error=error, attempts=attempts
         )
-        if self._on_error == "raise":
+        if self._on_error == "raise" or not isinstance(error, Exception):  # such as SystemExit
             self._fail(failed)
             raise PipelineCancelledError
         if self._on_error == "skip":
@@ -43,8 +43,10 @@ class ErrorPolicy:
         try:
             with self._lock:  # parallel replicas share one dead-letter sink
                 self._on_error(failed)
-        except Exception as sink_error:
-            sink_error.add_note("raised by the dead-letter sink, which was handed:")
-            sink_error.add_note(f"{error!r} {failed}")
-            self._fail(FailedRecord(operator=self._operator, record=record, error=sink_error))
+        except BaseException as sink_error:
+            sink_error.__cause__ = sink_error.__cause__ or error
+            self._fail(
+                FailedRecord(operator=self._operator, record=record, error=sink_error),
+                note=f"raised by the dead-letter sink, which was handed {error!r} {failed}",
+            )
             raise PipelineCancelledError from sink_error

@@ -9,7 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class FailedRecord:
-    """A record that an operator could not process."""
+    """A record that an operator could not process.
+
+    ``record`` is None where an operator failed outside of any: in its source, setup or cleanup.
+    """
 
     operator: str
     record: Any

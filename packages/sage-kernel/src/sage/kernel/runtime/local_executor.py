@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,13 +58,18 @@ class LocalExecutor:
         self._channels: dict[int, list[Channel]] = {}
         self._policies: dict[int, ErrorPolicy] = {}
         self._functions: list[BaseFunction] = []
+        self._set_up: list[BaseFunction] = []
         self._threads: list[threading.Thread] = []
         self._cancels: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._stopping = False  # sources end at their next record
+        self._finished = False  # all records are through, or never will be
+        self._cancelled = False
         self._live_threads = 0
-        self._ended = threading.Event()
+        self._decided = threading.Event()  # it failed, was cancelled or ended
+        self._ended = threading.Event()  # nothing of it runs any more
         self.failure: FailedRecord | None = None
+        self._failure_raised = False
 
     def start(self) -> None:
         """Build and set up all functions, then start the threads; raises what a setup() raises."""
@@ -72,20 +78,26 @@ class LocalExecutor:
                 if operator.kind == "source":
                     self._add_source(operator)
             for function in self._functions:
-                function.setup()
+                self._set_up_function(function)
         except BaseException:
-            self._clean_up_functions()
-            self._ended.set()
+            self._failure_raised = True
+            self._end()
             raise
         self._live_threads = len(self._threads)
         for thread in self._threads:
             thread.start()
 
     def wait(self) -> None:
-        """Wait for the end; raise what stopped the pipeline, with its own traceback."""
-        self._ended.wait()
+        """Wait for the end; raise what stopped the pipeline, with its own traceback.
+
+        A failure is raised at once: an operator that never returns must not hide it.
+        """
+        self._decided.wait()
         if self.failure is not None:
+            self._failure_raised = True
             raise self.failure.error
+        if self._cancelled:
+            raise PipelineCancelledError(f"pipeline {self._name!r} was closed before its end")
 
     def stop(self) -> None:
         """End the sources at their next record; what they have emitted still goes through."""
@@ -93,15 +105,30 @@ class LocalExecutor:
 
     def cancel(self) -> None:
         """End all threads as soon as the function that each is in returns."""
+        with self._lock:
+            if not self._finished and not self._decided.is_set():
+                self._cancelled = True
+                self._decided.set()
         self._stopping = True
         for cancel in self._cancels:
             cancel()
 
+    @property
+    def on_own_thread(self) -> bool:
+        """Whether the caller is one of the pipeline's functions, which cannot wait for its end."""
+        return threading.current_thread() in self._threads
+
     def join(self, timeout: float) -> None:
-        """Wait at most ``timeout`` seconds for the end; names the operators that still run."""
-        if self._live_threads and not self._ended.wait(timeout):
+        """Wait at most ``timeout`` seconds for the end; log what still runs and what nobody saw."""
+        if not self._ended.wait(timeout):
             names = ", ".join(t.name for t in self._threads if t.is_alive())
             logger.warning("after %g s these operators have not returned: %s", timeout, names)
+        if self.failure is not None and not self._failure_raised:
+            self._failure_raised = True
+            error = self.failure.error
+            logger.error(
+                "pipeline %r failed: %r %s", self._name, error, self.failure, exc_info=error
+            )
 
     # -- wiring, from the sources down --------------------------------------------------------
 
@@ -116,8 +143,9 @@ class LocalExecutor:
                     record = next(records)
                 except StopIteration:
                     break
-                except Exception as error:
-                    self._fail(FailedRecord(operator=operator.name, record=None, error=error))
+                except BaseException as error:
+                    failed = FailedRecord(operator=operator.name, record=None, error=error)
+                    self._fail(failed, f"in source {operator.name!r}")
                     raise PipelineCancelledError from error
                 downstream.push(record)
             downstream.finish()
@@ -198,7 +226,10 @@ class LocalExecutor:
         function = self._build(operator, operator.function)
         policy = self._policy(operator)
         if not isinstance(function, AsyncMapFunction):
-            push = PUSH_FUNCTIONS[operator.kind](function.execute, policy, downstream.push)
+            emit = downstream.push
+            if operator.kind == "flatmap":  # one record may come out as endlessly many
+                emit = self._unless_cancelled(emit)
+            push = PUSH_FUNCTIONS[operator.kind](function.execute, policy, emit)
             return _Link(push, downstream.finish)
         window = InFlightWindow(
             function, operator=operator.name, policy=policy, emit=downstream.push
@@ -222,10 +253,32 @@ class LocalExecutor:
 
     def _build(self, operator: Operator, spec: FunctionSpec | None) -> Any:
         assert spec is not None  # noqa: S101 - for the type checker: only a union has none
-        function = spec.build()
+        try:
+            function = spec.build()
+        except BaseException as error:
+            _annotate(error, f"while building operator {operator.name!r}")
+            raise
         function.ctx = RuntimeContext(name=operator.name, services=self._services)
         self._functions.append(function)
         return function
+
+    def _set_up_function(self, function: BaseFunction) -> None:
+        self._set_up.append(function)  # also if it fails half-way: it may hold something already
+        try:
+            function.setup()
+        except BaseException as error:
+            name = function.ctx.name
+            _annotate(error, f"in setup() of operator {name!r}")
+            self.failure = FailedRecord(operator=name, record=None, error=error)
+            raise
+
+    def _unless_cancelled(self, emit: Push) -> Push:
+        def emit_unless_cancelled(record: Any) -> None:
+            if self._decided.is_set():
+                raise PipelineCancelledError
+            emit(record)
+
+        return emit_unless_cancelled
 
     # -- threads --------------------------------------------------------------------------------
 
@@ -249,28 +302,37 @@ class LocalExecutor:
             self._live_threads -= 1
             last = self._live_threads == 0
         if last:
-            self._clean_up_functions()
-            self._ended.set()
+            self._end()
 
-    def _fail(self, failed: FailedRecord) -> None:
+    def _fail(self, failed: FailedRecord, note: str | None = None) -> None:
         with self._lock:
             if self.failure is None:
-                failed.error.add_note(str(failed))
+                _annotate(failed.error, note or str(failed))
                 self.failure = failed
+                self._decided.set()
         self.cancel()
 
-    def _clean_up_functions(self) -> None:
+    def _end(self) -> None:
         """A sink may flush here, so an error is the pipeline's, unless it has one already."""
-        for function in reversed(self._functions):
+        with self._lock:
+            self._finished = True
+        for function in reversed(self._set_up):
             try:
                 function.cleanup()
-            except Exception as error:
+            except BaseException as error:
                 name = function.ctx.name
                 if self.failure is not None:
                     logger.exception("cleanup() of operator %r failed", name)
                 else:
-                    error.add_note(f"in cleanup() of operator {name!r}")
+                    _annotate(error, f"in cleanup() of operator {name!r}")
                     self.failure = FailedRecord(operator=name, record=None, error=error)
+        self._decided.set()
+        self._ended.set()
+
+
+def _annotate(error: BaseException, note: str) -> None:
+    with suppress(Exception):  # an exception that is a frozen dataclass takes no notes
+        error.add_note(note)
 
 
 def _records(source: Any) -> Iterator[Any]:

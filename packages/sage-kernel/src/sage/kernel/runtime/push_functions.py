@@ -19,7 +19,7 @@ def _map(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> Push
     def push(record: Any) -> None:
         try:
             output = execute(record)
-        except Exception as error:  # noqa: BLE001 - the policy decides what becomes of it
+        except BaseException as error:  # noqa: BLE001 - the policy decides what becomes of it
             policy.handle(record, error)
             return
         emit(output)
@@ -30,8 +30,8 @@ def _map(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> Push
 def _filter(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> Push:
     def push(record: Any) -> None:
         try:
-            stays = execute(record)
-        except Exception as error:  # noqa: BLE001 - the policy decides what becomes of it
+            stays = bool(execute(record))
+        except BaseException as error:  # noqa: BLE001 - the policy decides what becomes of it
             policy.handle(record, error)
             return
         if stays:
@@ -44,7 +44,7 @@ def _flatmap(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> 
     def push(record: Any) -> None:
         try:
             outputs = iter(execute(record))
-        except Exception as error:  # noqa: BLE001 - the policy decides what becomes of it
+        except BaseException as error:  # noqa: BLE001 - the policy decides what becomes of it
             policy.handle(record, error)
             return
         while True:
@@ -52,7 +52,7 @@ def _flatmap(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> 
                 output = next(outputs)
             except StopIteration:
                 return
-            except Exception as error:  # noqa: BLE001 - the policy decides what becomes of it
+            except BaseException as error:  # noqa: BLE001 - the policy decides what becomes of it
                 policy.handle(record, error)
                 return
             emit(output)
@@ -66,7 +66,7 @@ def _keyby(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> Pu
     def push(record: Any) -> None:
         try:
             key_hash = hash(execute(record))
-        except Exception as error:  # noqa: BLE001 - the policy decides what becomes of it
+        except BaseException as error:  # noqa: BLE001 - the policy decides what becomes of it
             policy.handle(record, error)
             return
         emit((key_hash, record))
@@ -78,7 +78,7 @@ def _sink(execute: Callable[[Any], Any], policy: ErrorPolicy, _emit: Push) -> Pu
     def push(record: Any) -> None:
         try:
             execute(record)
-        except Exception as error:  # noqa: BLE001 - the policy decides what becomes of it
+        except BaseException as error:  # noqa: BLE001 - the policy decides what becomes of it
             policy.handle(record, error)
 
     return push
