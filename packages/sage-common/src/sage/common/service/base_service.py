@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -61,11 +62,17 @@ class BaseService(ContextBound):
         if not self._opened or self._closed:
             return
         self._closed = True
-        for step in (self.stop, self.cleanup) if self._started else (self.cleanup,):
-            try:
-                step()
-            except Exception:
-                self.logger.exception("%s() of service %r failed", step.__name__, self.ctx.name)
+        try:
+            if self._started:
+                self._run_logged(self.stop)
+        finally:  # a second Ctrl-C in stop() must not leave what setup() acquired
+            self._run_logged(self.cleanup)
+
+    def _run_logged(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception:
+            self.logger.exception("%s() of service %r failed", step.__name__, self.ctx.name)
 
     def __enter__(self) -> Self:
         self.open()

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
+from sage.common.core.errors import RecordTimeoutError
 from sage.common.core.functions.base import BaseFunction
 
 
@@ -22,8 +23,9 @@ class AsyncMapFunction(MapFunction):
     """A map whose work runs elsewhere: many records are in flight, and no thread waits for each.
 
     The kernel calls ``submit`` for record after record, keeps up to ``max_in_flight`` Futures
-    open, and hands each result to ``complete`` on the operator's own thread. The semantics are
-    those of Flink's Async I/O.
+    open, and hands each result to ``complete`` on the operator's own thread, which also submits
+    what is retried: ``submit`` shares no unguarded state with them. The semantics are those of
+    Flink's Async I/O.
     """
 
     ordered: bool = True
@@ -51,8 +53,17 @@ class AsyncMapFunction(MapFunction):
         return 64
 
     def execute(self, record: Any) -> Any:
-        """Work on one record and wait for it."""
-        return self.complete(record, self.submit(record).result(self.timeout))
+        """Work on one record and wait for it; raises RecordTimeoutError after ``timeout``."""
+        future = self.submit(record)
+        try:
+            result = future.result(self.timeout)
+        except BaseException as error:
+            given_up = not future.done()  # else the error is the work's own, a TimeoutError too
+            future.cancel()
+            if given_up and isinstance(error, TimeoutError) and self.timeout is not None:
+                raise RecordTimeoutError(self.ctx.name, self.timeout) from None
+            raise
+        return self.complete(record, result)
 
 
 class FilterFunction(BaseFunction, ABC):
