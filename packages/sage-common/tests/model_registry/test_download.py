@@ -120,6 +120,17 @@ def test_pickled_weights_need_a_word(hub: LocalHub, registry: Registry, root: Pa
     assert "pytorch_model.bin" in only(root).files
 
 
+def test_pickled_left_overs_beside_good_weights_are_left_out(
+    hub: LocalHub, registry: Registry, root: Path
+) -> None:
+    good = {"model.gguf": b"weights", ".cache/notes": b"the repository's own"}
+    hub.add_model(MODEL, {**good, "training_args.bin": b"pickle"})
+    registry.download()
+    model = only(root)
+    assert set(model.files) == set(good)
+    assert vllm_registry.verify_model(MODEL, root=root).ok
+
+
 def test_patterns_choose_files_and_later_calls_add_to_them(
     hub: LocalHub, registry: Registry, root: Path, files: dict[str, bytes]
 ) -> None:
@@ -136,7 +147,7 @@ def test_patterns_choose_files_and_later_calls_add_to_them(
 def test_more_files_than_one_page_of_the_listing(
     hub: LocalHub, registry: Registry, root: Path, files: dict[str, bytes]
 ) -> None:
-    many = {f"extra/{n:03}.txt": b"%d" % n for n in range(120)}
+    many = {f"extra/{n:03}.txt": b"%d" % n for n in range(220)}
     hub.add_model(MODEL, files | many)
     registry.download()
     assert set(only(root).files) == set(files | many)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -224,6 +225,29 @@ class TestHostileListings:
         assert_arrived(registry.download(), commit, root)
         assert _everything(outside) == set()
 
+    @pytest.mark.parametrize("folder", [".staging", ".trash"])
+    def test_a_link_in_place_of_a_folder_of_ours_is_not_followed(
+        self,
+        folder: str,
+        commit: str,
+        registry: Registry,
+        source: Path,
+        root: Path,
+        tmp_path: Path,
+    ) -> None:
+        vllm_registry.import_model("owner/other", source, root=root)
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        shutil.rmtree(root / folder, ignore_errors=True)
+        (root / folder).symlink_to(outside)
+        if folder == ".staging":
+            answer = registry.download()
+        else:
+            answer = registry.call("delete_model", "owner/other")
+        assert answer["error"] == "RegistryNotWritableError"
+        assert "out of it" in answer["text"]
+        assert _everything(outside) == set()
+
 
 class TestKilled:
     """SIGKILL during a sharded download, then the same command again."""
@@ -316,6 +340,12 @@ class TestDisk:
         ballast.unlink()
         assert_arrived(registry.download(), commit, registry.root)
         assert hub.fetched()["model-0.safetensors"] == 1
+
+    def test_too_small_for_a_copy(self, source: Path, small_disk: Path) -> None:
+        (source / "model.safetensors").write_bytes(bytes(3_000_000))
+        with pytest.raises(vllm_registry.InsufficientDiskError, match="more bytes"):
+            vllm_registry.import_model(MODEL, source, root=small_disk / "root")
+        vllm_registry.import_model(MODEL, source, link=True, root=small_disk / "root")
 
     def test_full_for_the_manifest(self, source: Path, small_disk: Path) -> None:
         root = small_disk / "root"

@@ -95,9 +95,7 @@ def plan_deletion(
     )
 
 
-def _known(
-    models: list[ModelInfo], model_id: str, revision: str | None, root: Path
-) -> ModelInfo:
+def _known(models: list[ModelInfo], model_id: str, revision: str | None, root: Path) -> ModelInfo:
     try:
         return find_model(models, model_id, revision, root)
     except ModelNotFoundError as error:

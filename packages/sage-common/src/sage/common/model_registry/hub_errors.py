@@ -35,10 +35,11 @@ def translating(model_id: str, revision: str, *, token: str | None) -> Iterator[
 def _translate(
     error: BaseException, model_id: str, revision: str, token: str | None
 ) -> ModelRegistryError | None:
-    import httpx2
     from huggingface_hub import constants
     from huggingface_hub import errors as hub
 
+    # The client's HTTP library has changed before; its errors are the base of the client's own.
+    transport_error = hub.HfHubHTTPError.__bases__[0]
     match error:
         # Order matters: a gated repository is also a missing one to the client.
         case hub.GatedRepoError():
@@ -61,9 +62,9 @@ def _translate(
             return HubUnavailableError(model_id, f"it answered with HTTP status {status}")
         case hub.LocalEntryNotFoundError() if error.__cause__ is not None:
             return _translate(error.__cause__, model_id, revision, token)
-        case (
-            httpx2.HTTPError() | ConnectionError() | TimeoutError() | hub.LocalEntryNotFoundError()
-        ):
+        case ConnectionError() | TimeoutError() | hub.LocalEntryNotFoundError():
+            return HubUnavailableError(model_id, _reason(error, token))
+        case _ if isinstance(error, transport_error):
             return HubUnavailableError(model_id, _reason(error, token))
         case OSError() if error.errno is not None:
             return None  # this machine's disk, not the hub

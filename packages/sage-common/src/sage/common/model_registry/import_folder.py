@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .checksums import records_of
 from .errors import InvalidModelFolderError
-from .layout import registry_root, remove_tree, staging_folder
+from .layout import check_disk, registry_root, remove_tree, staging_folder
 from .manifest import read_manifest
 from .model_id import check_file_path, check_model_id, check_revision
 from .publishing import publish, writing_model
@@ -51,6 +51,9 @@ def import_model(
         staged = staging_folder(base, model_id, "import")
         remove_tree(staged)
         try:
+            if not link:
+                size = sum((source / path).stat().st_size for path in paths)
+                check_disk(base, model_id, size)
             for path in paths:
                 _place(source / path, staged / path, link=link)
             files = records_of(staged, paths)

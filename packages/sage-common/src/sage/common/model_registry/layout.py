@@ -47,7 +47,9 @@ def model_folder(root: Path, model_id: str, commit: str) -> Path:
 
 def staging_folder(root: Path, model_id: str, commit: str) -> Path:
     """Where the files of one commit gather before they are complete."""
-    return root / ".staging" / check_model_id(model_id).replace("/", "--") / commit
+    folder = root / ".staging" / check_model_id(model_id).replace("/", "--") / commit
+    check_inside(root, folder / "any file")
+    return folder
 
 
 def lock_path(root: Path, model_id: str) -> Path:
@@ -65,6 +67,7 @@ def move_to_trash(root: Path, folder: Path) -> Path:
     """Take a folder out of sight in one step; the caller removes it at leisure."""
     check_inside(root, folder)
     trash = root / ".trash" / os.urandom(8).hex()
+    check_inside(root, trash)
     trash.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(trash)
     return trash
@@ -76,6 +79,13 @@ def remove_tree(folder: Path) -> None:
         folder.unlink()
     else:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_disk(root: Path, model_id: str, needed: int) -> None:
+    """Raise InsufficientDiskError if the disk under the root has fewer than `needed` bytes free."""
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise InsufficientDiskError(model_id, root, needed=needed, free=free)
 
 
 @contextmanager

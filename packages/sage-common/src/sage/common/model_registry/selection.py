@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .model_info import FileRecord
 
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.joblib")
+_SAFE = ("*.safetensors", "*.gguf")
 # The same weights for other engines; where safetensors are, these only cost disk and time.
 _OTHER_FORMATS = ("*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "*.tflite", "*.gguf", "*.ot")
 
@@ -28,8 +29,8 @@ def select_files(
 ) -> dict[str, FileRecord]:
     """The files to download: those that match, weights as safetensors where there are any.
 
-    Pickled weights come only with `allow_pickle`, and only where there are no safetensors or
-    `allow_patterns` asks for them. Raises PickledWeightsError, EmptySelectionError, or
+    Pickled files come only with `allow_pickle`, and beside safetensors only where `allow_patterns`
+    asks for them. Raises PickledWeightsError, EmptySelectionError, or
     InvalidModelIdError for a path that does not stay inside the model.
     """
     for path in files:
@@ -40,14 +41,13 @@ def select_files(
         if (allow_patterns is None or _matches(path, allow_patterns))
         and not (ignore_patterns is not None and _matches(path, ignore_patterns))
     }
-    has_safetensors = any(path.endswith(".safetensors") for path in chosen)
-    if has_safetensors and allow_patterns is None:
+    if any(path.endswith(".safetensors") for path in chosen) and allow_patterns is None:
         chosen = _without(chosen, (*_PICKLED, *_OTHER_FORMATS))
         if any(fnmatch(path, "model*.safetensors") for path in chosen):
             chosen = _without(chosen, ("consolidated*.safetensors",))  # the same weights again
     pickled = tuple(path for path in chosen if is_pickled(path))
     if pickled and not allow_pickle:
-        if not has_safetensors:
+        if not any(_matches(path, _SAFE) for path in chosen):
             raise PickledWeightsError(model_id, pickled)
         chosen = _without(chosen, _PICKLED)
     if not chosen:

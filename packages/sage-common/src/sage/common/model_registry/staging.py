@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from .model_info import FileRecord
 
-CLIENT_FOLDER = ".cache"
+CLIENT_FOLDER = ".cache/huggingface"
 """Where the hub's client keeps its notes and its unfinished files, inside the staging folder."""
 
 
@@ -46,7 +46,7 @@ class Staging:
             for name in (*subfolders, *names):
                 path = self.folder.__class__(folder) / name
                 inside = path.relative_to(self.folder)
-                of_client = inside.parts[0] == CLIENT_FOLDER
+                of_client = inside.as_posix().startswith(f"{CLIENT_FOLDER}/")
                 if path.is_symlink() or (
                     not path.is_dir()
                     and (
@@ -101,3 +101,5 @@ class Staging:
     def strip(self) -> None:
         """Leave nothing but the model's own files."""
         shutil.rmtree(self.folder / CLIENT_FOLDER, ignore_errors=True)
+        with suppress(OSError):  # not there, or it has files of the model's own
+            (self.folder / CLIENT_FOLDER).parent.rmdir()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
-from .errors import HubUnavailableError, InsufficientDiskError, IntegrityError
-from .layout import model_folder, remove_tree, staging_folder, writing
+from .errors import HubUnavailableError, IntegrityError
+from .layout import check_disk, model_folder, remove_tree, staging_folder, writing
 from .lookup import put_last
 from .manifest import editing_manifest, read_manifest
 from .progress import DownloadStatus
@@ -100,7 +99,7 @@ class Transfer:
             remove_tree(folder)
         staging.prepare(() if force else self._folders_of_model())
         missing = self._check(staging, [*files])
-        self._check_disk(missing, files)
+        check_disk(self.root, self._model_id, sum(files[path].size for path in missing))
         self._fetch(staging, missing)
         staging.strip()
         model = publish(
@@ -119,12 +118,6 @@ class Transfer:
         """Where files may be taken over from: a folder that is not listed yet, other revisions."""
         listed = [each.path for each in read_manifest(self.root) if each.model_id == self._model_id]
         return [model_folder(self.root, self._model_id, self.commit), *reversed(listed)]
-
-    def _check_disk(self, missing: list[str], files: Files) -> None:
-        needed = sum(files[path].size for path in missing)
-        free = shutil.disk_usage(self.root).free
-        if needed > free:
-            raise InsufficientDiskError(self._model_id, self.root, needed=needed, free=free)
 
     def _fetch(self, staging: Staging, missing: list[str]) -> None:
         failures = 0

@@ -77,5 +77,7 @@ def _help_hint(error: Exception) -> str:
 
 
 def _without_token(text: str) -> str:
-    token = os.environ.get("HF_TOKEN")
-    return text.replace(token, "***") if token else text
+    hub = sys.modules.get("huggingface_hub")  # not loaded, it cannot have put a token anywhere
+    for token in (os.environ.get("HF_TOKEN"), hub.get_token() if hub is not None else None):
+        text = text.replace(token, "***") if token else text
+    return text
