@@ -14,6 +14,7 @@ class ServiceCaller(Protocol):
     def call_service(
         self,
         name: str,
+        /,
         *args: Any,
         method: str = "process",
         timeout: float | None = None,
@@ -23,7 +24,7 @@ class ServiceCaller(Protocol):
         ...
 
     def call_service_async(
-        self, name: str, *args: Any, method: str = "process", **kwargs: Any
+        self, name: str, /, *args: Any, method: str = "process", **kwargs: Any
     ) -> Future[Any]:
         """Call a service's method; cancelling the Future cancels the call."""
         ...
@@ -77,6 +78,7 @@ class ContextBound:
     def call_service(
         self,
         name: str,
+        /,
         *args: Any,
         method: str = "process",
         timeout: float | None = None,
@@ -91,7 +93,7 @@ class ContextBound:
         return self.ctx.services.call_service(name, *args, method=method, timeout=timeout, **kwargs)
 
     def call_service_async(
-        self, name: str, *args: Any, method: str = "process", **kwargs: Any
+        self, name: str, /, *args: Any, method: str = "process", **kwargs: Any
     ) -> Future[Any]:
         """Call ``method`` of the service ``name`` and return a Future of its result.
 

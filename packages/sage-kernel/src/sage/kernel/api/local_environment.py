@@ -48,7 +48,7 @@ class LocalEnvironment:
     # -- services -------------------------------------------------------------------------------
 
     def register_service(
-        self, name: str, service_class: type[BaseService], *args: Any, **kwargs: Any
+        self, name: str, service_class: type[BaseService], /, *args: Any, **kwargs: Any
     ) -> ServiceFactory:
         """Register a service by its class and constructor arguments; submit() opens it."""
         factory = ServiceFactory(service_class=service_class, args=args, kwargs=kwargs)
@@ -61,6 +61,7 @@ class LocalEnvironment:
     def call_service(
         self,
         name: str,
+        /,
         *args: Any,
         method: str = "process",
         timeout: float | None = None,

@@ -64,6 +64,7 @@ class ServiceManager:
     def call_service(
         self,
         name: str,
+        /,
         *args: Any,
         method: str = "process",
         timeout: float | None = None,
@@ -94,7 +95,7 @@ class ServiceManager:
             raise
 
     def call_service_async(
-        self, name: str, *args: Any, method: str = "process", **kwargs: Any
+        self, name: str, /, *args: Any, method: str = "process", **kwargs: Any
     ) -> Future[Any]:
         """Call a method and return a Future of its result; cancelling it cancels the call."""
         return self._service(name).endpoint(method).submit(*args, **kwargs)
