@@ -158,7 +158,7 @@ def test_services_are_still_up_while_functions_flush(env: LocalEnvironment) -> N
 def test_a_failure_is_raised_although_another_source_never_returns() -> None:
     env = LocalEnvironment("stuck", {"close_timeout": 0.2})
     never = threading.Event()
-    env.from_source(never.wait, name="stuck").sink(print)
+    env.from_source(never.wait, name="stuck")
     env.from_collection([0]).map(lambda x: 1 / x)
     try:
         with pytest.raises(ZeroDivisionError):

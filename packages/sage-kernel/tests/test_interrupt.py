@@ -1,0 +1,120 @@
+"""Ctrl-C and the end of the interpreter, with real processes and signals."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+PIPELINE = """
+    import sys, threading
+    from pathlib import Path
+
+    from sage.common.core.functions import SinkFunction
+    from sage.common.service import BaseService
+    from sage.kernel.api import LocalEnvironment
+
+    folder = Path(sys.argv[1])
+
+    class Marked(BaseService):
+        def process(self, payload):
+            return payload
+        def stop(self):
+            (folder / "stop").touch()
+        def cleanup(self):
+            (folder / "cleanup").touch()
+
+    class Sink(SinkFunction):
+        count = 0
+        def execute(self, record):
+            self.count += 1
+            self.call_service("marked", record)
+            if self.count == 1000:
+                print("running", flush=True)
+        def cleanup(self):
+            (folder / "flushed").write_text(str(self.count))
+
+    env = LocalEnvironment("interrupted")
+    env.register_service("marked", Marked)
+    env.from_source(lambda: 1).map(lambda x: x, parallelism=2).sink(Sink)
+    try:
+        env.submit()
+    finally:
+        print("threads left:", [t.name for t in threading.enumerate() if "sage" in t.name])
+"""
+
+
+def start(code: str, *arguments: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_ctrl_c_ends_a_pipeline_within_seconds_and_closes_everything(tmp_path: Path) -> None:
+    with start(PIPELINE, tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert process.returncode in (130, -signal.SIGINT)
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    assert out == "threads left: []\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"stop", "cleanup", "flushed"}
+    assert int((tmp_path / "flushed").read_text()) >= 1000
+
+
+STUCK_CALL = """
+    from sage.common.service import BaseService, ServiceTimeoutError
+    from sage.kernel.api import LocalEnvironment
+    import threading
+
+    class Stuck(BaseService):
+        def process(self, payload):
+            threading.Event().wait()
+
+    with LocalEnvironment("stuck") as env:
+        env.register_service("stuck", Stuck)
+        try:
+            env.call_service("stuck", 1, timeout=0.1)
+        except ServiceTimeoutError:
+            print("timed out")
+"""
+
+STUCK_OPERATOR = """
+    from sage.kernel.api import LocalEnvironment
+    import threading
+
+    env = LocalEnvironment("stuck", {"close_timeout": 0.1})
+    env.from_collection([1]).sink(lambda _: threading.Event().wait())
+    env.submit(autostop=False)
+    env.close()
+    print("timed out")
+"""
+
+
+@pytest.mark.parametrize("code", [STUCK_CALL, STUCK_OPERATOR], ids=["call", "operator"])
+def test_what_never_returns_does_not_keep_the_interpreter_from_ending(code: str) -> None:
+    with start(code) as process:
+        out, _ = process.communicate(timeout=15)
+    assert (process.returncode, out) == (0, "timed out\n")
+
+
+def test_importing_the_kernel_loads_neither_an_engine_nor_its_libraries() -> None:
+    code = """
+        import sys
+        import sage.kernel.api, sage.kernel.runtime.service
+        heavy = {"vllm", "torch", "transformers", "ray", "lancedb", "openai", "numpy"}
+        print(sorted(heavy & set(sys.modules)))
+    """
+    out = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True, text=True, check=True, timeout=20,
+    )  # fmt: skip
+    assert out.stdout == "[]\n"
