@@ -29,7 +29,7 @@ class ServiceCaller(Protocol):
         """Call a service's method; cancelling the Future cancels the call."""
         ...
 
-    def capacity(self, name: str) -> int | None:
+    def capacity(self, name: str, /) -> int | None:
         """Return how many calls the service can make use of at once, None if it does not say."""
         ...
 
@@ -37,7 +37,7 @@ class ServiceCaller(Protocol):
 class NoServices:
     """The caller of a function that no environment runs: every call says so."""
 
-    def call_service(self, name: str, *_args: Any, **_kwargs: Any) -> Any:
+    def call_service(self, name: str, /, *_args: Any, **_kwargs: Any) -> Any:
         """Raise: there are no services here."""
         raise RuntimeError(
             f"cannot call service {name!r}: this object was made by hand, not by an environment; "
