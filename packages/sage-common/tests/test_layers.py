@@ -1,0 +1,93 @@
+"""The packages' arrows, read from the imports of their sources."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGES = Path(__file__).parents[2]
+SOURCES = sorted(PACKAGES.glob("*/src/**/*.py"))
+
+MAY_IMPORT = {
+    "common": {"common"},
+    "kernel": {"kernel", "common"},
+    "middleware": {"middleware", "kernel", "common"},
+    "libs": {"libs", "kernel", "common"},
+    "tools": {"tools", "libs", "middleware", "kernel", "common"},
+}
+LAZY = {"vllm", "torch", "transformers", "ray", "lancedb", "openai"}
+IN_ONE_FILE = LAZY - {"transformers"}
+# Training needs them throughout; it is itself imported only when the demo model is made.
+EAGER_BY_DESIGN = {"tools/demo_model/training.py": "sage.tools.demo_model.training"}
+
+
+def package_of(path: Path) -> str:
+    return path.relative_to(PACKAGES).parts[3]
+
+
+def short(path: Path) -> str:
+    return "/".join(path.relative_to(PACKAGES).parts[3:])
+
+
+def modules(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []
+
+
+def imports(path: Path) -> set[str]:
+    return {name for node in ast.walk(ast.parse(path.read_text())) for name in modules(node)}
+
+
+def imports_at_import(path: Path) -> Iterator[str]:
+    """Yield what is imported when the module is: not in a function, not for type checkers only."""
+    pending: list[ast.AST] = [ast.parse(path.read_text())]
+    while pending:
+        node = pending.pop()
+        yield from modules(node)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            pending += node.orelse
+            continue
+        pending += ast.iter_child_nodes(node)
+
+
+def test_there_are_sources_to_look_at() -> None:
+    assert {package_of(path) for path in SOURCES} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=short)
+def test_imports_follow_the_arrows(path: Path) -> None:
+    imported = {name.split(".")[1] for name in imports(path) if name.startswith("sage.")}
+    assert imported <= MAY_IMPORT[package_of(path)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=short)
+def test_no_engine_or_its_libraries_are_loaded_at_import(path: Path) -> None:
+    loaded = {name.split(".")[0] for name in imports_at_import(path)} & LAZY
+    assert not loaded or short(path) in EAGER_BY_DESIGN
+    assert not set(EAGER_BY_DESIGN.values()) & set(imports_at_import(path))
+
+
+def test_each_engine_or_store_is_imported_in_one_file() -> None:
+    importers: dict[str, set[str]] = defaultdict(set)
+    for path in SOURCES:
+        for name in {name.split(".")[0] for name in imports(path)} & IN_ONE_FILE:
+            importers[name].add(short(path))
+    assert {name: files for name, files in importers.items() if len(files) > 1} == {}
+
+
+def test_sage_is_a_namespace_that_no_package_owns() -> None:
+    assert list(PACKAGES.glob("*/src/sage/__init__.py")) == []
+
+
+def test_every_package_is_typed() -> None:
+    typed = {path.parent.name for path in PACKAGES.glob("*/src/sage/*/py.typed")}
+    assert typed == set(MAY_IMPORT)
