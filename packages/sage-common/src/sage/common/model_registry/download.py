@@ -68,7 +68,7 @@ def download_model(
         raise
     files = select_files(
         model_id,
-        hub.files_of(commit),  # the client itself tries this again
+        retrying(lambda: hub.files_of(commit)),
         allow_patterns=allow_patterns,
         ignore_patterns=ignore_patterns,
         allow_pickle=allow_pickle,

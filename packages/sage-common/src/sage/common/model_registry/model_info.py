@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from .layout import model_folder
 from .model_id import check_file_path, check_model_id, check_revision, is_commit
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ class ModelInfo:
             model_id=model_id,
             revision=check_revision(raw["revision"]),
             commit=commit,
-            path=model_folder(root, model_id, commit),
+            path=root / raw["path"],
             size_bytes=raw["size_bytes"],
             last_used=datetime.fromisoformat(raw["last_used"]),
             tags=raw["tags"],

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _TICK = 0.2
-_PATIENCE_ON_INTERRUPT = 1.0
+_PATIENCE_ON_INTERRUPT = 0.5
 
 
 class CallCancelledError(Exception):

@@ -31,9 +31,8 @@ def write_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
         shown = _fit(columns, widths, os.get_terminal_size(sys.stdout.fileno()).columns)
     bold, plain = ("\x1b[1m", "\x1b[0m") if is_rich(sys.stdout) else ("", "")
     header = _line([column.title for column in columns], columns, widths, shown)
-    print(f"{bold}{header}{plain}")
-    for row in cells:
-        print(_line(row, columns, widths, shown))
+    lines = [f"{bold}{header}{plain}", *(_line(row, columns, widths, shown) for row in cells)]
+    print("\n".join(lines))  # at once: a thousand lines are a thousand writes where unbuffered
 
 
 def _fit(columns: Sequence[Column], widths: list[int], available: int) -> list[int]:
