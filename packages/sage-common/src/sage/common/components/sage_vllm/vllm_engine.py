@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -148,6 +149,9 @@ class VLLMEngine:
     # -- the driver thread ------------------------------------------------------------------------
 
     def _drive(self) -> None:
+        # A terminal sends Ctrl-C to the engine's processes as well. They inherit this thread's
+        # mask, so that only the host hears it and shuts them down in order.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             runtime, info = vllm_runtime.build(self._spec)
         except BaseException as error:  # noqa: BLE001 - goes to whoever waits in the constructor
@@ -164,8 +168,11 @@ class VLLMEngine:
             end = EngineDeadError(self._spec.model_id, repr(error))
             end.__cause__ = error
         finally:
+            unfinished = list(self._in_flight)
             self._fail_all(end)
             self._runtime = None
+            if isinstance(end, EngineClosedError):
+                runtime.abort(*unfinished)  # an engine process with work left shuts down noisily
             runtime.shut_down()
 
     def _serve(self, runtime: vllm_runtime.VLLMRuntime, max_batch_size: int) -> None:

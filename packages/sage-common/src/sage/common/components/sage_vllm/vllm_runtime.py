@@ -11,8 +11,9 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
+from multiprocessing import connection
 from typing import Any, Literal
 
 from sage.common.components.sage_vllm.cpu_defaults import cpu_defaults
@@ -22,24 +23,30 @@ from sage.common.components.sage_vllm.errors import (
     InvalidRequestError,
     VLLMNotInstalledError,
 )
+from sage.common.components.sage_vllm.lifeline import HOST_VARIABLE
 from sage.common.components.sage_vllm.malloc_tuning import MALLOC_ENVIRONMENT, tune_malloc
 from sage.common.components.sage_vllm.sampling_options import DEFAULT_MAX_TOKENS
 from sage.common.core.errors import nearest
 
 _OURS = ("model", "runner", "convert", "served_model_name")  # set from the EngineSpec
 _BUILD_LOCK = threading.Lock()  # building reads settings from the process's environment
+_inline_runtimes: set[int] = set()  # guarded by _BUILD_LOCK; they share torch's process groups
 
 
 class VLLMRuntime:
     """A built ``LLMEngine`` and the few calls on it that an engine loop needs."""
 
-    def __init__(self, spec: EngineSpec, engine: Any) -> None:
+    def __init__(self, spec: EngineSpec, engine: Any, *, inline: bool) -> None:
         from vllm import PoolingParams, SamplingParams
         from vllm.exceptions import VLLMClientError
         from vllm.renderers import ChatParams
         from vllm.renderers.inputs.preprocess import parse_model_prompt
         from vllm.sampling_params import RequestOutputKind
 
+        if inline:
+            _inline_runtimes.add(id(self))
+        else:
+            _watch_engine_processes(engine.engine_core)
         self._model_id = spec.model_id
         self._engine = engine
         self._renderer = engine.renderer
@@ -99,9 +106,9 @@ class VLLMRuntime:
         except self._refusals as error:
             raise InvalidRequestError(self._model_id, str(error)) from error
 
-    def abort(self, request_id: str) -> None:
-        """Drop a request and free its KV cache."""
-        self._engine.abort_request([request_id])
+    def abort(self, *request_ids: str) -> None:
+        """Drop requests and free their KV cache."""
+        self._engine.abort_request(request_ids)
 
     def step(self) -> list[Any]:
         """Run one step; return the outputs of the requests that it finished."""
@@ -110,13 +117,48 @@ class VLLMRuntime:
 
     def shut_down(self) -> None:
         """Free the engine: its memory, its process, vLLM's process groups."""
-        from vllm.distributed import cleanup_dist_env_and_memory
-
         self._renderer.shutdown()
-        self._engine.engine_core.shutdown()
+        with _BUILD_LOCK:
+            _inline_runtimes.discard(id(self))
+            with _process_groups_kept() if _inline_runtimes else nullcontext():
+                self._engine.engine_core.shutdown()
         self._engine = self._renderer = None
         gc.collect()
-        cleanup_dist_env_and_memory()
+
+
+def _watch_engine_processes(client: Any) -> None:
+    """Make ``step`` raise when an engine process dies.
+
+    vLLM's synchronous client waits for outputs without limit; its own monitor only notes that the
+    process is gone.
+    """
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    processes = client.resources.engine_manager.processes
+    outputs = client.outputs_queue
+
+    def watch() -> None:
+        connection.wait([process.sentinel for process in processes])
+        outputs.put(EngineDeadError())
+
+    threading.Thread(target=watch, name="sage-engine-watch", daemon=True).start()
+
+
+@contextmanager
+def _process_groups_kept() -> Iterator[None]:
+    """Keep vLLM from destroying torch's process groups, which other inline engines still need.
+
+    An EngineCore that shuts down always destroys them: it takes itself for the only one in its
+    process.
+    """
+    from vllm.v1.engine import core
+
+    destroy = core.cleanup_dist_env_and_memory
+    core.cleanup_dist_env_and_memory = gc.collect
+    try:
+        yield
+    finally:
+        core.cleanup_dist_env_and_memory = destroy
 
 
 def build(spec: EngineSpec) -> tuple[VLLMRuntime, EngineInfo]:
@@ -137,7 +179,7 @@ def build(spec: EngineSpec) -> tuple[VLLMRuntime, EngineInfo]:
             tune_malloc()
         with _environment(_engine_environment(inline=inline, on_cpu=on_cpu)):
             engine = _build_engine(spec, engine_args)
-    runtime = VLLMRuntime(spec, engine)
+        runtime = VLLMRuntime(spec, engine, inline=inline)
     mode: Literal["inline", "process"] = "inline" if inline else "process"
     config = engine.vllm_config
     return runtime, EngineInfo(
@@ -152,7 +194,8 @@ def build(spec: EngineSpec) -> tuple[VLLMRuntime, EngineInfo]:
 
 def _import_vllm(model_id: str) -> None:
     # Read by vllm when it is imported; whoever sets them otherwise has the last word.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
         import vllm  # noqa: F401
@@ -172,7 +215,7 @@ def _engine_args(spec: EngineSpec, arguments: Mapping[str, Any]) -> Any:
     return EngineArgs(
         model=str(spec.path),
         served_model_name=spec.model_id,
-        **{"disable_log_stats": True, **purpose, **arguments},
+        **{"disable_log_stats": True, "use_tqdm_on_load": False, **purpose, **arguments},
     )
 
 
@@ -184,12 +227,23 @@ def _build_engine(spec: EngineSpec, engine_args: Any) -> Any:
         # The defaults for batch sizes are those of vLLM's offline LLM class.
         return LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
     except Exception as error:
-        raise EngineStartError(spec.model_id, str(error)) from error
+        raise EngineStartError(spec.model_id, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says; of one of pydantic's, what it found, not how to look it up."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(detail["msg"] for detail in error.errors())
 
 
 def _engine_environment(*, inline: bool, on_cpu: bool) -> dict[str, str]:
-    settings = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0" if inline else "1"}
-    return settings if inline or not on_cpu else settings | MALLOC_ENVIRONMENT
+    if inline:
+        return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    settings = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", HOST_VARIABLE: str(os.getpid())}
+    return settings | MALLOC_ENVIRONMENT if on_cpu else settings
 
 
 @contextmanager

@@ -1,0 +1,61 @@
+"""What the tests of several packages share: a registry of tiny models, a service on one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sage.common.components.sage_vllm.service import VLLMService
+from sage.common.components.sage_vllm.testing import write_echo_model
+from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+from sage.common.model_registry.vllm_registry import import_model
+
+CHAT_MODEL = "test/tiny-chat"
+BASE_MODEL = "test/tiny-base"  # without a chat template
+ECHO_MODEL = "test/echo"  # for the EchoEngine alone
+
+
+@pytest.fixture(scope="session")
+def model_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with two random models of 0.2 M parameters and one without weights."""
+    folder = tmp_path_factory.mktemp("models")
+    root = folder / "registry"
+    import_model(CHAT_MODEL, write_tiny_model(folder / "chat"), root=root)
+    base = write_tiny_model(folder / "base", seed=1, chat_template=False)
+    import_model(BASE_MODEL, base, root=root)
+    import_model(ECHO_MODEL, write_echo_model(folder / "echo"), root=root)
+    return root
+
+
+@pytest.fixture
+def session_members() -> Callable[[int], list[str]]:
+    """A function that returns the command lines of a session's processes that are alive."""
+
+    def members(session: int) -> list[str]:
+        alive = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+                command = (stat.parent / "cmdline").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(fields[3]) == session and fields[0] != "Z":
+                alive.append(command)
+        return alive
+
+    return members
+
+
+@pytest.fixture(scope="module")
+def service(model_root: Path) -> Iterator[VLLMService]:
+    """A service on a real engine in this process."""
+    config = {
+        "model_id": CHAT_MODEL,
+        "model_root": model_root,
+        "engine": {"max_num_seqs": 16, "kv_cache_memory_bytes": 64 << 20},
+        "sampling": {"temperature": 0, "max_tokens": 8},
+    }
+    with VLLMService(config) as opened:
+        yield opened
