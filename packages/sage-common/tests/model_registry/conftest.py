@@ -18,7 +18,7 @@ if str(HERE) not in sys.path:  # importlib mode leaves it out, and local_hub is 
 
 from local_hub import LocalHub  # noqa: E402 - needs the path above
 from model_files import safetensors  # noqa: E402 - needs the path above
-from registry_process import Registry  # noqa: E402 - needs the path above
+from registry_process import MODEL, Registry  # noqa: E402 - needs the path above
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +54,11 @@ def files() -> dict[str, bytes]:
         "tokenizer.json": b"{}",
         **{f"model-0000{n}-of-00003.safetensors": safetensors(300_000, seed=n) for n in (1, 2, 3)},
     }
+
+
+@pytest.fixture
+def commit(hub: LocalHub, files: dict[str, bytes]) -> str:
+    return hub.add_model(MODEL, files)
 
 
 @pytest.fixture

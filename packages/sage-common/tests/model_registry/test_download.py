@@ -137,8 +137,10 @@ def test_patterns_choose_files_and_later_calls_add_to_them(
     hub.add_model(MODEL, files)
     registry.download(allow_patterns="*.json", ignore_patterns=["tok*"])
     assert set(only(root).files) == {"config.json"}
+    assert "parameters" not in only(root).tags
     registry.download()
     assert set(only(root).files) == set(files)
+    assert only(root).tags["parameters"] == 450_000
     assert hub.fetched()["config.json"] == 1
     answer = registry.download(allow_patterns=["*.gguf"])
     assert answer["error"] == "EmptySelectionError"

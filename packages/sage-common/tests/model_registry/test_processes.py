@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from local_hub import Fault, Hold
+from hub_faults import Fault, Hold
 from registry_process import MODEL, answer_of
 
 from sage.common.model_registry import vllm_registry

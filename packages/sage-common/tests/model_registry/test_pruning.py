@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from local_hub import Fault, Status
+from hub_faults import Fault, Status
 from registry_process import MODEL
 
 from sage.common.model_registry import vllm_registry

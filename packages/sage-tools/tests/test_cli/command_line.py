@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SAGE = (sys.executable, "-c", "from sage.tools.cli.main import main; main()")
 TIMEOUT = 120.0
+TOKEN = "hf_averysecrettoken"
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -119,3 +120,21 @@ class Terminal:
             return False
         self.raw += data.decode()
         return bool(data)
+
+
+def lines(done: subprocess.CompletedProcess[str]) -> list[str]:
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def refused(done: subprocess.CompletedProcess[str], *said: str, code: int = 1) -> None:
+    """It failed with this code, an error, a hint, and not a word on stdout."""
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    error, hint = done.stderr.splitlines()[-2:]
+    assert error.startswith("Error: " if code == 1 else "Usage error: ")
+    assert hint.startswith("Hint: ")
+    for text in said:
+        assert text in f"{error}\n{hint}"
+    assert "Traceback" not in done.stderr
+    assert TOKEN not in done.stderr

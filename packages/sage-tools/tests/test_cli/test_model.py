@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from local_hub import Body, Fault, Hold, Status
+from command_line import TOKEN, lines, refused
+from hub_faults import Fault, Hold, Status
 from model_files import safetensors
 
 from sage.common.model_registry import vllm_registry
@@ -20,30 +20,11 @@ if TYPE_CHECKING:
     from local_hub import LocalHub
 
 MODEL = "owner/name"
-TOKEN = "hf_averysecrettoken"
 
 
 @pytest.fixture
 def imported(source: Path, root: Path) -> vllm_registry.ModelInfo:
     return vllm_registry.import_model(MODEL, source, tags={"team": "search"}, root=root)
-
-
-def lines(done: subprocess.CompletedProcess[str]) -> list[str]:
-    assert done.returncode == 0, done.stderr
-    assert "\x1b" not in done.stdout + done.stderr
-    return done.stdout.splitlines()
-
-
-def refused(done: subprocess.CompletedProcess[str], *said: str, code: int = 1) -> None:
-    """It failed with this code, an error, a hint, and not a word on stdout."""
-    assert (done.returncode, done.stdout) == (code, ""), done.stderr
-    error, hint = done.stderr.splitlines()[-2:]
-    assert error.startswith("Error: " if code == 1 else "Usage error: ")
-    assert hint.startswith("Hint: ")
-    for text in said:
-        assert text in f"{error}\n{hint}"
-    assert "Traceback" not in done.stderr
-    assert TOKEN not in done.stderr
 
 
 class TestShow:
@@ -320,63 +301,3 @@ class TestCare:
         assert json.loads(done.stdout)["source"] == "import"
         missing = sage("llm", "model", "import", MODEL, str(source / "nowhere"))
         refused(missing, MODEL, "nowhere", "config.json")
-
-
-class TestUsage:
-    @pytest.mark.parametrize(
-        ("arguments", "said"),
-        [
-            (["modl"], "Did you mean 'model'"),
-            (["model", "shwo"], "show"),
-            (["model", "show", "--jsn"], "--json"),
-            (["model", "show", "a", "--model", "b"], "two models"),
-            (["model", "delete"], "which model"),
-            (["model", "download", MODEL, "--source", "moon"], "hub"),
-            (["model", "download", MODEL, "--workers", "0"], "1"),
-            (["model", "download", MODEL, "--tag", "novalue"], "KEY=VALUE"),
-            (["model", "prune", "--unused-days", "-3"], "0"),
-            (["model", "import", MODEL], "FOLDER"),
-        ],
-    )
-    def test_wrong_use_is_code_2_and_points_to_the_help(
-        self, arguments: list[str], said: str, sage: CommandLine
-    ) -> None:
-        refused(sage("llm", *arguments), said, "--help", code=2)
-
-    def test_an_id_that_is_none_fails_plainly(self, sage: CommandLine) -> None:
-        refused(sage("llm", "model", "show", "../etc"), "'../etc'")
-
-    @pytest.mark.parametrize("arguments", [[], ["llm"], ["llm", "model"]])
-    def test_without_a_command_the_help_is_shown(
-        self, arguments: list[str], sage: CommandLine
-    ) -> None:
-        assert sage(*arguments).stdout == sage(*arguments, "--help").stdout
-        assert "Usage: sage" in sage(*arguments).stdout
-
-    def test_version(self, sage: CommandLine) -> None:
-        assert lines(sage("--version")) == ["1.0.0"]
-
-    def test_completes_local_ids(
-        self, sage: CommandLine, imported: vllm_registry.ModelInfo
-    ) -> None:
-        done = sage(
-            _SAGE_COMPLETE="complete_bash", COMP_WORDS="sage llm model show own", COMP_CWORD="4"
-        )
-        assert done.stdout.split() == [MODEL]
-
-    def test_an_unexpected_error_has_no_traceback_unless_asked_for(
-        self, sage: CommandLine, root: Path
-    ) -> None:
-        root.write_text("a file where a folder should be")
-        done = sage("llm", "model", "prune", "--yes")
-        assert (done.returncode, done.stdout) == (0, "")  # a file holds no models
-        done = sage("llm", "model", "import", MODEL, str(root.parent))
-        assert done.returncode == 1
-        assert "Traceback" not in done.stderr
-
-    def test_answers_that_are_not_the_hubs(
-        self, sage: CommandLine, hub: LocalHub, files: dict[str, bytes]
-    ) -> None:
-        hub.add_model(MODEL, files)
-        hub.faults = [Fault("info", Body(b"<html>Log in</html>"))]
-        refused(sage("llm", "model", "download", MODEL), MODEL, "HF_ENDPOINT")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from local_hub import Fault, Hold
+from hub_faults import Fault, Hold
 
 from sage.common.model_registry import vllm_registry
 

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from .model_info import Tag
@@ -18,6 +19,14 @@ _EMBEDDING_CLASSES = ("Model", "ForMaskedLM", "ForSentenceEmbedding")
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+
+
+_KEYS = frozenset({"type", "parameters", "dtype", "context_length"})
+
+
+def own_tags(tags: Mapping[str, Tag]) -> dict[str, Tag]:
+    """The tags that a user gave, without those that were read from files."""
+    return {key: value for key, value in tags.items() if key not in _KEYS}
 
 
 def read_traits(folder: Path) -> dict[str, Tag]:

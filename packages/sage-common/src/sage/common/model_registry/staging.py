@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .checksums import find_problems
@@ -12,7 +13,6 @@ from .progress import FileProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
 
     from .model_info import FileRecord
 
@@ -44,7 +44,7 @@ class Staging:
         # never used again; a file of another selection does not belong to this one.
         for folder, subfolders, names in os.walk(self.folder, topdown=False):
             for name in (*subfolders, *names):
-                path = self.folder.__class__(folder) / name
+                path = Path(folder) / name
                 inside = path.relative_to(self.folder)
                 of_client = inside.as_posix().startswith(f"{CLIENT_FOLDER}/")
                 if path.is_symlink() or (

@@ -12,6 +12,7 @@ from .errors import HubUnavailableError, IntegrityError
 from .layout import check_disk, model_folder, remove_tree, staging_folder, writing
 from .lookup import put_last
 from .manifest import editing_manifest, read_manifest
+from .model_traits import own_tags
 from .progress import DownloadStatus
 from .publishing import publish, with_names_of, writing_model
 from .staging import Staging
@@ -61,13 +62,12 @@ class Transfer:
         """Bring `files` into the registry, unless they are there and `force` is not set."""
         with writing_model(self.root, self._model_id, on_wait=lambda: self._tell("waiting")):
             known = self._known()
-            if known is not None and not force:
-                if files.items() <= known.files.items() and _is_whole(known):
+            if known is not None:
+                if not force and files.items() <= known.files.items() and _is_whole(known):
                     return self._asked_again(known, tags)
                 files = {**known.files, **files}
-            return self._transfer(
-                files, tags={**(known.tags if known else {}), **(tags or {})}, force=force
-            )
+                tags = {**own_tags(known.tags), **(tags or {})}
+            return self._transfer(files, tags=tags or {}, force=force)
 
     def repair(self, model: ModelInfo) -> ModelInfo:
         """Replace the bad files of a model by good ones; the others are kept."""

@@ -10,6 +10,7 @@ from .errors import NotFromHubError
 from .hub import Hub
 from .lookup import get_model
 from .model_id import is_commit
+from .model_traits import own_tags
 from .selection import is_pickled
 from .transfer import retrying
 
@@ -77,11 +78,6 @@ def update_model(
         root=root,
         token=token,
         allow_pickle=any(is_pickled(path) for path in check.model.files),
-        tags={
-            key: check.model.tags[key] for key in check.model.tags if key not in _READ_FROM_FILES
-        },
+        tags=own_tags(check.model.tags),
         max_workers=max_workers,
     )
-
-
-_READ_FROM_FILES = frozenset({"type", "parameters", "dtype", "context_length"})
