@@ -3,11 +3,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
-from sage.common.core.functions import MapFunction, SinkFunction
+from sage.common.core.functions import AsyncMapFunction, MapFunction, SinkFunction
 from sage.common.service import BaseService
 from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.cancelled import PipelineCancelledError
@@ -201,36 +202,58 @@ def test_a_flush_that_fails_while_closing_is_logged(
     assert "no space left" in caplog.text
 
 
-def test_close_ends_a_slow_consumer_after_the_record_it_is_at(env: LocalEnvironment) -> None:
-    out: list[int] = []
-    release = threading.Event()
-    taken = threading.Event()
+class Gate:
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+        self.produced, self.entered = threading.Event(), threading.Event()
+        self.release, self.ended = threading.Event(), threading.Event()
 
-    def sink(record: int) -> None:
-        out.append(record)
+
+class SlowSink(SinkFunction):
+    """Stays at each record until its gate opens."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+
+    def execute(self, record: int) -> None:
+        self.gate.taken.append(record)
         if record == 0:
-            assert produced.wait(10)  # so that the next batch is all the rest
+            assert self.gate.produced.wait(10)  # so that all the others are waiting by then
         else:
-            taken.set()
-            assert release.wait(10)
+            self.gate.entered.set()
+            assert self.gate.release.wait(10)
 
-    produced = threading.Event()
+    def cleanup(self) -> None:
+        self.gate.ended.set()
+
+
+class Instant(AsyncMapFunction):
+    max_in_flight = 64
+
+    def submit(self, record: int) -> Future[int]:
+        future: Future[int] = Future()
+        future.set_result(record)
+        return future
+
+
+@pytest.mark.parametrize("through", ["channel", "window"])
+def test_close_ends_a_slow_consumer_after_the_record_it_is_at(through: str) -> None:
+    gate = Gate()
 
     def source() -> Iterator[int]:
-        yield from range(500)
-        produced.set()
+        yield from range(60)
+        gate.produced.set()
 
+    env = LocalEnvironment("slow", {"close_timeout": 0.05})
     stream = env.from_source(source)
-    stream.union(stream.filter(lambda _: False)).sink(sink)
+    behind = stream.map(Instant) if through == "window" else stream.union(stream.filter(bool))
+    behind.sink(SlowSink, gate)
     env.submit(autostop=False)
-    assert taken.wait(10)
-    closer = threading.Thread(target=env.close)
-    closer.start()
-    with pytest.raises(PipelineCancelledError):
-        env.wait()
-    release.set()
-    closer.join(10)
-    assert len(out) <= 4
+    assert gate.entered.wait(10)
+    env.close()
+    gate.release.set()
+    assert gate.ended.wait(10)
+    assert len(gate.taken) == 2
 
 
 def test_close_gives_up_on_a_function_that_does_not_return_and_names_it(

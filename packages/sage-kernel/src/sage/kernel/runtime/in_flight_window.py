@@ -170,6 +170,8 @@ class InFlightWindow:
             self._deliver(self._order.popleft())
 
     def _deliver(self, entry: _Entry) -> None:
+        if self._cancelled:  # a slow consumer must not get all that was settled already
+            raise PipelineCancelledError
         error, output = entry.error, None
         if error is None:
             try:
