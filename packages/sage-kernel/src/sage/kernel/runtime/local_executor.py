@@ -5,17 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sage.common.core.context import RuntimeContext, ServiceCaller
-from sage.common.core.functions import (
-    AsyncMapFunction,
-    BaseFunction,
-    BatchFunction,
-    StopSignal,
-)
+from sage.common.core.context import ServiceCaller
+from sage.common.core.functions import AsyncMapFunction, BatchFunction, StopSignal
 from sage.kernel.graph import FunctionSpec, Operator
 from sage.kernel.runtime.cancelled import PipelineCancelledError
 from sage.kernel.runtime.channel import Channel
@@ -23,6 +17,7 @@ from sage.kernel.runtime.error_policy import ErrorPolicy
 from sage.kernel.runtime.failed_record import FailedRecord
 from sage.kernel.runtime.in_flight_window import InFlightWindow
 from sage.kernel.runtime.push_functions import PUSH_FUNCTIONS, Push
+from sage.kernel.runtime.running_functions import RunningFunctions, annotate
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +48,10 @@ class LocalExecutor:
     ) -> None:
         self._name = name
         self._operators = {operator.id: operator for operator in operators}
-        self._services = services
+        self._functions = RunningFunctions(services)
         self._channel_capacity = channel_capacity
         self._channels: dict[int, list[Channel]] = {}
         self._policies: dict[int, ErrorPolicy] = {}
-        self._functions: list[BaseFunction] = []
-        self._set_up: list[BaseFunction] = []
         self._threads: list[threading.Thread] = []
         self._cancels: list[Callable[[], None]] = []
         self._lock = threading.Lock()
@@ -77,8 +70,9 @@ class LocalExecutor:
             for operator in self._operators.values():
                 if operator.kind == "source":
                     self._add_source(operator)
-            for function in self._functions:
-                self._set_up_function(function)
+            self.failure = self._functions.set_up()
+            if self.failure is not None:
+                raise self.failure.error  # noqa: TRY301 - it ends as a failure to build does
         except BaseException:
             self._failure_raised = True
             self._end()
@@ -133,7 +127,8 @@ class LocalExecutor:
     # -- wiring, from the sources down --------------------------------------------------------
 
     def _add_source(self, operator: Operator) -> None:
-        function = self._build(operator, operator.function)
+        assert operator.function is not None  # noqa: S101 - for the type checker
+        function = self._functions.build(operator.name, operator.function)
         downstream = self._downstream(operator)
 
         def run() -> None:
@@ -223,7 +218,7 @@ class LocalExecutor:
         downstream = self._downstream(operator)
         if operator.function is None:  # a union: its channel has merged the inputs already
             return downstream
-        function = self._build(operator, operator.function)
+        function = self._functions.build(operator.name, operator.function)
         policy = self._policy(operator)
         if not isinstance(function, AsyncMapFunction):
             emit = downstream.push
@@ -247,30 +242,9 @@ class LocalExecutor:
         if operator.id not in self._policies:
             on_error: Any = operator.on_error
             if isinstance(on_error, FunctionSpec):
-                on_error = self._build(operator, on_error).execute
+                on_error = self._functions.build(operator.name, on_error).execute
             self._policies[operator.id] = ErrorPolicy(operator.name, on_error, self._fail)
         return self._policies[operator.id]
-
-    def _build(self, operator: Operator, spec: FunctionSpec | None) -> Any:
-        assert spec is not None  # noqa: S101 - for the type checker: only a union has none
-        try:
-            function = spec.build()
-        except BaseException as error:
-            _annotate(error, f"while building operator {operator.name!r}")
-            raise
-        function.ctx = RuntimeContext(name=operator.name, services=self._services)
-        self._functions.append(function)
-        return function
-
-    def _set_up_function(self, function: BaseFunction) -> None:
-        self._set_up.append(function)  # also if it fails half-way: it may hold something already
-        try:
-            function.setup()
-        except BaseException as error:
-            name = function.ctx.name
-            _annotate(error, f"in setup() of operator {name!r}")
-            self.failure = FailedRecord(operator=name, record=None, error=error)
-            raise
 
     def _unless_cancelled(self, emit: Push) -> Push:
         def emit_unless_cancelled(record: Any) -> None:
@@ -307,7 +281,7 @@ class LocalExecutor:
     def _fail(self, failed: FailedRecord, note: str | None = None) -> None:
         with self._lock:
             if self.failure is None:
-                _annotate(failed.error, note or str(failed))
+                annotate(failed.error, note or str(failed))
                 self.failure = failed
                 self._decided.set()
         self.cancel()
@@ -316,23 +290,14 @@ class LocalExecutor:
         """A sink may flush here, so an error is the pipeline's, unless it has one already."""
         with self._lock:
             self._finished = True
-        for function in reversed(self._set_up):
-            try:
-                function.cleanup()
-            except BaseException as error:
-                name = function.ctx.name
-                if self.failure is not None:
-                    logger.exception("cleanup() of operator %r failed", name)
-                else:
-                    _annotate(error, f"in cleanup() of operator {name!r}")
-                    self.failure = FailedRecord(operator=name, record=None, error=error)
+        for failed in self._functions.clean_up():
+            if self.failure is None:
+                self.failure = failed
+            else:
+                name = failed.operator
+                logger.error("cleanup() of operator %r failed", name, exc_info=failed.error)
         self._decided.set()
         self._ended.set()
-
-
-def _annotate(error: BaseException, note: str) -> None:
-    with suppress(Exception):  # an exception that is a frozen dataclass takes no notes
-        error.add_note(note)
 
 
 def _records(source: Any) -> Iterator[Any]:

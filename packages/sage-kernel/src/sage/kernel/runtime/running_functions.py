@@ -1,0 +1,62 @@
+"""RunningFunctions: the instances of functions that one run of a pipeline is made of."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from sage.common.core.context import RuntimeContext, ServiceCaller
+from sage.common.core.functions import BaseFunction
+from sage.kernel.graph import FunctionSpec
+from sage.kernel.runtime.failed_record import FailedRecord
+
+
+class RunningFunctions:
+    """Builds functions, sets all up before the first record, cleans up after the last."""
+
+    def __init__(self, services: ServiceCaller) -> None:
+        self._services = services
+        self._built: list[BaseFunction] = []
+        self._set_up: list[BaseFunction] = []
+
+    def build(self, operator: str, spec: FunctionSpec) -> Any:
+        """Return an instance of an operator's function, bound to the operator and the services."""
+        try:
+            function = spec.build()
+        except BaseException as error:
+            annotate(error, f"while building operator {operator!r}")
+            raise
+        function.ctx = RuntimeContext(name=operator, services=self._services)
+        self._built.append(function)
+        return function
+
+    def set_up(self) -> FailedRecord | None:
+        """Set all functions up; return what the first that fails raised."""
+        for function in self._built:
+            self._set_up.append(function)  # also if it fails half-way: it may hold something
+            try:
+                function.setup()
+            except BaseException as error:  # noqa: BLE001 - the executor raises it
+                return _failure(function, error, "setup")
+        return None
+
+    def clean_up(self) -> list[FailedRecord]:
+        """Clean up what was set up, the last first; return what they raised."""
+        failures = []
+        for function in reversed(self._set_up):
+            try:
+                function.cleanup()
+            except BaseException as error:  # noqa: BLE001 - the others need theirs too
+                failures.append(_failure(function, error, "cleanup"))
+        return failures
+
+
+def annotate(error: BaseException, note: str) -> None:
+    """Add a note to an error, if it takes one: one that is a frozen dataclass does not."""
+    with suppress(Exception):
+        error.add_note(note)
+
+
+def _failure(function: BaseFunction, error: BaseException, step: str) -> FailedRecord:
+    annotate(error, f"in {step}() of operator {function.ctx.name!r}")
+    return FailedRecord(operator=function.ctx.name, record=None, error=error)
