@@ -7,6 +7,7 @@ SageError
 │   ├── ServiceTimeoutError           (TimeoutError)
 │   └── ServiceClosedError            (RuntimeError)
 ├── RecordTimeoutError                (TimeoutError) an asynchronous operator's deadline
+├── PipelineCancelledError            sage.kernel.runtime.cancelled
 ├── EngineError                       sage.common.components.sage_vllm.errors
 └── ModelRegistryError                sage.common.model_registry.errors
 """

@@ -2,7 +2,7 @@
 
 ::
 
-    ModelRegistryError
+    ModelRegistryError               (SageError)
     ├── InvalidModelIdError          (ValueError)       an id, revision or file path not allowed
     ├── ModelNotFoundError           (LookupError)      not in the registry
     │   └── HubModelNotFoundError                       not on the hub either
@@ -28,6 +28,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sage.common.core.errors import SageError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -39,7 +41,7 @@ def _restore(cls: type[ModelRegistryError], text: str, facts: dict[str, Any]) ->
     return error
 
 
-class ModelRegistryError(Exception):
+class ModelRegistryError(SageError):
     """Base of every error of the model registry."""
 
     def __init__(self, problem: str, *, hint: str, model_id: str | None = None) -> None:

@@ -79,7 +79,9 @@ class VLLMServiceGenerator(_ServiceOperator):
 
     Args:
         service_name: the name that the service is registered by.
-        timeout: seconds a record may take, waiting for its turn included; None for no limit.
+        timeout: seconds a record may take, waiting for its turn in the engine included. None, no
+            limit, is the default: with hundreds of records in flight, how long one takes depends
+            on the machine far more than on the record.
         prompt_key: where a dict's prompt is, ``"prompt"`` by default.
         output_key: where the text goes, ``"generated"`` by default.
         details_key: where the rest of the service's result goes (``finish_reason``,
@@ -93,7 +95,7 @@ class VLLMServiceGenerator(_ServiceOperator):
     def __init__(
         self,
         service_name: str = "vllm_service",
-        timeout: float | None = 60,
+        timeout: float | None = None,
         *,
         prompt_key: str = "prompt",
         output_key: str = "generated",
@@ -144,7 +146,7 @@ class VLLMEmbeddingOperator(_ServiceOperator):
     def __init__(
         self,
         service_name: str = "vllm_service",
-        timeout: float | None = 60,
+        timeout: float | None = None,
         *,
         text_key: str = "text",
         output_key: str = "embedding",
@@ -177,7 +179,9 @@ class VLLMEmbeddingOperator(_ServiceOperator):
 
 
 def _is_pair(record: Any) -> bool:
-    return isinstance(record, Sequence) and not isinstance(record, str) and len(record) == 2
+    if isinstance(record, str | bytes):
+        return False
+    return isinstance(record, Sequence) and len(record) == 2
 
 
 def _is_conversation(record: Any) -> bool:

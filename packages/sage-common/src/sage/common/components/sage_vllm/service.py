@@ -237,7 +237,10 @@ class VLLMService(BaseService):
         root = self.config.model_root
         if self.config.auto_download:
             vllm_registry.ensure_model_available(model_id, revision, progress=False, root=root)
-        model = vllm_registry.touch_model(model_id, revision, root=root)
+        try:
+            model = vllm_registry.touch_model(model_id, revision, root=root)
+        except vllm_registry.RegistryNotWritableError:  # a shared registry may be read-only
+            model = vllm_registry.get_model(model_id, revision, root=root)
         self.logger.info("loading %s from %s", model_id, model.path)
         engine = self._engine_factory(
             EngineSpec(
