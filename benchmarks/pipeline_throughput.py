@@ -59,7 +59,7 @@ def offline_batch(model: Path, prompts: list[str], began: float) -> dict[str, fl
     """(a) and (b): LLM.generate with all prompts."""
     from vllm import LLM, SamplingParams
 
-    llm = LLM(str(model), **cpu_defaults())
+    llm = LLM(str(model), **cpu_defaults(model, {}))
     llm.generate(prompts[0], SamplingParams(max_tokens=1), use_tqdm=False)
     first_token = time.time() - began
     params = SamplingParams(**SAMPLING)

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_GIB = 1 << 30
-_LARGEST_KV_CACHE = 4 * _GIB
+_LARGEST_KV_CACHE = 4 << 30
+_BATCH_SIZE = 256  # vLLM's default for max_num_seqs on a CPU
+_BLOCK = 128  # tokens in a block of vLLM's KV cache on a CPU
 
 
-def cpu_defaults() -> dict[str, Any]:
-    """Return options for a CPU; each is used only where the configuration does not set it.
+def cpu_defaults(model: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options for a CPU, to be used where ``arguments`` does not set them.
 
     - no compilation: it takes minutes and gains little;
-    - a KV cache of at most 4 GiB and a quarter of the memory that is free: vLLM's own default is
-      nearly all memory of the machine;
+    - a KV cache no larger than a full batch of the longest sequences can fill, at most 4 GiB and a
+      quarter of the free memory: vLLM's own default is nearly all memory of the machine, and it
+      writes to all of it before the first token;
     - float32 where the processor has no AVX-512: 16-bit matrix products are emulated there, at
       about an eighth of the speed.
     """
     options: dict[str, Any] = {"enforce_eager": True}
-    if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-        options["kv_cache_memory_bytes"] = min(_LARGEST_KV_CACHE, available_memory() // 4)
     if not _has_fast_bfloat16():
         options["dtype"] = "float32"
+    if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+        options["kv_cache_memory_bytes"] = min(
+            _LARGEST_KV_CACHE, available_memory() // 4, _largest_use(model, arguments)
+        )
     return options
 
 
@@ -33,6 +39,22 @@ def available_memory() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError("/proc/meminfo does not name MemAvailable")
+
+
+def _largest_use(model: Path, arguments: Mapping[str, Any]) -> int:
+    """Return the bytes that a full batch of sequences of full length fills, in float32."""
+    config = json.loads((model / "config.json").read_text())
+    try:
+        heads = config["num_attention_heads"]
+        head_size = config.get("head_dim") or config["hidden_size"] // heads
+        kv_heads = config.get("num_key_value_heads") or heads
+        length = arguments.get("max_model_len") or config["max_position_embeddings"]
+        per_token = 2 * 4 * config["num_hidden_layers"] * kv_heads * head_size
+    except KeyError:  # not a plain transformer: nothing to go by
+        return _LARGEST_KV_CACHE
+    sequences: int = arguments.get("max_num_seqs") or _BATCH_SIZE
+    blocks_each: int = -(-length // _BLOCK) + 1
+    return sequences * blocks_each * _BLOCK * int(per_token)
 
 
 def _has_fast_bfloat16() -> bool:

@@ -21,6 +21,11 @@ from sage.common.components.sage_vllm.engine import (
 from sage.common.components.sage_vllm.errors import EngineError
 from sage.common.components.sage_vllm.gather import gather
 from sage.common.components.sage_vllm.inputs import PromptItem, parse_prompts, parse_texts
+from sage.common.components.sage_vllm.results import (
+    embedding_result,
+    generation_results,
+    model_record,
+)
 from sage.common.components.sage_vllm.sampling_options import check_sampling_options
 from sage.common.components.sage_vllm.vllm_engine import VLLMEngine
 from sage.common.core.errors import nearest
@@ -133,7 +138,7 @@ class VLLMService(BaseService):
                 future.cancel()
             raise
         model_id = engine.info.model_id
-        return gather(futures, partial(_to_results, model_id), return_errors=return_errors)
+        return gather(futures, partial(generation_results, model_id), return_errors=return_errors)
 
     def embed(self, texts: str | Sequence[str], **options: Any) -> dict[str, Any]:
         """Embed texts.
@@ -162,20 +167,20 @@ class VLLMService(BaseService):
         futures = [engine.embed(text, normalize=normalize) for text in checked]
 
         def combine(embeddings: list[Embedding]) -> dict[str, Any]:
-            result = _to_vectors(engine.info.model_id, embeddings)
-            return {**result, "latency": time.perf_counter() - began}
+            latency = time.perf_counter() - began
+            return embedding_result(engine.info.model_id, embeddings, latency)
 
         return gather(futures, combine)
 
     def show_models(self) -> list[dict[str, Any]]:
         """Return the registry's models as plain data."""
-        return [_to_record(m) for m in vllm_registry.list_models(root=self.config.model_root)]
+        return [model_record(m) for m in vllm_registry.list_models(root=self.config.model_root)]
 
     def download_model(self, model_id: str, revision: str | None = None) -> dict[str, Any]:
         """Download a model into the registry; returns its record."""
         root = self.config.model_root
         model = vllm_registry.download_model(model_id, revision, progress=False, root=root)
-        return _to_record(model)
+        return model_record(model)
 
     def stats(self) -> dict[str, Any]:
         """Return the text engine's counters since it was loaded, as plain data."""
@@ -305,47 +310,3 @@ class VLLMService(BaseService):
         except BaseException:
             future.cancel()  # a Ctrl-C of the caller must not leave the engine at work
             raise
-
-
-def _to_results(model_id: str, generations: list[Generation | Exception]) -> list[dict[str, Any]]:
-    return [_to_result(model_id, generation) for generation in generations]
-
-
-def _to_result(model_id: str, generation: Generation | Exception) -> dict[str, Any]:
-    if isinstance(generation, Exception):
-        error = {"type": type(generation).__name__, "message": str(generation)}
-        return {"error": error, "model_id": model_id}
-    first = generation.completions[0]
-    completion_tokens = sum(c.token_count for c in generation.completions)
-    result = {
-        "text": first.text,
-        "finish_reason": first.finish_reason,
-        "tokens_used": {
-            "prompt": generation.prompt_token_count,
-            "completion": completion_tokens,
-            "total": generation.prompt_token_count + completion_tokens,
-        },
-        "latency": generation.latency,
-        "model_id": model_id,
-        "request_id": generation.request_id,
-    }
-    if len(generation.completions) > 1:
-        result["choices"] = [
-            {"text": c.text, "finish_reason": c.finish_reason} for c in generation.completions
-        ]
-    return result
-
-
-def _to_record(model: vllm_registry.ModelInfo) -> dict[str, Any]:
-    return {**model.to_json(), "path": str(model.path)}
-
-
-def _to_vectors(model_id: str, embeddings: list[Embedding]) -> dict[str, Any]:
-    tokens = sum(embedding.token_count for embedding in embeddings)
-    vectors = [list(embedding.vector) for embedding in embeddings]
-    return {
-        "vectors": vectors,
-        "dim": len(vectors[0]) if vectors else 0,
-        "model_id": model_id,
-        "tokens_used": {"prompt": tokens, "total": tokens},
-    }

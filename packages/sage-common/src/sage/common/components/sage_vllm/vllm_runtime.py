@@ -173,7 +173,10 @@ def build(spec: EngineSpec) -> tuple[VLLMRuntime, EngineInfo]:
 
         on_cpu = current_platform.is_cpu()
         inline = spec.mode == "inline" or (spec.mode == "auto" and on_cpu)
-        arguments = {**(cpu_defaults() if on_cpu else {}), **spec.arguments}
+        arguments = {
+            **(cpu_defaults(spec.path, spec.arguments) if on_cpu else {}),
+            **spec.arguments,
+        }
         engine_args = _engine_args(spec, arguments)
         if on_cpu and inline:
             tune_malloc()
