@@ -10,9 +10,14 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.errors import EngineStartError, InvalidRequestError
+from sage.common.components.sage_vllm.errors import (
+    EngineStartError,
+    InvalidRequestError,
+    ModelInUseError,
+)
 from sage.common.components.sage_vllm.service import VLLMService, VLLMServiceConfig
-from sage.common.model_registry.vllm_registry import ModelNotFoundError
+from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+from sage.common.model_registry.vllm_registry import ModelNotFoundError, import_model
 from sage.common.service import ServiceClosedError
 
 CHAT_MODEL, BASE_MODEL = "test/tiny-chat", "test/tiny-base"
@@ -207,11 +212,23 @@ def test_process_runs_every_task(service: VLLMService) -> None:
     assert service.process({"task": "stats"})["model_id"] == CHAT_MODEL
 
 
+def test_a_model_can_be_deleted_unless_it_is_loaded(service: VLLMService, tmp_path: Path) -> None:
+    root = service.config.model_root
+    import_model("test/spare", write_tiny_model(tmp_path / "spare", seed=5), root=root)
+    delete = {"task": "delete_model", "options": {"model_id": "test/spare"}}
+    assert service.process(delete)["freed_bytes"] > 0
+    with pytest.raises(ModelNotFoundError):
+        service.process(delete)
+    with pytest.raises(ModelInUseError, match="'test/tiny-chat' is loaded"):
+        service.delete_model(CHAT_MODEL)
+    assert service.generate("still here")[0]["text"]
+
+
 @pytest.mark.parametrize(
     ("payload", "says"),
     [
         ({"task": "genrate", "inputs": "x"}, "unknown task 'genrate'; did you mean 'generate'"),
-        ({"inputs": "x"}, "unknown task None; valid: download_model, embed"),
+        ({"inputs": "x"}, "unknown task None; valid: delete_model, download_model"),
         ({"task": "generate"}, "needs 'inputs'"),
         ({"task": "generate", "input": "x"}, "payload must be"),
         ({"task": "generate", "inputs": "x", "options": 3}, "'options' must be a mapping"),

@@ -5,6 +5,7 @@ EngineError                  (SageError)
 ├── EngineStartError         (RuntimeError)  the engine could not be built
 ├── EngineDeadError          (RuntimeError)  the engine failed while it ran
 ├── EngineClosedError        (RuntimeError)  the engine was closed under the request
+├── ModelInUseError          (RuntimeError)  a model that is loaded cannot be deleted
 └── InvalidRequestError      (ValueError)    the engine refuses the prompt or an option
 """
 
@@ -56,6 +57,13 @@ class EngineClosedError(EngineError, RuntimeError):
 
     def __str__(self) -> str:
         return f"the engine of {self.model_id!r} was closed before this request was done"
+
+
+class ModelInUseError(EngineError, RuntimeError):
+    """A model cannot be deleted while this service has it loaded."""
+
+    def __str__(self) -> str:
+        return f"{self.model_id!r} is loaded by this service; close the service to delete it"
 
 
 class InvalidRequestError(EngineError, ValueError):

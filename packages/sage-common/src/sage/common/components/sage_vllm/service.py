@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
@@ -18,7 +19,7 @@ from sage.common.components.sage_vllm.engine import (
     EngineSpec,
     Generation,
 )
-from sage.common.components.sage_vllm.errors import EngineError
+from sage.common.components.sage_vllm.errors import EngineError, ModelInUseError
 from sage.common.components.sage_vllm.gather import gather
 from sage.common.components.sage_vllm.inputs import PromptItem, parse_prompts, parse_texts
 from sage.common.components.sage_vllm.results import (
@@ -62,6 +63,7 @@ class VLLMService(BaseService):
         self._text_engine: Engine | None = None
         self._embedding_engine: Engine | None = None
         self._embedding_lock = threading.Lock()
+        self._loaded: set[Path] = set()
         # Downloads and the like run here, so that they never hold up generation.
         self._management = ThreadPoolExecutor(2, thread_name_prefix="sage-vllm-management")
 
@@ -182,6 +184,18 @@ class VLLMService(BaseService):
         model = vllm_registry.download_model(model_id, revision, progress=False, root=root)
         return model_record(model)
 
+    def delete_model(self, model_id: str, revision: str | None = None) -> dict[str, Any]:
+        """Delete a model, or one revision of it; returns ``freed_bytes`` and the records.
+
+        Raises ModelInUseError for a model that is loaded, and as the registry's delete_model.
+        """
+        root = self.config.model_root
+        plan = vllm_registry.plan_deletion(model_id, revision, root=root)
+        if any(model.path in self._loaded for model in plan.models):
+            raise ModelInUseError(model_id)
+        done = vllm_registry.delete_model(model_id, revision, root=root)
+        return {"freed_bytes": done.freed_bytes, "models": [model_record(m) for m in done.models]}
+
     def stats(self) -> dict[str, Any]:
         """Return the text engine's counters since it was loaded, as plain data."""
         engine = self._text()
@@ -201,8 +215,8 @@ class VLLMService(BaseService):
         """Run ``{"task": ..., "inputs": ..., "options": {...}}`` and return the task's result.
 
         Tasks are ``generate`` and ``embed``, whose inputs are the prompts or texts, and
-        ``show_models``, ``download_model`` and ``stats``, whose options are the method's
-        arguments. Raises ValueError for an unknown task, naming the nearest one.
+        ``show_models``, ``download_model``, ``delete_model`` and ``stats``, whose options are the
+        method's arguments. Raises ValueError for an unknown task, naming the nearest one.
         """
         return self._wait(self.process_async(payload))
 
@@ -223,6 +237,7 @@ class VLLMService(BaseService):
         management: dict[str, Callable[..., Any]] = {
             "show_models": self.show_models,
             "download_model": self.download_model,
+            "delete_model": self.delete_model,
             "stats": self.stats,
         }
         if task in in_engine:
@@ -247,6 +262,7 @@ class VLLMService(BaseService):
         except vllm_registry.RegistryNotWritableError:  # a shared registry may be read-only
             model = vllm_registry.get_model(model_id, revision, root=root)
         self.logger.info("loading %s from %s", model_id, model.path)
+        self._loaded.add(model.path)
         engine = self._engine_factory(
             EngineSpec(
                 model_id=model_id,
