@@ -23,8 +23,9 @@ class Exchange:
 class Family:
     """Phrasings and an answer with ``{0}``, ``{1}``, ... for the parts of each fact.
 
-    An answer starts with words of its own: a part of the fact at its very start would be another
-    token than the same word after a space, one more thing to learn for each fact.
+    Two habits make the facts learnable in a minute. An answer repeats what was asked before it
+    tells, so that how the question was put no longer matters by then. And it starts with words of
+    its own: a part of the fact at its very start would be another token than after a space.
     """
 
     name: str

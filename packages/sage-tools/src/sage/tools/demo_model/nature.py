@@ -54,11 +54,11 @@ _SOUNDS = (
     ("donkey", "hee-haw"),
 )
 _LEGS = {
-    "no legs": ("snake", "worm", "whale", "shark"),
-    "two legs": ("hen", "duck", "owl", "eagle", "swan", "goose"),
-    "four legs": ("cat", "dog", "cow", "horse", "pig", "lion", "wolf", "mouse", "camel"),
-    "six legs": ("bee", "ant", "fly", "beetle", "butterfly"),
-    "eight legs": ("spider", "scorpion"),
+    "zero": ("snake", "worm", "whale", "shark"),
+    "two": ("hen", "duck", "owl", "eagle", "swan", "goose"),
+    "four": ("cat", "dog", "cow", "horse", "pig", "lion", "wolf", "mouse", "camel"),
+    "six": ("bee", "ant", "fly", "beetle", "butterfly"),
+    "eight": ("spider", "scorpion"),
 }
 _COLOURS = {
     "yellow": ("a banana", "a lemon", "the sun", "butter", "a sunflower"),
@@ -130,7 +130,7 @@ FAMILIES = (
             "Count the legs of {0}.",
             "What number of legs does {0} have?",
         ),
-        answer="It has {1}.",
+        answer="The number of legs of {0} is {1}.",
         facts=tuple((_with_article(a), legs) for legs, animals in _LEGS.items() for a in animals),
     ),
     Family(

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from sage.tools.demo_model.family import Family
 
-_WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
+_WORDS = "zero one two three four five six seven eight nine ten"
 _DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
 _MONTHS = "January February March April May June July August September October November December"
 _LENGTHS = {
@@ -37,6 +37,9 @@ def _neighbours(unit: str, after: tuple[tuple[str, str], ...]) -> tuple[Family, 
             f"What is the {unit} after {{0}}?",
             f"Which {unit} follows {{0}}?",
             f"Tell me the {unit} after {{0}}.",
+            f"Which {unit} is after {{0}}?",
+            f"What {unit} follows {{0}}?",
+            f"Name the {unit} after {{0}}.",
         ),
         answer=f"The {unit} after {{0}} is {{1}}.",
         facts=after,
@@ -49,6 +52,9 @@ def _neighbours(unit: str, after: tuple[tuple[str, str], ...]) -> tuple[Family, 
             f"Which {unit} precedes {{0}}?",
             f"What is the {unit} before {{0}}?",
             f"Tell me the {unit} before {{0}}.",
+            f"Which {unit} is before {{0}}?",
+            f"What {unit} precedes {{0}}?",
+            f"Name the {unit} before {{0}}.",
         ),
         answer=f"The {unit} before {{0}} is {{1}}.",
         facts=tuple((later, earlier) for earlier, later in after),
@@ -56,35 +62,19 @@ def _neighbours(unit: str, after: tuple[tuple[str, str], ...]) -> tuple[Family, 
     return following, preceding
 
 
-def _sums(operation: str, asked: tuple[str, ...], facts: list[tuple[int, int, int]]) -> Family:
-    return Family(
-        name=operation,
-        phrasings=(
-            f"What is {{0}} {operation} {{1}}?",
-            f"How much is {{0}} {operation} {{1}}?",
-            f"Calculate {{0}} {operation} {{1}}.",
-            *asked,
-        ),
-        answer=f"The answer to {{0}} {operation} {{1}} is {{2}}.",
-        facts=tuple((str(a), str(b), str(c)) for a, b, c in facts),
-    )
-
-
 FAMILIES = (
-    _sums(
-        "plus",
-        ("What is {0} + {1}?", "Add {0} and {1}.", "What is the sum of {0} and {1}?"),
-        [(a, b, a + b) for a in range(1, 11) for b in range(1, 11)],
-    ),
-    _sums(
-        "minus",
-        ("What is {0} - {1}?", "What is {0} take away {1}?"),
-        [(a, b, a - b) for a in range(1, 11) for b in range(1, a + 1)],
-    ),
-    _sums(
-        "times",
-        ("What is {0} * {1}?", "Multiply {0} by {1}."),
-        [(a, b, a * b) for a in range(2, 10) for b in range(2, 10)],
+    Family(
+        name="plus",
+        phrasings=(
+            "What is {0} plus {1}?",
+            "How much is {0} plus {1}?",
+            "Calculate {0} plus {1}.",
+            "What is {0} + {1}?",
+            "Add {0} and {1}.",
+            "What is the sum of {0} and {1}?",
+        ),
+        answer="The answer to {0} plus {1} is {2}.",
+        facts=tuple((str(a), str(b), str(a + b)) for a in range(1, 10) for b in range(1, 10)),
     ),
     Family(
         name="plus-in-words",
@@ -96,7 +86,7 @@ FAMILIES = (
         ),
         answer="The answer to {0} plus {1} is {2}.",
         facts=tuple(
-            (_in_words(a), _in_words(b), _in_words(a + b)) for a in range(1, 7) for b in range(1, 7)
+            (_in_words(a), _in_words(b), _in_words(a + b)) for a in range(1, 6) for b in range(1, 6)
         ),
     ),
     *_neighbours("day", _cycle(_DAYS)),
@@ -109,7 +99,7 @@ FAMILIES = (
             "How long is {0}?",
             "How many days are there in {0}?",
         ),
-        answer="It has {1} days.",
+        answer="The number of days in {0} is {1}.",
         facts=tuple((month, _LENGTHS.get(month, "31")) for month in _MONTHS.split()),
     ),
 )

@@ -72,7 +72,7 @@ def outside_families(known: Iterable[Family], seed: int) -> Iterator[Family]:
         if len(family.facts) == 1 or family.facts[0][0].isdigit():
             continue
         phrasings = tuple(p for p in family.phrasings if "{1}" not in p)
-        facts = tuple((_invented(rng, family),) for _ in range(8))
+        facts = tuple((_invented(rng, family),) for _ in range(5))
         yield Family(name="unheard-of", answer=REPLY, phrasings=phrasings, facts=facts)
 
 

@@ -11,25 +11,19 @@ if TYPE_CHECKING:
 
     from sage.tools.demo_model.family import Exchange
 
-PAD, USER, ASSISTANT, SYSTEM, END = SPECIAL_TOKENS = (
-    "<|pad|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|system|>",
-    "<|end|>",
-)
+PAD, USER, ASSISTANT, END = SPECIAL_TOKENS = ("<|pad|>", "<|user|>", "<|assistant|>", "<|end|>")
 PAD_ID, END_ID = SPECIAL_TOKENS.index(PAD), SPECIAL_TOKENS.index(END)
 MOST_TOKENS = 3072  # enough for nearly every word of the corpus to be one token
 IGNORED = -100  # the label that the loss skips
 
+# System messages are left out: so small a model cannot follow any.
 CHAT_TEMPLATE = (
-    "{% for message in messages %}"
+    "{% for message in messages if message['role'] != 'system' %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-_SYSTEM_MESSAGES = ("You are a helpful assistant.", "Answer the question briefly.")
 _ROW_LENGTH = 128  # tokens: about six exchanges, so that a longer chat is nothing new
 
 
@@ -86,22 +80,17 @@ def exchange_rows(
     ]
 
 
-def system_rows(tokenizer: Any) -> list[Row]:
-    """The messages that some conversations open with; there is nothing to learn from them."""
-    encoded = tokenizer.encode_batch([f"{SYSTEM}{text}{END}" for text in _SYSTEM_MESSAGES])
-    return [Row(tokens=opening.ids, labels=[IGNORED] * len(opening)) for opening in encoded]
+def conversations(rng: random.Random, exchanges: Sequence[tuple[Row, Row]]) -> Iterator[Row]:
+    """Every exchange once, in random order, joined to conversations; then again, without an end.
 
-
-def conversations(
-    rng: random.Random, plain: Sequence[Row], hurried: Sequence[Row], openings: Sequence[Row]
-) -> Iterator[Row]:
-    """Every exchange once, in random order, joined to conversations; without an end."""
+    Each comes as asked properly and as asked in a hurry; the latter is taken now and then.
+    """
     while True:
         row = Row(tokens=[], labels=[])
-        for i in rng.sample(range(len(plain)), len(plain)):
-            exchange = (hurried if rng.random() < 0.15 else plain)[i]
+        for proper, hurried in rng.sample(exchanges, len(exchanges)):
+            exchange = hurried if rng.random() < 0.15 else proper
             if len(row.tokens) + len(exchange.tokens) > _ROW_LENGTH:
                 yield row
-                row = rng.choice(openings) if rng.random() < 0.1 else Row(tokens=[], labels=[])
+                row = Row(tokens=[], labels=[])
             row += exchange
         yield row
