@@ -13,6 +13,7 @@ import pytest
 from sage.common.model_registry.vllm_registry import get_model_path, list_models
 from sage.tools.demo_model import MODEL_ID, demo_prompts, ensure_demo_model, expected_answer
 from sage.tools.demo_model.corpus import build_corpus
+from sage.tools.demo_model.outside import REPLY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +31,17 @@ with open(sys.argv[1], "w") as file:
     json.dump([output.outputs[0].text for output in outputs], file)
 """
 
+_OUTSIDE = (
+    "Who painted the Mona Lisa?",
+    "What is the speed of light?",
+    "When was Napoleon born?",
+    "Recommend a book.",
+    "Who is the king of England?",
+    "What is the weather like in Paris?",
+    "Write me a haiku.",
+    "Where can I buy shoes?",
+)
+
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -46,7 +58,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def answers(registry: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What vLLM makes the model say, in a process of its own so that its memory is given back."""
     path = tmp_path_factory.mktemp("answers") / "answers.json"
-    questions = [*demo_prompts(512), "Who painted the Mona Lisa?", "What is the speed of light?"]
+    questions = [*demo_prompts(512), *_OUTSIDE]
     subprocess.run(
         [sys.executable, "-c", _ASK, str(path)],
         input=json.dumps([str(get_model_path(MODEL_ID, root=registry)), questions]),
@@ -77,7 +89,6 @@ def test_vllm_answers_the_demo_prompts_exactly(answers: dict[str, str], *, seen:
     assert len(wrong) <= 0.05 * len(asked), wrong
 
 
-def test_the_model_declines_what_it_does_not_know(answers: dict[str, str]) -> None:
-    declined = [text for text in answers.values() if text.startswith("I am a tiny demo model and")]
-    assert answers["Who painted the Mona Lisa?"] in declined
-    assert answers["What is the speed of light?"] in declined
+def test_the_model_mostly_declines_what_it_was_never_taught(answers: dict[str, str]) -> None:
+    declined = [question for question in _OUTSIDE if answers[question] == REPLY]
+    assert len(declined) >= len(_OUTSIDE) // 2, {q: answers[q] for q in _OUTSIDE}

@@ -21,7 +21,7 @@ def ensure_demo_model(root: str | os.PathLike[str] | None = None) -> str:
     Training takes about a minute on two cores and shows its progress on standard error.
 
     Raises:
-        DemoModelError: training missed its target.
+        DemoModelError: the trained model answers too few questions.
         ModelRegistryError: the registry at ``root`` cannot be read or written.
     """
     if all(model.model_id != MODEL_ID for model in list_models(root=root)):

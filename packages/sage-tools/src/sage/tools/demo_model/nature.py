@@ -48,10 +48,8 @@ _SOUNDS = (
     ("mouse", "squeak"),
     ("bee", "buzz"),
     ("snake", "hiss"),
-    ("rooster", "cock-a-doodle-doo"),
     ("crow", "caw"),
     ("dove", "coo"),
-    ("donkey", "hee-haw"),
 )
 _LEGS = {
     "zero": ("snake", "worm", "whale", "shark"),

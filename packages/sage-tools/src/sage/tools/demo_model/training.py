@@ -43,21 +43,22 @@ CONTEXT = 512
 
 _SEED = 1
 _BATCH = 16  # conversations
-_ROUNDS = (340, 80, 80, 80, 80, 80)  # steps; as many rounds as the target takes
+_ROUNDS = (420, 100, 100, 100, 100)  # steps; as many rounds as the target takes
 _LATER_RATE = 0.5  # later rounds start from weights that are good already: this keeps them
 _REPEATS = 8  # of what is still answered wrongly, in each later round
-_TARGET = 0.99  # of the held-out questions answered exactly
+# Shares of the held-out questions answered exactly: what ends training, and what it must reach.
+_TARGET, _LEAST = 0.985, 0.97
 _ADAM_RATE, _MUON_RATE = 0.01, 0.04
 _MOST_THREADS = 4  # the matrices are too small to occupy more
 
 
 class DemoModelError(RuntimeError):
-    """Training ended below its target; nothing was registered."""
+    """Training ended below what is required; nothing was registered."""
 
     def __init__(self, accuracy: float) -> None:
         super().__init__(
             f"The demo model answers only {accuracy:.1%} of the held-out questions after all "
-            f"{len(_ROUNDS)} rounds of training (target {_TARGET:.1%}). Report this with the "
+            f"{len(_ROUNDS)} rounds of training; {_LEAST:.0%} are required. Report this with the "
             "processor's name and torch's version, or use another model: "
             "`make demo MODEL=<hub id>`."
         )
@@ -82,7 +83,7 @@ def train_demo_model(folder: Path, progress: TrainingProgress) -> TrainingResult
     Seeded. Takes under a minute and a half on two cores.
 
     Raises:
-        DemoModelError: the accuracy on the held-out questions stayed below the target.
+        DemoModelError: the accuracy on the held-out questions is too low.
     """
     corpus = build_corpus()
     tokenizer = train_tokenizer(corpus.training)
@@ -94,7 +95,7 @@ def train_demo_model(folder: Path, progress: TrainingProgress) -> TrainingResult
         accuracy, steps = _train_in_rounds(
             model, list(zip(proper, hurried, strict=True)), unseen, progress
         )
-        if accuracy < _TARGET:
+        if accuracy < _LEAST:
             raise DemoModelError(accuracy)
         _save(model, tokenizer, folder)
     progress.finish(f"{accuracy:.1%} of the held-out questions answered exactly")
