@@ -44,24 +44,13 @@ _OUTSIDE = (
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("registry")
-    program = (
-        "import sys; from sage.tools.demo_model import ensure_demo_model; "
-        "ensure_demo_model(sys.argv[1])"
-    )
-    subprocess.run([sys.executable, "-c", program, str(root)], check=True, timeout=400)
-    return root
-
-
-@pytest.fixture(scope="module")
-def answers(registry: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def answers(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What vLLM makes the model say, in a process of its own so that its memory is given back."""
     path = tmp_path_factory.mktemp("answers") / "answers.json"
     questions = [*demo_prompts(512), *_OUTSIDE]
     subprocess.run(
         [sys.executable, "-c", _ASK, str(path)],
-        input=json.dumps([str(get_model_path(MODEL_ID, root=registry)), questions]),
+        input=json.dumps([str(get_model_path(MODEL_ID, root=demo_root)), questions]),
         env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
         text=True,
         check=True,
@@ -70,15 +59,15 @@ def answers(registry: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return dict(zip(questions, json.loads(path.read_text()), strict=True))
 
 
-def test_the_model_is_registered_as_a_text_model(registry: Path) -> None:
-    (model,) = list_models(root=registry)
+def test_the_model_is_registered_as_a_text_model(demo_root: Path) -> None:
+    (model,) = list_models(root=demo_root)
     assert (model.model_id, model.tags["type"]) == (MODEL_ID, "text")
 
 
-def test_a_registered_model_is_not_trained_again(registry: Path) -> None:
-    before = get_model_path(MODEL_ID, root=registry)
-    assert ensure_demo_model(registry) == MODEL_ID
-    assert get_model_path(MODEL_ID, root=registry) == before
+def test_a_registered_model_is_not_trained_again(demo_root: Path) -> None:
+    before = get_model_path(MODEL_ID, root=demo_root)
+    assert ensure_demo_model(demo_root) == MODEL_ID
+    assert get_model_path(MODEL_ID, root=demo_root) == before
 
 
 @pytest.mark.parametrize("seen", [True, False], ids=["seen", "held-out"])
