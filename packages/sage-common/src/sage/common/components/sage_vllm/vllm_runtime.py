@@ -7,9 +7,11 @@ one that called ``build``.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
@@ -204,6 +206,9 @@ def _import_vllm(model_id: str) -> None:
         import vllm  # noqa: F401
     except ImportError as error:
         raise VLLMNotInstalledError(model_id, str(error)) from error
+    # What vLLM and torch say of each other at every start helps no user of ours.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
 
 
 def _engine_args(spec: EngineSpec, arguments: Mapping[str, Any]) -> Any:
