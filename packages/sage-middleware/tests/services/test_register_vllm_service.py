@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import subprocess
@@ -108,6 +107,7 @@ def main():
     register_vllm_service(env, config=config)
     prompts = (f"prompt {n}" for n in itertools.count())
     env.from_collection(prompts).map(VLLMServiceGenerator, max_tokens=32).print()
+    print("loading", flush=True)
     try:
         env.submit()
     except KeyboardInterrupt:
@@ -118,9 +118,16 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("mode", ["inline", "process"])
+@pytest.mark.parametrize(
+    ("mode", "lines"),
+    [("inline", 1), ("inline", 4), ("process", 4)],  # one line: it loads; four: it is at work
+)
 def test_ctrl_c_ends_a_run_and_its_engine(
-    mode: str, model_root: Path, tmp_path: Path, session_members: Callable[[int], list[str]]
+    mode: str,
+    lines: int,
+    model_root: Path,
+    tmp_path: Path,
+    session_members: Callable[[int], list[str]],
 ) -> None:
     script = tmp_path / "endless.py"
     script.write_text(PIPELINE_WITHOUT_END)
@@ -132,8 +139,8 @@ def test_ctrl_c_ends_a_run_and_its_engine(
         start_new_session=True,  # a group of its own, as a terminal gives a command
     ) as process:
         assert process.stdout is not None
-        for _ in itertools.islice(process.stdout, 3):
-            pass  # the engine is at work
+        for _ in range(lines):
+            assert process.stdout.readline()
         os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130

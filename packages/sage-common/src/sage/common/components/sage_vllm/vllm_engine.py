@@ -84,8 +84,12 @@ class VLLMEngine:
         atexit.register(self.close)
         try:
             self._info = self._ready.result()
-        except BaseException:
+        except Exception:
             self.close()
+            raise
+        except BaseException:  # a Ctrl-C does not wait for a model to load; it closes after that
+            self._inbox.put(_CLOSE)
+            atexit.unregister(self.close)
             raise
 
     @property
