@@ -42,6 +42,7 @@ class VLLMRuntime:
         from vllm import PoolingParams, SamplingParams
         from vllm.exceptions import VLLMClientError
         from vllm.renderers import ChatParams
+        from vllm.renderers.chat_utils import ChatTemplateResolutionError
         from vllm.renderers.inputs.preprocess import parse_model_prompt
         from vllm.sampling_params import RequestOutputKind
 
@@ -55,6 +56,7 @@ class VLLMRuntime:
         self._SamplingParams = SamplingParams
         self._PoolingParams = PoolingParams
         self._refusals = (VLLMClientError, ValueError, TypeError)
+        self._no_chat_template = ChatTemplateResolutionError
         self._parse_prompt = parse_model_prompt
         self._final_only = RequestOutputKind.FINAL_ONLY
         self._chat_params = ChatParams(
@@ -82,15 +84,13 @@ class VLLMRuntime:
 
     def render(self, prompt: Prompt) -> Any:
         """Apply the chat template if it is a conversation, tokenise, check the length."""
-        from vllm.renderers.chat_utils import ChatTemplateResolutionError
-
         try:
             if isinstance(prompt, str):
                 parsed = self._parse_prompt(self._engine.model_config, prompt)
                 return self._renderer.render_cmpl([parsed])[0]
             _, rendered = self._renderer.render_chat([list(prompt)], self._chat_params)
             return rendered[0]
-        except ChatTemplateResolutionError as error:
+        except self._no_chat_template as error:
             raise InvalidRequestError(
                 self._model_id,
                 f"{self._model_id!r} has no chat template, so it takes no conversations; pass a "
