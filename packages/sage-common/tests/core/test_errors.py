@@ -5,7 +5,12 @@ from typing import Any
 
 import pytest
 
-from sage.common.core.errors import RecordTimeoutError, SageError, nearest
+from sage.common.core.errors import (
+    PackageNotInstalledError,
+    RecordTimeoutError,
+    SageError,
+    nearest,
+)
 from sage.common.service import (
     ServiceClosedError,
     ServiceMethodNotFoundError,
@@ -20,6 +25,7 @@ ERRORS: list[tuple[SageError, type[Exception]]] = [
     (ServiceTimeoutError("llm", "generate", 2.0), TimeoutError),
     (ServiceClosedError("llm"), RuntimeError),
     (ServiceClosedError("llm", "it has not been started yet"), RuntimeError),
+    (PackageNotInstalledError("openai", "isage-common[openai]"), ImportError),
 ]
 
 
@@ -47,6 +53,7 @@ def test_errors_pickle_with_message_facts_and_builtin_kin(
         (ERRORS[3][0], "llm.generate had no result within 2 s and was cancelled; pass a larger"),
         (ERRORS[4][0], "service 'llm' takes no calls: it has been closed"),
         (ERRORS[5][0], "service 'llm' takes no calls: it has not been started yet"),
+        (ERRORS[6][0], "openai is not installed; run: pip install 'isage-common[openai]'"),
     ],
 )
 def test_messages_say_what_failed_and_what_to_do(error: SageError, message: str) -> None:

@@ -7,6 +7,7 @@ SageError
 │   ├── ServiceTimeoutError           (TimeoutError)
 │   └── ServiceClosedError            (RuntimeError)
 ├── RecordTimeoutError                (TimeoutError) an asynchronous operator's deadline
+├── PackageNotInstalledError          (ImportError) what an optional feature needs
 ├── PipelineCancelledError            sage.kernel.runtime.cancelled
 ├── EngineError                       sage.common.components.sage_vllm.errors
 └── ModelRegistryError                sage.common.model_registry.errors
@@ -38,6 +39,20 @@ class RecordTimeoutError(SageError, TimeoutError):
             f"operator {self.operator!r} had no result within {self.timeout:g} s; "
             f"raise its timeout= or pass timeout=None to wait without limit"
         )
+
+
+class PackageNotInstalledError(SageError, ImportError):
+    """An optional feature was asked for whose package is not installed; ``extra`` installs it."""
+
+    def __init__(self, package: str, extra: str, reason: str = "") -> None:
+        super().__init__(package, extra, reason)
+        self.package = package
+        self.extra = extra
+        self.reason = reason
+
+    def __str__(self) -> str:
+        why = f" ({self.reason})" if self.reason else ""
+        return f"{self.package} is not installed{why}; run: pip install '{self.extra}'"
 
 
 def nearest(value: str, choices: list[str]) -> str:

@@ -1,0 +1,51 @@
+"""Clients of OpenAI-compatible endpoints. The only module that imports openai."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sage.common.core.errors import PackageNotInstalledError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI, OpenAI
+
+
+def openai_client(
+    *, base_url: str | None = None, api_key: str | None = None, **options: Any
+) -> OpenAI:
+    """Return the official client of an endpoint; close it when done.
+
+    Args:
+        base_url: such as ``"http://localhost:8000/v1"``; None reads ``OPENAI_BASE_URL``, and
+            without that means OpenAI's own.
+        api_key: None reads ``OPENAI_API_KEY``. Servers that want no key take any string.
+        options: of the client itself, such as ``timeout`` (seconds) and ``max_retries``.
+
+    Raises:
+        PackageNotInstalledError: there is no ``openai`` in this Python.
+        ValueError: no key was given and none is in the environment.
+    """
+    client: OpenAI = _make("OpenAI", base_url, api_key, options)
+    return client
+
+
+def async_openai_client(
+    *, base_url: str | None = None, api_key: str | None = None, **options: Any
+) -> AsyncOpenAI:
+    """Return the official asynchronous client; as ``openai_client``."""
+    client: AsyncOpenAI = _make("AsyncOpenAI", base_url, api_key, options)
+    return client
+
+
+def _make(kind: str, base_url: str | None, api_key: str | None, options: dict[str, Any]) -> Any:
+    try:
+        import openai
+    except ImportError as error:
+        raise PackageNotInstalledError("openai", "isage-common[openai]", str(error)) from error
+    try:
+        return getattr(openai, kind)(base_url=base_url, api_key=api_key, **options)
+    except openai.OpenAIError as error:  # all that the constructor raises it for is a missing key
+        raise ValueError(
+            "no API key for the OpenAI-compatible endpoint: pass api_key= or set OPENAI_API_KEY; "
+            "a server that wants no key takes any string"
+        ) from error
