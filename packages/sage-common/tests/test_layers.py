@@ -19,8 +19,9 @@ MAY_IMPORT = {
     "libs": {"libs", "kernel", "common"},
     "tools": {"tools", "libs", "middleware", "kernel", "common"},
 }
-LAZY = {"vllm", "torch", "transformers", "ray", "lancedb", "openai"}
-IN_ONE_FILE = LAZY - {"transformers"}
+LAZY = {"vllm", "torch", "transformers", "sentence_transformers", "ray", "lancedb", "openai"}
+LAZY |= {"pyarrow"}
+IN_ONE_FILE = LAZY - {"transformers", "pyarrow"}  # Parquet files and vector memory are two things
 # Training needs them throughout; it is itself imported only when the demo model is made.
 EAGER_BY_DESIGN = {"tools/demo_model/training.py": "sage.tools.demo_model.training"}
 

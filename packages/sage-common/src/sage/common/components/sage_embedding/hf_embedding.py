@@ -1,0 +1,59 @@
+"""HFEmbedding: models of sentence-transformers. The only module that imports it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sage.common.components.sage_embedding.embedding_model import EmbeddingModel
+from sage.common.core.errors import PackageNotInstalledError
+
+
+class HFEmbedding(EmbeddingModel):
+    """Embeds with a sentence-transformers model in this process.
+
+    Args:
+        model: a folder, or a model's id on the Hugging Face hub, which is downloaded.
+        device: such as ``"cpu"`` or ``"cuda"``; None takes the best there is.
+        normalize: scale each vector to length 1.
+        batch_size: texts per pass through the model.
+
+    Raises PackageNotInstalledError, and OSError for a model that is not there.
+    """
+
+    method_name: ClassVar[str] = "hf"
+
+    def __init__(
+        self,
+        *,
+        model: str | Path,
+        device: str | None = None,
+        normalize: bool = True,
+        batch_size: int = 32,
+    ) -> None:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise PackageNotInstalledError(
+                "sentence-transformers", "isage-common[hf]", str(error)
+            ) from error
+        self._model: Any = SentenceTransformer(str(model), device=device)
+        self._normalize = normalize
+        self._batch_size = batch_size
+        self._lock = threading.Lock()  # a tokenizer of Hugging Face serves one thread at a time
+
+    def _embed(self, texts: list[str]) -> list[list[float]]:
+        model = self._model
+        with self._lock:
+            array = model.encode(
+                texts,
+                batch_size=self._batch_size,
+                normalize_embeddings=self._normalize,
+                show_progress_bar=False,
+            )
+        vectors: list[list[float]] = array.tolist()
+        return vectors
+
+    def _release(self) -> None:
+        self._model = None

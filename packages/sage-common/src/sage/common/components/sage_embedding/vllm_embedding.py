@@ -1,0 +1,75 @@
+"""VLLMEmbedding: vectors from a VLLMService, a registered one or one of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar, Protocol
+
+from sage.common.components.sage_embedding.embedding_model import EmbeddingModel
+from sage.common.components.sage_vllm.engine import EngineFactory
+from sage.common.components.sage_vllm.service import VLLMService, VLLMServiceConfig
+from sage.common.components.sage_vllm.vllm_engine import VLLMEngine
+
+
+class CallsServices(Protocol):
+    """What has a ``call_service``: an environment, a function, a service, ``ctx.services``."""
+
+    def call_service(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a service's method and wait for its result."""
+        ...
+
+
+class VLLMEmbedding(EmbeddingModel):
+    """Embeds with vLLM, in one of two ways.
+
+    - ``call_service=``: a ``call_service`` or an object that has one. The vectors come from
+      ``method="embed"`` of the service ``service_name``, which stays its environment's.
+    - ``config=`` or ``model_id=``: a VLLMService of its own, loaded at once, closed by
+      ``close()``. ``config`` is what a VLLMService takes; ``model_id`` alone means a text model,
+      converted for embedding.
+
+    ``normalize`` scales each vector to length 1; ``timeout`` is for a call of a registered
+    service, in seconds. Raises what the service raises, and ValueError unless exactly one of the
+    ways is chosen.
+    """
+
+    method_name: ClassVar[str] = "vllm"
+
+    def __init__(
+        self,
+        *,
+        call_service: Callable[..., Any] | CallsServices | None = None,
+        service_name: str = "vllm_service",
+        config: VLLMServiceConfig | Mapping[str, Any] | None = None,
+        model_id: str | None = None,
+        engine_factory: EngineFactory = VLLMEngine,
+        normalize: bool = True,
+        timeout: float | None = None,
+    ) -> None:
+        ways = {"call_service": call_service, "config": config, "model_id": model_id}
+        given = [name for name, value in ways.items() if value is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "the 'vllm' embedding method takes exactly one of call_service= (with "
+                "service_name=), config= and model_id=, not " + (" and ".join(given) or "none")
+            )
+        self._service: VLLMService | None = None
+        if call_service is not None:
+            call: Any = getattr(call_service, "call_service", call_service)
+            self._ask: Callable[..., Any] = partial(
+                call, service_name, method="embed", timeout=timeout, normalize=normalize
+            )
+            return
+        own = {"model_id": model_id} if config is None else config
+        self._service = VLLMService(own, engine_factory=engine_factory)
+        self._service.open()
+        self._ask = partial(self._service.embed, normalize=normalize)
+
+    def _embed(self, texts: list[str]) -> list[list[float]]:
+        vectors: list[list[float]] = self._ask(texts)["vectors"]
+        return vectors
+
+    def _release(self) -> None:
+        if self._service is not None:
+            self._service.close()
