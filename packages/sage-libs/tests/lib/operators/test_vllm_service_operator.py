@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sage.common.components.sage_vllm.engine import EngineSpec, Generation
 from sage.common.components.sage_vllm.errors import EngineDeadError, InvalidRequestError
-from sage.common.components.sage_vllm.service import VLLMService
 from sage.common.components.sage_vllm.testing import EchoEngine
 from sage.common.core.errors import RecordTimeoutError
 from sage.common.core.functions import AsyncMapFunction, MapFunction
@@ -30,33 +27,10 @@ CONVERSATION = [
 ]
 
 
-@pytest.fixture
-def env(model_root: Path) -> LocalEnvironment:
-    return environment(model_root, EchoEngine)
-
-
-def environment(model_root: Path, engine: Any) -> LocalEnvironment:
-    env = LocalEnvironment("operators")
-    config = {"model_id": "test/echo", "model_root": model_root}
-    env.register_service("vllm_service", VLLMService, config, engine_factory=engine)
-    return env
-
-
-def run(
-    env: LocalEnvironment, records: Sequence[Any], operator: Any, *args: Any, **kwargs: Any
-) -> list[Any]:
-    out: list[Any] = []
-    before = copy.deepcopy(records)
-    env.from_collection(records).map(operator, *args, **kwargs).sink(out.append)
-    env.submit()
-    assert records == before, "a record that came in was changed"
-    return out
-
-
 # -- forms of records -------------------------------------------------------------------------
 
 
-def test_a_string_becomes_a_dict_with_its_text_and_details(env: LocalEnvironment) -> None:
+def test_a_string_becomes_a_dict_with_its_text_and_details(env: LocalEnvironment, run: Any) -> None:
     (record,) = run(env, ["one two three"], VLLMServiceGenerator, max_tokens=2)
     details = record.pop("generation")
     assert record == {"prompt": "one two three", "generated": "one two"}
@@ -66,17 +40,17 @@ def test_a_string_becomes_a_dict_with_its_text_and_details(env: LocalEnvironment
     assert "text" not in details
 
 
-def test_a_dict_comes_out_as_an_enriched_copy(env: LocalEnvironment) -> None:
+def test_a_dict_comes_out_as_an_enriched_copy(env: LocalEnvironment, run: Any) -> None:
     (record,) = run(env, [{"id": 7, "prompt": "hello"}], VLLMServiceGenerator)
     assert (record["id"], record["prompt"], record["generated"]) == (7, "hello", "hello")
 
 
-def test_a_dict_may_hold_a_conversation(env: LocalEnvironment) -> None:
+def test_a_dict_may_hold_a_conversation(env: LocalEnvironment, run: Any) -> None:
     (record,) = run(env, [{"prompt": CONVERSATION}], VLLMServiceGenerator)
     assert (record["prompt"], record["generated"]) == (CONVERSATION, "who are you")
 
 
-def test_a_conversation_is_one_prompt(env: LocalEnvironment) -> None:
+def test_a_conversation_is_one_prompt(env: LocalEnvironment, run: Any) -> None:
     (record,) = run(env, [CONVERSATION], VLLMServiceGenerator)
     assert (record["prompt"], record["generated"]) == (CONVERSATION, "who are you")
 
@@ -84,7 +58,7 @@ def test_a_conversation_is_one_prompt(env: LocalEnvironment) -> None:
 @pytest.mark.parametrize("pair", [list, tuple])
 @pytest.mark.parametrize("prompt", ["who are you", CONVERSATION])
 def test_a_pair_keeps_what_the_prompt_was_made_from(
-    env: LocalEnvironment, pair: Any, prompt: Any
+    env: LocalEnvironment, pair: Any, prompt: Any, run: Any
 ) -> None:
     out = run(env, [pair([{"id": 7}, prompt]), pair(["text", prompt])], VLLMServiceGenerator)
     assert out[0]["id"] == 7
@@ -92,7 +66,7 @@ def test_a_pair_keeps_what_the_prompt_was_made_from(
     assert out[1] == ["text", "who are you"]
 
 
-def test_keys_are_configurable(env: LocalEnvironment) -> None:
+def test_keys_are_configurable(env: LocalEnvironment, run: Any) -> None:
     (record,) = run(
         env,
         [{"question": "what now"}],
@@ -105,7 +79,7 @@ def test_keys_are_configurable(env: LocalEnvironment) -> None:
     assert set(record) == {"question", "answer", "how"}
 
 
-def test_details_can_be_left_out(env: LocalEnvironment) -> None:
+def test_details_can_be_left_out(env: LocalEnvironment, run: Any) -> None:
     out = run(env, ["hi"], VLLMServiceGenerator, details_key=None)
     assert out == [{"prompt": "hi", "generated": "hi"}]
 
@@ -128,7 +102,7 @@ def test_details_can_be_left_out(env: LocalEnvironment) -> None:
     ],
 )
 def test_a_bad_record_fails_with_what_is_wrong_and_alone(
-    env: LocalEnvironment, record: Any, message: str
+    env: LocalEnvironment, record: Any, message: str, run: Any
 ) -> None:
     letters: list[FailedRecord] = []
     out = run(env, ["good", record, "too"], VLLMServiceGenerator, on_error=letters.append)
@@ -139,7 +113,7 @@ def test_a_bad_record_fails_with_what_is_wrong_and_alone(
     assert message in str(letter.error)
 
 
-def test_a_bad_record_stops_the_pipeline_by_default(env: LocalEnvironment) -> None:
+def test_a_bad_record_stops_the_pipeline_by_default(env: LocalEnvironment, run: Any) -> None:
     with pytest.raises(ValueError, match="has no key 'prompt'") as caught:
         run(env, ["good", {"text": "hello"}], VLLMServiceGenerator)
     assert caught.value.__notes__ == [
@@ -147,7 +121,7 @@ def test_a_bad_record_stops_the_pipeline_by_default(env: LocalEnvironment) -> No
     ]
 
 
-def test_a_bad_record_can_be_skipped(env: LocalEnvironment) -> None:
+def test_a_bad_record_can_be_skipped(env: LocalEnvironment, run: Any) -> None:
     out = run(env, ["a", 7, "b"], VLLMServiceGenerator, on_error="skip")
     assert [record["generated"] for record in out] == ["a", "b"]
 
@@ -163,7 +137,7 @@ def test_an_unknown_sampling_option_is_refused_before_any_record_moves(
         env.submit()
 
 
-def test_an_unknown_service_names_the_nearest(env: LocalEnvironment) -> None:
+def test_an_unknown_service_names_the_nearest(env: LocalEnvironment, run: Any) -> None:
     with pytest.raises(ServiceNotFoundError, match="did you mean 'vllm_service'"):
         run(env, ["a"], VLLMServiceGenerator, "vlm_service")
 
@@ -183,9 +157,9 @@ class HoldingEngine(EchoEngine):
 
     most = 0
 
-    def submit(self, prompt: Any, options: Mapping[str, Any]) -> Future[Generation]:
+    def submit(self, prompt: Any, options: Mapping[str, Any], *rest: Any) -> Future[Any]:
         held: Future[Any] = Future()
-        self.held.append((held, super().submit(prompt, options)))
+        self.held.append((held, super().submit(prompt, options, *rest)))
         type(self).most = max(self.most, len(self.held))
         if len(self.held) == self.batch:
             for future, answer in reversed(self.held):
@@ -195,60 +169,62 @@ class HoldingEngine(EchoEngine):
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_order_is_kept_unless_it_is_given_up(model_root: Path, *, ordered: bool) -> None:
-    env = environment(model_root, HoldingEngine)
+def test_order_is_kept_unless_it_is_given_up(environment: Any, run: Any, *, ordered: bool) -> None:
+    env = environment(HoldingEngine)
     records = [f"record {n}" for n in range(40)]
     out = [r["generated"] for r in run(env, records, VLLMServiceGenerator, ordered=ordered)]
     assert sorted(out) == sorted(records)
     assert (out == records) is ordered
 
 
-def test_as_many_records_are_in_flight_as_the_service_can_use(model_root: Path) -> None:
+def test_as_many_records_are_in_flight_as_the_service_can_use(environment: Any, run: Any) -> None:
     class Wide(HoldingEngine):
         batch = 128  # twice the engine's batch size, which is what the service advertises
 
-    env = environment(model_root, Wide)
+    env = environment(Wide)
     assert len(run(env, [f"record {n}" for n in range(256)], VLLMServiceGenerator)) == 256
     assert Wide.most == 128
 
 
-def test_the_window_can_be_set(model_root: Path) -> None:
-    env = environment(model_root, HoldingEngine)
+def test_the_window_can_be_set(environment: Any, run: Any) -> None:
+    env = environment(HoldingEngine)
     assert len(run(env, ["a"] * 40, VLLMServiceGenerator, max_in_flight=4)) == 40
     assert HoldingEngine.most == 4
 
 
-def test_a_record_that_takes_too_long_is_aborted_in_the_engine(model_root: Path) -> None:
+def test_a_record_that_takes_too_long_is_aborted_in_the_engine(environment: Any, run: Any) -> None:
     requests: list[Future[Generation]] = []
 
     class Stuck(EchoEngine):
-        def submit(self, prompt: Any, options: Mapping[str, Any]) -> Future[Generation]:
+        def submit(self, prompt: Any, options: Mapping[str, Any], *rest: Any) -> Future[Any]:
             requests.append(Future())
             return requests[-1]
 
     with pytest.raises(RecordTimeoutError, match="'VLLMServiceGenerator' had no result within"):
-        run(environment(model_root, Stuck), ["a"] * 10, VLLMServiceGenerator, timeout=0.05)
+        run(environment(Stuck), ["a"] * 10, VLLMServiceGenerator, timeout=0.05)
     assert requests
     assert all(request.cancelled() for request in requests)
 
 
 @pytest.mark.parametrize("retries", [0, 2])
-def test_a_record_is_tried_again_when_the_engine_failed(model_root: Path, retries: int) -> None:
+def test_a_record_is_tried_again_when_the_engine_failed(
+    environment: Any, retries: int, run: Any
+) -> None:
     attempts: list[Any] = []
 
     class DiesOnce(EchoEngine):
-        def submit(self, prompt: Any, options: Mapping[str, Any]) -> Future[Generation]:
+        def submit(self, prompt: Any, options: Mapping[str, Any], *rest: Any) -> Future[Any]:
             attempts.append(prompt)
             if len(attempts) == 1:
                 failed: Future[Generation] = Future()
                 failed.set_exception(EngineDeadError("test/echo", "out of memory"))
                 return failed
-            return super().submit(prompt, options)
+            return super().submit(prompt, options, *rest)
 
     class Impatient(VLLMServiceGenerator):
         retry_backoff = 0.001
 
-    env = environment(model_root, DiesOnce)
+    env = environment(DiesOnce)
     if retries:
         (record,) = run(env, ["hello"], Impatient, retries=retries)
         assert record["generated"] == "hello"
@@ -258,7 +234,9 @@ def test_a_record_is_tried_again_when_the_engine_failed(model_root: Path, retrie
     assert len(attempts) == min(retries, 1) + 1
 
 
-def test_a_prompt_that_the_engine_refuses_is_not_tried_again(env: LocalEnvironment) -> None:
+def test_a_prompt_that_the_engine_refuses_is_not_tried_again(
+    env: LocalEnvironment, run: Any
+) -> None:
     letters: list[FailedRecord] = []
     run(env, ["word " * 600], VLLMServiceGenerator, retries=3, on_error=letters.append)
     assert [letter.attempts for letter in letters] == [1]
@@ -268,7 +246,7 @@ def test_a_prompt_that_the_engine_refuses_is_not_tried_again(env: LocalEnvironme
 # -- embedding --------------------------------------------------------------------------------
 
 
-def test_embedding_puts_a_vector_beside_the_text(env: LocalEnvironment) -> None:
+def test_embedding_puts_a_vector_beside_the_text(env: LocalEnvironment, run: Any) -> None:
     records = ["hello", {"id": 1, "text": "hello"}, ["original", "hello"], [{"id": 2}, "hello"]]
     with_string, with_dict, pair, with_original = run(env, records, VLLMEmbeddingOperator)
     vector = with_string["embedding"]
@@ -279,7 +257,7 @@ def test_embedding_puts_a_vector_beside_the_text(env: LocalEnvironment) -> None:
     assert with_original == {"id": 2, "embedding": vector}
 
 
-def test_embedding_keys_and_normalisation_are_configurable(env: LocalEnvironment) -> None:
+def test_embedding_keys_and_normalisation_are_configurable(env: LocalEnvironment, run: Any) -> None:
     (record,) = run(
         env, [{"body": "hello"}], VLLMEmbeddingOperator,
         text_key="body", output_key="vector", normalize=False,
@@ -288,7 +266,7 @@ def test_embedding_keys_and_normalisation_are_configurable(env: LocalEnvironment
     assert sum(x * x for x in record["vector"]) > 2
 
 
-def test_what_is_no_text_cannot_be_embedded(env: LocalEnvironment) -> None:
+def test_what_is_no_text_cannot_be_embedded(env: LocalEnvironment, run: Any) -> None:
     letters: list[FailedRecord] = []
     run(env, [7, "", {"prompt": "x"}], VLLMEmbeddingOperator, on_error=letters.append)
     assert [letter.record for letter in letters] == [7, "", {"prompt": "x"}]

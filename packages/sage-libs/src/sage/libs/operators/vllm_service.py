@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
 from sage.common.components.sage_vllm.sampling_options import check_sampling_options
 from sage.common.core.functions import AsyncMapFunction
+from sage.libs.operators.generation_records import GenerationRecords
+from sage.libs.operators.prompts import PromptTemplate
+from sage.libs.operators.records import RecordForms
 
 _UNKNOWN_CAPACITY = 64  # records in flight where the service does not say what it can use
 
 
 class _ServiceOperator(AsyncMapFunction):
-    """Reads a field of each record, has the service work on it, puts the result beside it."""
+    """Has a service work on each record, as many at once as the service can make use of."""
 
     def __init__(
         self,
         service_name: str,
-        input_key: str,
-        output_key: str,
         *,
         timeout: float | None,
         ordered: bool,
@@ -27,8 +28,6 @@ class _ServiceOperator(AsyncMapFunction):
         retries: int,
     ) -> None:
         self.service_name = service_name
-        self.input_key = input_key
-        self.output_key = output_key
         self.timeout = timeout
         self.ordered = ordered
         self.max_in_flight = max_in_flight
@@ -38,32 +37,6 @@ class _ServiceOperator(AsyncMapFunction):
         """Return what the service can make use of, so that it is never short of work."""
         return self.ctx.services.capacity(self.service_name) or _UNKNOWN_CAPACITY
 
-    def _read(self, record: Any) -> Any:
-        """Return what the service is to work on."""
-        if isinstance(record, str):
-            return record
-        if isinstance(record, Mapping):
-            if self.input_key not in record:
-                raise ValueError(
-                    f"the record has no key {self.input_key!r}; it has {sorted(map(str, record))}"
-                )
-            return record[self.input_key]
-        if _is_pair(record):
-            return record[1]
-        raise ValueError(
-            f"a record must be a string, a dict with the key {self.input_key!r}, or "
-            f"[original, {self.input_key}]; not {record!r}"
-        )
-
-    def _enrich(self, record: Any, output: Any, details: Mapping[str, Any]) -> Any:
-        """Return the record that goes on; the one that came in is left as it was."""
-        if isinstance(record, str):
-            return {self.input_key: record, self.output_key: output, **details}
-        original = record[0] if _is_pair(record) else record
-        if isinstance(original, Mapping):
-            return {**original, self.output_key: output, **details}
-        return [original, output]
-
 
 class VLLMServiceGenerator(_ServiceOperator):
     """Generates a text for each record, with as many records in flight as the service can use.
@@ -72,24 +45,41 @@ class VLLMServiceGenerator(_ServiceOperator):
 
     - a string: ``{"prompt": the string, "generated": the text, "generation": {...}}``;
     - a dict: a copy with ``generated`` and ``generation`` added; the prompt, a string or a
-      conversation, is read from ``prompt_key``;
+      conversation, is read from ``prompt_key``, or made by ``prompt_template``;
     - ``[original, prompt]``: if ``original`` is a dict, a copy of it with both added, else
       ``[original, text]``;
     - a conversation (a list of ``{"role", "content"}``): as a string, under ``prompt``.
 
+    A service may be shared by any number of operators, pipelines and threads: all their records
+    are batched together. An error of a record goes the way of the operator's ``on_error``.
+
     Args:
         service_name: the name that the service is registered by.
-        timeout: seconds a record may take, waiting for its turn in the engine included. None, no
-            limit, is the default: with hundreds of records in flight, how long one takes depends
-            on the machine far more than on the record.
+        timeout: seconds a record may take, waiting for its turn in the engine included; then it
+            is aborted and fails. None, no limit, is the default: with hundreds of records in
+            flight, how long one takes depends on the machine far more than on the record.
         prompt_key: where a dict's prompt is, ``"prompt"`` by default.
+        prompt_template: makes the prompt of the record's fields, as ``str.format`` does:
+            ``"Summarise: {text}"``. The fields are a dict's own, or those of the dict that is a
+            pair's original; a prompt that comes by itself is named by ``prompt_key``. A record
+            without a field that the template names fails with an error that says which.
+        system_prompt: what the model is told before each prompt. Prompts thereby become
+            conversations; one that begins with a system message of its own keeps that.
+        options_key: where a dict may have options of its own, a dict that goes before the
+            operator's; None, the default, reads none.
+        json_schema: a JSON schema that the answers keep to. An object's fields go into the
+            record, in place of fields of the same names; other values go to ``output_key``. An
+            answer that was cut off raises UnfinishedAnswerError: no half object is emitted.
+        merge_fields: False puts the whole object under ``output_key`` instead.
         output_key: where the text goes, ``"generated"`` by default.
         details_key: where the rest of the service's result goes (``finish_reason``,
             ``tokens_used``, ...), ``"generation"`` by default; None leaves it out.
+        deadline: seconds a record may take, after which it goes on with the text that there is,
+            and with the ``finish_reason`` ``"deadline"``.
         ordered: False emits each record as soon as it is done.
         max_in_flight: records in flight; None takes the service's capacity.
         retries: how often a record is tried again when the engine, not the record, failed.
-        options: sampling options for every record, such as ``max_tokens=64``.
+        options: the service's options for every record, such as ``max_tokens=64``.
     """
 
     def __init__(
@@ -98,8 +88,14 @@ class VLLMServiceGenerator(_ServiceOperator):
         timeout: float | None = None,
         *,
         prompt_key: str = "prompt",
+        prompt_template: str | None = None,
+        system_prompt: str | None = None,
+        options_key: str | None = None,
+        json_schema: Mapping[str, Any] | None = None,
+        merge_fields: bool = True,
         output_key: str = "generated",
         details_key: str | None = "generation",
+        deadline: float | None = None,
         ordered: bool = True,
         max_in_flight: int | None = None,
         retries: int = 0,
@@ -107,40 +103,47 @@ class VLLMServiceGenerator(_ServiceOperator):
     ) -> None:
         super().__init__(
             service_name,
-            prompt_key,
-            output_key,
             timeout=timeout,
             ordered=ordered,
             max_in_flight=max_in_flight,
             retries=retries,
         )
-        check_sampling_options(options, "VLLMServiceGenerator")
-        self.details_key = details_key
-        self.options = options
+        special = {"json_schema": json_schema, "deadline": deadline}
+        given = {name: value for name, value in special.items() if value is not None}
+        self.options = {**options, **given}
+        check_sampling_options(self.options, "VLLMServiceGenerator")
+        self._records = GenerationRecords(
+            prompt_key=prompt_key,
+            prompt_template=prompt_template,
+            system_prompt=system_prompt,
+            options_key=options_key,
+            json_schema=json_schema,
+            merge_fields=merge_fields,
+            output_key=output_key,
+            details_key=details_key,
+        )
 
     def submit(self, record: Any) -> Future[Any]:
         """Start the generation of one record."""
-        prompt = record if _is_conversation(record) else self._read(record)
-        return self.call_service_async(
-            self.service_name, [prompt], method="generate", **self.options
-        )
+        prompt = self._records.prompt(record)
+        own = self._records.options(record)
+        check_sampling_options(own, "the record's options")
+        options = {**self.options, **own}
+        return self.call_service_async(self.service_name, [prompt], method="generate", **options)
 
     def complete(self, record: Any, result: list[dict[str, Any]]) -> Any:
-        """Return the record with its text."""
-        details = dict(result[0])
-        text = details.pop("text")
-        extra = {} if self.details_key is None else {self.details_key: details}
-        if _is_conversation(record):
-            return {self.input_key: record, self.output_key: text, **extra}
-        return self._enrich(record, text, extra)
+        """Return the record with its text, or with the fields of its JSON."""
+        return self._records.answered(record, result[0])
 
 
 class VLLMEmbeddingOperator(_ServiceOperator):
     """Embeds a text of each record; records as for VLLMServiceGenerator, without conversations.
 
-    A dict's text is read from ``text_key`` and its vector, a list of floats, goes to
-    ``output_key``; a string becomes ``{"text": the string, "embedding": the vector}``. The other
-    arguments are those of VLLMServiceGenerator.
+    A dict's text is read from ``text_key``, or made by ``text_template`` (``"query: {text}"``),
+    and its vector, a list of floats, goes to ``output_key``; a list of texts becomes a list of
+    vectors. A string becomes ``{"text": the string, "embedding": the vector}``. ``dimensions``
+    shortens the vectors of models that were trained for it. The other arguments are those of
+    VLLMServiceGenerator.
     """
 
     def __init__(
@@ -149,44 +152,41 @@ class VLLMEmbeddingOperator(_ServiceOperator):
         timeout: float | None = None,
         *,
         text_key: str = "text",
+        text_template: str | None = None,
         output_key: str = "embedding",
         normalize: bool = True,
+        dimensions: int | None = None,
         ordered: bool = True,
         max_in_flight: int | None = None,
         retries: int = 0,
     ) -> None:
         super().__init__(
             service_name,
-            text_key,
-            output_key,
             timeout=timeout,
             ordered=ordered,
             max_in_flight=max_in_flight,
             retries=retries,
         )
-        self.normalize = normalize
+        self.options: dict[str, Any] = {"normalize": normalize}
+        if dimensions is not None:
+            self.options["dimensions"] = dimensions
+        self._forms = RecordForms(input_key=text_key, output_key=output_key)
+        self._template = (
+            None if text_template is None else PromptTemplate(text_template, "text_template")
+        )
 
     def submit(self, record: Any) -> Future[Any]:
         """Start the embedding of one record."""
-        text = self._read(record)
-        return self.call_service_async(
-            self.service_name, text, method="embed", normalize=self.normalize
-        )
+        text = self._text(record)
+        return self.call_service_async(self.service_name, text, method="embed", **self.options)
 
     def complete(self, record: Any, result: dict[str, Any]) -> Any:
         """Return the record with its vector."""
-        return self._enrich(record, result["vectors"][0], {})
+        one = self._template is not None or isinstance(self._forms.read(record), str)
+        output = result["vectors"][0] if one else result["vectors"]
+        return self._forms.enrich(record, output, {self._forms.output_key: output})
 
-
-def _is_pair(record: Any) -> bool:
-    if isinstance(record, str | bytes):
-        return False
-    return isinstance(record, Sequence) and len(record) == 2
-
-
-def _is_conversation(record: Any) -> bool:
-    return (
-        isinstance(record, list)
-        and bool(record)
-        and all(isinstance(message, Mapping) and "role" in message for message in record)
-    )
+    def _text(self, record: Any) -> Any:
+        if self._template is None:
+            return self._forms.read(record)
+        return self._template.render(self._forms.fields(record))

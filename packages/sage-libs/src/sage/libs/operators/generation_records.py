@@ -1,0 +1,80 @@
+"""GenerationRecords: from records to prompts, and from answers to records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sage.libs.operators.errors import UnfinishedAnswerError
+from sage.libs.operators.prompts import PromptTemplate, with_system_prompt
+from sage.libs.operators.records import RecordForms
+
+
+class GenerationRecords:
+    """What all generators do with records, whatever answers their prompts.
+
+    The arguments are those of VLLMServiceGenerator.
+    """
+
+    def __init__(
+        self,
+        *,
+        prompt_key: str,
+        prompt_template: str | None,
+        system_prompt: str | None,
+        options_key: str | None,
+        json_schema: Mapping[str, Any] | None,
+        merge_fields: bool,
+        output_key: str,
+        details_key: str | None,
+    ) -> None:
+        if json_schema is not None and not isinstance(json_schema, Mapping):
+            raise ValueError(f"json_schema must be a dict, not {json_schema!r}")
+        properties = (json_schema or {}).get("properties", {})
+        if merge_fields and details_key in properties:
+            raise ValueError(
+                f"json_schema has a property {details_key!r}, where details_key puts the rest of "
+                f"the result; pass another details_key=, or None to leave the rest out"
+            )
+        self._forms = RecordForms(input_key=prompt_key, output_key=output_key, conversations=True)
+        self._template = None if prompt_template is None else PromptTemplate(prompt_template)
+        self._system_prompt = system_prompt
+        self._options_key = options_key
+        self._json_schema = json_schema
+        self._merge_fields = merge_fields
+        self._details_key = details_key
+
+    def prompt(self, record: Any) -> Any:
+        """Return a record's prompt: a text, or a conversation; raises ValueError."""
+        if self._template is None:
+            prompt = self._forms.read(record)
+        else:
+            prompt = self._template.render(self._forms.fields(record))
+        return with_system_prompt(prompt, self._system_prompt)
+
+    def options(self, record: Any) -> Mapping[str, Any]:
+        """Return a record's own options; raises ValueError if they are no mapping."""
+        if self._options_key is None:
+            return {}
+        options = self._forms.original_fields(record).get(self._options_key)
+        if options is None:
+            return {}
+        if not isinstance(options, Mapping):
+            raise ValueError(f"the record's {self._options_key!r} must be a dict, not {options!r}")
+        return options
+
+    def answered(self, record: Any, result: Mapping[str, Any]) -> Any:
+        """Return the record with its answer; raises UnfinishedAnswerError for half an object."""
+        details = dict(result)
+        text, parsed = details.pop("text"), details.pop("parsed", None)
+        wants_json = self._json_schema is not None or "parsed" in result
+        if wants_json and parsed is None:
+            raise UnfinishedAnswerError(text, details["finish_reason"])
+        output = parsed if wants_json else text
+        if wants_json and self._merge_fields and isinstance(output, Mapping):
+            added = dict(output)
+        else:
+            added = {self._forms.output_key: output}
+        if self._details_key is not None:
+            added[self._details_key] = details
+        return self._forms.enrich(record, output, added)

@@ -1,0 +1,77 @@
+"""RecordForms: the records that operators on models take, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordForms:
+    """Reads what a model is to work on, and puts the result beside it in a copy.
+
+    ``conversations`` says whether a list of ``{"role", "content"}`` is a record by itself; a
+    conversation of two messages would else be taken for ``[original, input]``.
+    """
+
+    input_key: str
+    output_key: str
+    conversations: bool = False
+
+    def read(self, record: Any) -> Any:
+        """Return what the model is to work on; raises ValueError for what is no record."""
+        if isinstance(record, str) or self._is_conversation(record):
+            return record
+        if isinstance(record, Mapping):
+            if self.input_key not in record:
+                raise ValueError(
+                    f"the record has no key {self.input_key!r}; it has {sorted(map(str, record))}"
+                )
+            return record[self.input_key]
+        if _is_pair(record):
+            return record[1]
+        raise ValueError(
+            f"a record must be a string, a dict with the key {self.input_key!r}, or "
+            f"[original, {self.input_key}]; not {record!r}"
+        )
+
+    def fields(self, record: Any) -> Mapping[str, Any]:
+        """Return the fields of a record by name; its input by itself is ``input_key``."""
+        if isinstance(record, Mapping):
+            return record
+        return {**self.original_fields(record), self.input_key: self.read(record)}
+
+    def original_fields(self, record: Any) -> Mapping[str, Any]:
+        """Return the fields of a dict, or of the dict that is a pair's original."""
+        if isinstance(record, Mapping):
+            return record
+        if _is_pair(record) and not self._is_conversation(record):
+            return record[0] if isinstance(record[0], Mapping) else {}
+        return {}
+
+    def enrich(self, record: Any, output: Any, added: Mapping[str, Any]) -> Any:
+        """Return the record that goes on, with ``added`` in it.
+
+        A pair whose original is no dict has no room for fields: it becomes ``[original, output]``.
+        """
+        if isinstance(record, str) or self._is_conversation(record):
+            return {self.input_key: record, **added}
+        original = record[0] if _is_pair(record) else record
+        if isinstance(original, Mapping):
+            return {**original, **added}
+        return [original, output]
+
+    def _is_conversation(self, record: Any) -> bool:
+        return (
+            self.conversations
+            and isinstance(record, list)
+            and bool(record)
+            and all(isinstance(message, Mapping) and "role" in message for message in record)
+        )
+
+
+def _is_pair(record: Any) -> bool:
+    if isinstance(record, str | bytes):
+        return False
+    return isinstance(record, Sequence) and len(record) == 2
