@@ -9,6 +9,7 @@ SageError
 ├── RecordTimeoutError                (TimeoutError) an asynchronous operator's deadline
 ├── PackageNotInstalledError          (ImportError) what an optional feature needs
 ├── PipelineCancelledError            sage.kernel.runtime.cancelled
+├── CheckpointError                   sage.kernel.runtime.checkpoint.errors
 ├── EngineError                       sage.common.components.sage_vllm.errors
 └── ModelRegistryError                sage.common.model_registry.errors
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 from sage.common.core.errors import nearest
@@ -21,7 +22,8 @@ class DataStream:
     - ``parallelism``: replicas, each with a thread; above 1 the order of records is not kept.
     - ``name``: the operator's name in errors and logs, the function's by default.
     - ``on_error``: ``"raise"`` stops the pipeline and submit() raises the error; ``"skip"`` logs
-      the record and goes on; a SinkFunction class or callable receives a FailedRecord each.
+      the record and goes on; a SinkFunction class or callable, or a ``functools.partial`` of one,
+      receives a FailedRecord each.
     """
 
     def __init__(self, operators: list[Operator], operator: Operator) -> None:
@@ -97,6 +99,10 @@ def add_operator(
         if on_error not in ("raise", "skip"):
             hint = nearest(on_error, ["raise", "skip"])
             raise ValueError(f"on_error takes 'raise', 'skip' or a sink, not {on_error!r}; {hint}")
+    elif isinstance(on_error, partial):  # a class is to be built with them once, not per record
+        on_error = FunctionSpec(
+            kind="sink", target=on_error.func, args=on_error.args, kwargs=on_error.keywords
+        )
     else:
         on_error = FunctionSpec(kind="sink", target=on_error)
     operator = Operator(

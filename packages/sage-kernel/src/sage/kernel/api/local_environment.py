@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
@@ -14,9 +16,12 @@ from sage.common.service import BaseService
 from sage.kernel.api.data_stream import DataStream, add_operator
 from sage.kernel.api.iterable_source import IterableSource
 from sage.kernel.graph import FunctionSpec, Operator
+from sage.kernel.runtime.checkpoint import Checkpoint
 from sage.kernel.runtime.failed_record import FailedRecord
 from sage.kernel.runtime.local_executor import LocalExecutor
 from sage.kernel.runtime.service import ServiceCallProxy, ServiceFactory, ServiceManager
+
+logger = logging.getLogger(__name__)
 
 _DEFAULTS: dict[str, int | float] = {
     "channel_capacity": 1024,  # records that wait between two threads
@@ -105,7 +110,12 @@ class LocalEnvironment:
 
     # -- running --------------------------------------------------------------------------------
 
-    def submit(self, autostop: bool = True) -> None:  # noqa: FBT001 - SAGE's signature
+    def submit(
+        self,
+        autostop: bool = True,  # noqa: FBT001 - SAGE's signature
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> None:
         """Open the services and run the pipeline.
 
         With ``autostop`` this returns after the last record, all services closed; else it returns
@@ -114,6 +124,15 @@ class LocalEnvironment:
         type and traceback and a note that names operator and record (``failure`` has them as
         data); PipelineCancelledError if another thread closes the environment before the last
         record is through; KeyboardInterrupt. Whatever it raises, everything is closed.
+
+        With ``checkpoint``, a folder, a run that stopped for any reason goes on where it was when
+        the same pipeline is submitted again, and one that is complete does nothing. Its source
+        has to give the same records in the same order again. What a DurableSink has written is
+        then neither short of a record nor has one twice; any other sink gets those records again
+        that it was given between the last commit, under a second ago, and a kill. Raises
+        CheckpointError: UnsupportedPipelineError if the pipeline is no chain that keeps the order
+        of records, CheckpointMismatchError if another pipeline began it, CheckpointInUseError if
+        another run is using it.
         """
         if self._executor is not None:
             raise RuntimeError(f"environment {self.name!r} was submitted already; make a new one")
@@ -123,16 +142,9 @@ class LocalEnvironment:
                 f"from_batch() or from_source()"
             )
         try:
-            self.service_manager.start()
-            self._executor = LocalExecutor(
-                self.name,
-                self.operators,
-                self.service_manager,
-                channel_capacity=self.config["channel_capacity"],
-            )
-            self._executor.start()
+            self._start(None if checkpoint is None else Checkpoint(checkpoint, self.operators))
             if autostop:
-                self._executor.wait()
+                self.wait()
         except BaseException:
             self.close()
             raise
@@ -192,6 +204,26 @@ class LocalEnvironment:
     def _open_services(self) -> None:
         if not self.service_manager.closed:  # else the call says so, with the service's name
             self.service_manager.start()
+
+    def _start(self, checkpoint: Checkpoint | None) -> None:
+        complete = checkpoint is not None and checkpoint.complete
+        if complete:
+            logger.info("pipeline %r is complete; there is nothing to do", self.name)
+        else:
+            try:
+                self.service_manager.start()
+            except BaseException:
+                if checkpoint is not None:
+                    checkpoint.close()
+                raise
+        self._executor = LocalExecutor(
+            self.name,
+            () if complete else self.operators,
+            self.service_manager,
+            channel_capacity=self.config["channel_capacity"],
+            checkpoint=checkpoint,
+        )
+        self._executor.start()
 
     def _source(
         self,

@@ -15,17 +15,21 @@ from typing import Any
 from sage.common.core.errors import RecordTimeoutError
 from sage.common.core.functions import AsyncMapFunction
 from sage.kernel.runtime.cancelled import PipelineCancelledError
+from sage.kernel.runtime.checkpoint.durable_sinks import Mark, States, no_mark
 from sage.kernel.runtime.error_policy import ErrorPolicy
 
 
 class _Entry:
     """A record in the window, from its first submission to its emission."""
 
-    __slots__ = ("attempts", "deadline", "error", "future", "record", "result", "settled")
+    __slots__ = ("attempts", "deadline", "error", "future", "mark", "record", "result", "settled")
 
-    def __init__(self, record: Any, deadline: float | None) -> None:
+    def __init__(
+        self, record: Any, deadline: float | None, mark: tuple[int, States] | None
+    ) -> None:
         self.record = record
         self.deadline = deadline
+        self.mark = mark
         self.attempts = 0
         self.future: Future[Any] | None = None
         self.settled = False
@@ -54,11 +58,14 @@ class InFlightWindow:
         operator: str,
         policy: ErrorPolicy,
         emit: Callable[[Any], None],
+        emit_mark: Mark = no_mark,
     ) -> None:
         self._function = function
         self._operator = operator
         self._policy = policy
         self._emit = emit
+        self._emit_mark = emit_mark
+        self._mark: tuple[int, States] | None = None
         size = function.max_in_flight
         if size is None:
             size = function.default_max_in_flight()
@@ -78,7 +85,8 @@ class InFlightWindow:
         """Take a record into the window, waiting for a place in it. Upstream thread."""
         self._slots.acquire()
         timeout = self._function.timeout
-        entry = _Entry(record, None if timeout is None else time.monotonic() + timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        entry = _Entry(record, deadline, self._mark)
         if self._function.ordered:
             self._order.append(entry)  # before the emitter can see it, and time it out
         with self._lock:
@@ -89,6 +97,13 @@ class InFlightWindow:
         if was_idle and timeout is not None:
             self._events.put(_WAKE)  # the emitter may be asleep with no timer set
         self._submit(entry)
+
+    def mark(self, position: int, states: States) -> None:
+        """Say that all before a position was pushed; it goes on when that was emitted.
+
+        It travels with the next record, so that it costs none of the emitter's time.
+        """
+        self._mark = (position, states)
 
     def finish(self) -> None:
         """Say that no record will follow. Upstream thread."""
@@ -122,6 +137,8 @@ class InFlightWindow:
                 self._finished = True
             elif event is not _WAKE and not event.settled:
                 self._on_done(event)
+        if self._mark is not None:  # set before finish() was called
+            self._emit_mark(*self._mark)
 
     def _submit(self, entry: _Entry) -> None:
         entry.attempts += 1
@@ -172,6 +189,8 @@ class InFlightWindow:
     def _deliver(self, entry: _Entry) -> None:
         if self._cancelled:  # a slow consumer must not get all that was settled already
             raise PipelineCancelledError
+        if entry.mark is not None:
+            self._emit_mark(*entry.mark)
         error, output = entry.error, None
         if error is None:
             try:

@@ -13,6 +13,8 @@ from sage.common.core.functions import AsyncMapFunction, BatchFunction, StopSign
 from sage.kernel.graph import FunctionSpec, Operator
 from sage.kernel.runtime.cancelled import PipelineCancelledError
 from sage.kernel.runtime.channel import Channel
+from sage.kernel.runtime.checkpoint import Checkpoint, DurableSinks
+from sage.kernel.runtime.checkpoint.durable_sinks import Mark, no_mark
 from sage.kernel.runtime.error_policy import ErrorPolicy
 from sage.kernel.runtime.failed_record import FailedRecord
 from sage.kernel.runtime.in_flight_window import InFlightWindow
@@ -24,10 +26,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Link:
-    """The way into an operator: ``push`` a record, ``finish`` when there are no more."""
+    """The way into an operator: ``push`` a record, ``finish`` when there are no more.
+
+    ``mark`` says that all before a position was pushed; see Checkpoint.
+    """
 
     push: Push
     finish: Callable[[], None]
+    mark: Mark = no_mark
 
 
 class LocalExecutor:
@@ -45,11 +51,14 @@ class LocalExecutor:
         services: ServiceCaller,
         *,
         channel_capacity: int,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self._name = name
         self._operators = {operator.id: operator for operator in operators}
         self._functions = RunningFunctions(services)
         self._channel_capacity = channel_capacity
+        self._checkpoint = checkpoint
+        self._durable_sinks = DurableSinks()
         self._channels: dict[int, list[Channel]] = {}
         self._policies: dict[int, ErrorPolicy] = {}
         self._threads: list[threading.Thread] = []
@@ -73,13 +82,16 @@ class LocalExecutor:
             self.failure = self._functions.set_up()
             if self.failure is not None:
                 raise self.failure.error  # noqa: TRY301 - it ends as a failure to build does
+            self._durable_sinks.begin(self._checkpoint.states if self._checkpoint else {})
         except BaseException:
             self._failure_raised = True
-            self._end()
+            self._end(began=False)
             raise
         self._live_threads = len(self._threads)
         for thread in self._threads:
             thread.start()
+        if not self._threads:  # a checkpoint found it complete
+            self._end()
 
     def wait(self) -> None:
         """Wait for the end; raise what stopped the pipeline, with its own traceback.
@@ -130,9 +142,14 @@ class LocalExecutor:
         assert operator.function is not None  # noqa: S101 - for the type checker
         function = self._functions.build(operator.name, operator.function)
         downstream = self._downstream(operator)
+        push, checkpoint = downstream.push, self._checkpoint
+        if checkpoint is not None:
+            push = checkpoint.counted(push, downstream.mark)
 
         def run() -> None:
             records = _records(function)
+            if checkpoint is not None:
+                records = checkpoint.remaining(function, records)
             while not self._stopping:
                 try:
                     record = next(records)
@@ -142,7 +159,7 @@ class LocalExecutor:
                     failed = FailedRecord(operator=operator.name, record=None, error=error)
                     self._fail(failed, f"in source {operator.name!r}")
                     raise PipelineCancelledError from error
-                downstream.push(record)
+                push(record)
             downstream.finish()
 
         self._add_thread(operator, run)
@@ -166,7 +183,9 @@ class LocalExecutor:
             for link in links:
                 link.finish()
 
-        return _Link(push, finish)
+        if self._checkpoint is None or links:
+            return _Link(push, finish)
+        return _Link(push, finish, self._checkpoint.committer(self._durable_sinks))
 
     def _link(self, operator: Operator, upstream: Operator) -> _Link:
         """Return the way into an operator from one replica of the operator before it."""
@@ -220,14 +239,21 @@ class LocalExecutor:
             return downstream
         function = self._functions.build(operator.name, operator.function)
         policy = self._policy(operator)
+        mark = downstream.mark
+        if operator.kind == "sink":
+            self._durable_sinks.add(operator, function)
+        if self._checkpoint is not None:
+            mark = self._durable_sinks.stating(operator, mark)
         if not isinstance(function, AsyncMapFunction):
             emit = downstream.push
             if operator.kind == "flatmap":  # one record may come out as endlessly many
                 emit = self._unless_cancelled(emit)
             push = PUSH_FUNCTIONS[operator.kind](function.execute, policy, emit)
-            return _Link(push, downstream.finish)
+            return _Link(push, downstream.finish, mark)
+        if self._checkpoint is not None and not function.ordered:
+            raise self._checkpoint.unsupported(f"{operator.name!r} has ordered=False")
         window = InFlightWindow(
-            function, operator=operator.name, policy=policy, emit=downstream.push
+            function, operator=operator.name, policy=policy, emit=downstream.push, emit_mark=mark
         )
         self._cancels.append(window.cancel)
 
@@ -236,13 +262,15 @@ class LocalExecutor:
             downstream.finish()
 
         self._add_thread(operator, run)
-        return _Link(window.push, window.finish)
+        return _Link(window.push, window.finish, window.mark)
 
     def _policy(self, operator: Operator) -> ErrorPolicy:
         if operator.id not in self._policies:
             on_error: Any = operator.on_error
             if isinstance(on_error, FunctionSpec):
-                on_error = self._functions.build(operator.name, on_error).execute
+                dead_letter_sink = self._functions.build(operator.name, on_error)
+                self._durable_sinks.add(operator, dead_letter_sink, dead_letters=True)
+                on_error = dead_letter_sink.execute
             self._policies[operator.id] = ErrorPolicy(operator.name, on_error, self._fail)
         return self._policies[operator.id]
 
@@ -286,10 +314,14 @@ class LocalExecutor:
                 self._decided.set()
         self.cancel()
 
-    def _end(self) -> None:
+    def _end(self, *, began: bool = True) -> None:
         """A sink may flush here, so an error is the pipeline's, unless it has one already."""
         with self._lock:
             self._finished = True
+        if began:
+            self._conclude()
+        elif self._checkpoint is not None:
+            self._checkpoint.close()
         for failed in self._functions.clean_up():
             if self.failure is None:
                 self.failure = failed
@@ -298,6 +330,20 @@ class LocalExecutor:
                 logger.error("cleanup() of operator %r failed", name, exc_info=failed.error)
         self._decided.set()
         self._ended.set()
+
+    def _conclude(self) -> None:
+        """Commit what is through, and publish outputs that are whole."""
+        failed = self.failure is not None or self._cancelled
+        try:
+            if self._checkpoint is not None:
+                self._checkpoint.end(self._durable_sinks, failed=failed)
+            elif not failed:
+                self._durable_sinks.finish()
+        except BaseException as error:  # noqa: BLE001 - wait() raises it
+            if failed:
+                logger.warning("the last records were not committed: %s", error)
+            else:
+                self.failure = FailedRecord(operator=self._name, record=None, error=error)
 
 
 def _records(source: Any) -> Iterator[Any]:

@@ -1,0 +1,21 @@
+"""Durable runs: what `submit(checkpoint=...)` keeps, and what a sink needs to take part."""
+
+from sage.kernel.runtime.checkpoint.checkpoint import Checkpoint
+from sage.kernel.runtime.checkpoint.durable_sink import DurableSink
+from sage.kernel.runtime.checkpoint.durable_sinks import DurableSinks
+from sage.kernel.runtime.checkpoint.errors import (
+    CheckpointError,
+    CheckpointInUseError,
+    CheckpointMismatchError,
+    UnsupportedPipelineError,
+)
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "CheckpointInUseError",
+    "CheckpointMismatchError",
+    "DurableSink",
+    "DurableSinks",
+    "UnsupportedPipelineError",
+]

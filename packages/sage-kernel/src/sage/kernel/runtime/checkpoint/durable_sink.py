@@ -1,0 +1,34 @@
+"""DurableSink: a sink whose output can be brought back to what it was at a commit."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from sage.common.core.functions import SinkFunction
+
+
+class DurableSink(SinkFunction):
+    """A sink that writes one output, which appears when the last record is in it.
+
+    The kernel calls ``setup``, ``begin``, ``execute`` often, ``finish`` if the run got to its end,
+    ``cleanup``. In a run with a checkpoint it also asks for ``state`` after every source record
+    and calls ``sync`` before it commits a state, so that the records between the last commit and
+    a kill are neither missing nor twice in the output.
+    """
+
+    @abstractmethod
+    def begin(self, state: Any) -> None:
+        """Open the output; drop all that was delivered after ``state``, or everything if None."""
+
+    @abstractmethod
+    def state(self) -> Any:
+        """Return what was delivered so far, as a value that JSON can hold. Has to be cheap."""
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Make what was delivered so far outlive a power cut."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Publish the output. A kill right after it may lead to ``begin(last state)`` again."""

@@ -1,0 +1,70 @@
+"""DurableSinks: those of one run, each with the state it had when a mark passed it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sage.kernel.graph import Operator
+from sage.kernel.runtime.checkpoint.durable_sink import DurableSink
+
+States = dict[str, Any]
+Mark = Callable[[int, States], None]
+"""Says that all records before a position are through, with the states of the sinks passed."""
+
+
+def no_mark(position: int, states: States) -> None:
+    """Drop a mark: the run keeps no checkpoint."""
+
+
+class DurableSinks:
+    """Opens the durable sinks of a run and publishes their outputs at its end."""
+
+    def __init__(self) -> None:
+        self._sinks: dict[str, DurableSink] = {}
+
+    def add(self, operator: Operator, function: Any, *, dead_letters: bool = False) -> None:
+        """Take a sink, or a dead-letter sink, if it is a durable one."""
+        if not isinstance(function, DurableSink):
+            return
+        key = _key(operator, dead_letters=dead_letters)
+        if key in self._sinks:
+            raise ValueError(
+                f"{type(function).__name__} writes one output, and sink {operator.name!r} has "
+                f"parallelism={operator.parallelism}; leave it at 1"
+            )
+        self._sinks[key] = function
+
+    def begin(self, states: Mapping[str, Any]) -> None:
+        """Open every output, at the state it had if there is one."""
+        for key, sink in self._sinks.items():
+            sink.begin(states.get(key))
+
+    def sync(self) -> None:
+        """Make what was delivered to them outlive a power cut."""
+        for sink in self._sinks.values():
+            sink.sync()
+
+    def finish(self) -> None:
+        """Publish every output."""
+        for sink in self._sinks.values():
+            sink.finish()
+
+    def stating(self, operator: Operator, mark: Mark) -> Mark:
+        """Return ``mark`` with the states of the operator's sinks added as it passes them."""
+        for dead_letters in (False, True):
+            key = _key(operator, dead_letters=dead_letters)
+            if key in self._sinks:
+                mark = _adding(key, self._sinks[key], mark)
+        return mark
+
+
+def _key(operator: Operator, *, dead_letters: bool) -> str:
+    return f"{operator.id}.on_error" if dead_letters else str(operator.id)
+
+
+def _adding(key: str, sink: DurableSink, mark: Mark) -> Mark:
+    def add(position: int, states: States) -> None:
+        mark(position, {**states, key: sink.state()})
+
+    return add

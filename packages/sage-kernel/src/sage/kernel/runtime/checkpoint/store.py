@@ -1,0 +1,76 @@
+"""CheckpointStore: a few values in an SQLite file, changed together or not at all."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sage.kernel.runtime.checkpoint.errors import CheckpointError, CheckpointInUseError
+
+_SET_UP = (
+    "PRAGMA locking_mode = EXCLUSIVE",  # held from the first write on; it dies with the process
+    "PRAGMA journal_mode = WAL",  # a commit is then one append and one fsync
+    "PRAGMA synchronous = FULL",
+    "BEGIN IMMEDIATE",
+    "CREATE TABLE IF NOT EXISTS checkpoint (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "COMMIT",
+)
+
+
+class CheckpointStore:
+    """Open from construction to ``close()``, by one run at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = folder / "checkpoint.sqlite"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # One thread at a time uses it: the last one of the pipeline, then who ends the run.
+            self._db = sqlite3.connect(
+                path, timeout=0, isolation_level=None, check_same_thread=False
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise CheckpointError(str(folder), f"cannot be opened: {error}") from error
+        try:
+            for statement in _SET_UP:
+                self._db.execute(statement)
+        except sqlite3.Error as error:
+            self._db.close()
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                problem = "another run is using it; wait for its end or take another folder"
+                raise CheckpointInUseError(str(folder), problem) from error
+            problem = f"{path} cannot be opened: {error}; delete the folder to begin anew"
+            raise CheckpointError(str(folder), problem) from error
+
+    def read(self) -> dict[str, Any]:
+        """Return what the last commit left; empty before the first."""
+        try:
+            rows = self._db.execute("SELECT key, value FROM checkpoint").fetchall()
+            return {key: json.loads(value) for key, value in rows}
+        except (sqlite3.Error, ValueError) as error:
+            problem = f"cannot be read: {error}; delete the folder to begin anew"
+            raise CheckpointError(str(self.folder), problem) from error
+
+    def write(self, **values: Any) -> None:
+        """Commit new values of some keys; on return they outlive a power cut."""
+        rows = [(key, json.dumps(value)) for key, value in values.items()]
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("INSERT OR REPLACE INTO checkpoint VALUES (?, ?)", rows)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):  # SQLite has often done it by itself
+                self._db.execute("ROLLBACK")
+            problem = (
+                f"cannot be written: {error}; what was committed before is safe: submit again "
+                f"when there is room"
+            )
+            raise CheckpointError(str(self.folder), problem) from error
+
+    def close(self) -> None:
+        """Let go of the file; may be called more than once."""
+        with suppress(sqlite3.Error):  # a full disk: the log of changes stays, to be read again
+            self._db.close()
