@@ -3,8 +3,8 @@
 import shutil
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
+from sage.common.components.sage_vllm.host_memory import host_memory
 from sage.common.model_registry.vllm_registry import format_bytes
 
 _ROOM = 1.2
@@ -55,10 +55,7 @@ def _gpu() -> Memory | None:
 
 def _host() -> Memory:
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        memory = host_memory()
     except OSError:
         return Memory(device="this machine", total=0, free=0)
-    sizes = {
-        name: int(rest.split()[0]) << 10 for name, _, rest in (x.partition(":") for x in lines)
-    }
-    return Memory(device="this machine", total=sizes["MemTotal"], free=sizes["MemAvailable"])
+    return Memory(device="this machine", total=memory.total, free=memory.available)

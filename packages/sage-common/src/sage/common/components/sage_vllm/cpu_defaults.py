@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sage.common.components.sage_vllm.host_memory import host_memory
+
 _LARGEST_KV_CACHE = 4 << 30
 _BATCH_SIZE = 256  # vLLM's default for max_num_seqs on a CPU
 _BLOCK = 128  # tokens in a block of vLLM's KV cache on a CPU
@@ -34,11 +36,8 @@ def cpu_defaults(model: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that can be had without swapping (Linux's MemAvailable)."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/meminfo does not name MemAvailable")
+    """Return the bytes of memory that can be had without swapping."""
+    return host_memory().available
 
 
 def _largest_use(model: Path, arguments: Mapping[str, Any]) -> int:
