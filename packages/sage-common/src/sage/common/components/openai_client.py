@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from sage.common.components.endpoint_error import EndpointError
 from sage.common.core.errors import PackageNotInstalledError
 
 if TYPE_CHECKING:
@@ -35,6 +38,21 @@ def async_openai_client(
     """Return the official asynchronous client; as ``openai_client``."""
     client: AsyncOpenAI = _make("AsyncOpenAI", base_url, api_key, options)
     return client
+
+
+@contextmanager
+def endpoint_errors() -> Iterator[None]:
+    """Raise what the clients raise for a failed request as an EndpointError."""
+    import openai
+
+    try:
+        yield
+    except openai.APIError as error:
+        status = getattr(error, "status_code", None)
+        body = error.body if isinstance(error.body, dict) else {}
+        reason = str(body.get("message") or error.__cause__ or error.message)
+        url = str(error.request.url)
+        raise EndpointError(url, reason, status) from error
 
 
 def _make(kind: str, base_url: str | None, api_key: str | None, options: dict[str, Any]) -> Any:

@@ -8,6 +8,8 @@ SageError
 │   └── ServiceClosedError            (RuntimeError)
 ├── RecordTimeoutError                (TimeoutError) an asynchronous operator's deadline
 ├── PackageNotInstalledError          (ImportError) what an optional feature needs
+├── EndpointError                     sage.common.components.endpoint_error
+├── UnfinishedAnswerError             sage.libs.operators.errors
 ├── PipelineCancelledError            sage.kernel.runtime.cancelled
 ├── CheckpointError                   sage.kernel.runtime.checkpoint.errors
 ├── EngineError                       sage.common.components.sage_vllm.errors

@@ -1,0 +1,116 @@
+"""OpenAIGenerator: generates with any OpenAI-compatible server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from sage.common.components.sage_vllm.inputs import parse_prompts
+from sage.common.core.functions import AsyncMapFunction
+from sage.libs.operators.generation_records import GenerationRecords
+from sage.libs.rag.chat_endpoint import ChatEndpoint
+
+
+class OpenAIGenerator(AsyncMapFunction):
+    """Generates a text for each record with a chat model behind an OpenAI-compatible server.
+
+    Records, keys, templates and schemas are those of VLLMServiceGenerator, and so is what comes
+    out: one can take the other's place. Only that a prompt which is a text is sent as a user's
+    message, since chat servers take nothing else. Many records are in flight from one thread.
+    Cancelling the pipeline, and a record's timeout, end the HTTP requests.
+
+    A request that fails raises an EndpointError; without a connection, and after the statuses 408,
+    409, 429 and 5xx, it is tried again. Needs ``pip install 'isage-common[openai]'``.
+
+    Args:
+        model: the model's name on the server.
+        base_url: such as ``"http://localhost:8000/v1"``; None reads ``OPENAI_BASE_URL``, and
+            without that means OpenAI's own.
+        api_key: None reads ``OPENAI_API_KEY``. Servers that want no key take any string.
+        timeout: seconds a record may take, retries included; None, the default, is no limit.
+        prompt_key, prompt_template, system_prompt, options_key: as for VLLMServiceGenerator.
+        json_schema, merge_fields, output_key, details_key: as for VLLMServiceGenerator. OpenAI's
+            own models take only schemas whose objects require all their properties and allow no
+            others.
+        ordered: False emits each record as soon as it is done.
+        max_in_flight: records in flight, 256 by default.
+        retries: how often a record is tried again, after 0.5 s and then twice as long each time.
+        options: of ``chat.completions.create`` for every record, such as ``max_tokens=64``; what
+            only your server knows goes into ``extra_body={"top_k": 20}``.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: float | None = None,
+        prompt_key: str = "prompt",
+        prompt_template: str | None = None,
+        system_prompt: str | None = None,
+        options_key: str | None = None,
+        json_schema: Mapping[str, Any] | None = None,
+        merge_fields: bool = True,
+        output_key: str = "generated",
+        details_key: str | None = "generation",
+        ordered: bool = True,
+        max_in_flight: int | None = 256,
+        retries: int = 3,
+        **options: Any,
+    ) -> None:
+        self.model = model
+        self.base_url = base_url
+        self.timeout = timeout
+        self.ordered = ordered
+        self.max_in_flight = max_in_flight
+        self.retries = retries
+        self.options = options
+        if json_schema is not None:
+            schema = {"name": "answer", "schema": json_schema, "strict": True}
+            self.options["response_format"] = {"type": "json_schema", "json_schema": schema}
+        self._records = GenerationRecords(
+            prompt_key=prompt_key,
+            prompt_template=prompt_template,
+            system_prompt=system_prompt,
+            options_key=options_key,
+            json_schema=json_schema,
+            merge_fields=merge_fields,
+            output_key=output_key,
+            details_key=details_key,
+        )
+        self._api_key = api_key
+        self._endpoint: ChatEndpoint | None = None
+
+    def setup(self) -> None:
+        """Make the client, so that a missing key or an unknown option stops the run here."""
+        self._open()
+
+    def cleanup(self) -> None:
+        """End the connections."""
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is not None:
+            endpoint.close()
+
+    def submit(self, record: Any) -> Future[Any]:
+        """Start the generation of one record."""
+        endpoint = self._open()
+        (item,) = parse_prompts([self._records.prompt(record)])
+        messages = item.prompt
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        own = {**item.options, **self._records.options(record)}
+        endpoint.check_options(own, "the record's options")
+        return endpoint.ask(messages, {**self.options, **own})
+
+    def complete(self, record: Any, result: dict[str, Any]) -> Any:
+        """Return the record with its text, or with the fields of its JSON."""
+        return self._records.answered(record, result)
+
+    def _open(self) -> ChatEndpoint:
+        if self._endpoint is None:  # setup() has run before any thread submits
+            endpoint = ChatEndpoint(self.model, base_url=self.base_url, api_key=self._api_key)
+            self._endpoint = endpoint  # first, so that cleanup() ends it whatever follows
+            endpoint.check_options(self.options, "OpenAIGenerator")
+        return self._endpoint
