@@ -53,74 +53,88 @@ def check_fits(
     """
     if share is not None:
         _check_share(estimate, share, free=free, total=total)
-    # vLLM holds an engine to its share only where it sizes the KV cache itself.
-    limited = share is not None and estimate.kv_cache_bytes is None
-    budget = int(share * total) if limited and share is not None else free
-    room = budget - estimate.weight_bytes - estimate.overhead_bytes
+    fixed = estimate.weight_bytes + estimate.overhead_bytes
     there = f"{format_bytes(free)} of {format_bytes(total)} are free"
-    if limited:
+    budget = free
+    # vLLM holds an engine to its share only where it sizes the KV cache itself.
+    if share is not None and estimate.kv_cache_bytes is None:
+        budget = int(share * total)
         there = f"it may use {format_bytes(budget)} (gpu_memory_utilization {share:g}), and {there}"
-    if room < 0:
+    if fixed > budget:
+        way_out = _way_out_for_weights(estimate, free=free, total=total)
         raise InsufficientMemoryError(
-            estimate.model_id,
-            f"{_parts(estimate)}, already without its KV cache, and {there}; choose a smaller or "
-            f"quantised model, or more devices with {estimate.option}={{'tensor_parallel_size': "
-            f"N}}",
-            estimate,
-            budget,
+            estimate.model_id, f"{_parts(estimate)}; {there}; {way_out}", estimate, budget
         )
-    cache = estimate.kv_cache_bytes
-    if cache is not None:
-        if cache > room:
-            raise InsufficientMemoryError(
-                estimate.model_id,
-                f"{_parts(estimate)} and {format_bytes(cache)} for the KV cache "
-                f"(kv_cache_memory_bytes), and {there}; set {estimate.option}="
-                f"{{'kv_cache_memory_bytes': {room}}} or less",
-                estimate,
-                budget,
-            )
-        room = cache
-        there = f"{format_bytes(cache)} are set aside for it (kv_cache_memory_bytes), {there}"
-    _check_longest_sequence(estimate, room, budget, there)
+    _check_cache(estimate, budget - fixed, budget, there)
 
 
 def _check_share(estimate: MemoryEstimate, share: float, *, free: int, total: int) -> None:
     if share * total <= free:
         return
-    most = math.floor(100 * free / total) / 100
     raise InsufficientMemoryError(
         estimate.model_id,
         f"vLLM takes a share of {share:g} of the device's {format_bytes(total)}, and only "
         f"{format_bytes(free)} are free; end what else uses the device, or set {estimate.option}="
-        f"{{'gpu_memory_utilization': {most:g}}} or less",
+        f"{{'gpu_memory_utilization': {_free_share(free, total):g}}} or less",
         estimate,
         free,
     )
 
 
-def _check_longest_sequence(estimate: MemoryEstimate, room: int, budget: int, there: str) -> None:
-    needed = estimate.kv_bytes
-    if not needed or needed <= room or not estimate.kv_bytes_per_token:
+def _way_out_for_weights(estimate: MemoryEstimate, *, free: int, total: int) -> str:
+    if estimate.weight_bytes + estimate.overhead_bytes <= free:  # only the share is too small
+        share = min(math.ceil(100 * estimate.total_bytes / total) / 100, _free_share(free, total))
+        return f"set {estimate.option}={{'gpu_memory_utilization': {share:g}}} or more"
+    return (
+        "that alone does not fit: choose a smaller or a quantised model, or spread it over N "
+        f"devices with {estimate.option}={{'tensor_parallel_size': N}}"
+    )
+
+
+def _check_cache(estimate: MemoryEstimate, room: int, budget: int, there: str) -> None:
+    """Check that the KV cache fits in ``room``, and one longest sequence in the KV cache."""
+    option, cache, needed = estimate.option, estimate.kv_cache_bytes, estimate.kv_bytes or 0
+    if cache is not None and cache > room:
+        raise InsufficientMemoryError(
+            estimate.model_id,
+            f"{_parts(estimate)}, and {format_bytes(cache)} for its KV cache, as "
+            f"kv_cache_memory_bytes says; {there}; set {option}="
+            f"{{'kv_cache_memory_bytes': {room}}} or less",
+            estimate,
+            budget,
+        )
+    limit = room if cache is None else cache
+    if needed <= limit:
         return
-    largest = room // (estimate.kv_bytes_per_token * estimate.block_size) * estimate.block_size
-    length = f"{estimate.max_model_len:,} tokens"
-    if largest:
-        way_out = f"set {estimate.option}={{'max_model_len': {largest}}} or less"
-    else:
-        way_out = "choose a smaller model"
+    largest = _longest_within(estimate, limit)
+    ways_out = [f"{option}={{'max_model_len': {largest}}} or less"] if largest else []
+    if cache is not None:
+        there = f"kv_cache_memory_bytes gives it {format_bytes(cache)}, and {there}"
+        if needed <= room:
+            ways_out.append(f"{option}={{'kv_cache_memory_bytes': {needed}}}")
+    way_out = f"set {' or '.join(ways_out)}" if ways_out else "choose a smaller model"
     raise InsufficientMemoryError(
         estimate.model_id,
-        f"{_parts(estimate)} and {format_bytes(needed)} of KV cache for one sequence of {length}, "
-        f"and {there}; {way_out}",
+        f"{_parts(estimate)}, and {format_bytes(needed)} for the KV cache of one sequence of "
+        f"{estimate.max_model_len:,} tokens; {there}; {way_out}",
         estimate,
         budget,
         largest or None,
     )
 
 
+def _longest_within(estimate: MemoryEstimate, limit: int) -> int:
+    """Return the tokens that the whole blocks within ``limit`` bytes hold."""
+    per_block = (estimate.kv_bytes_per_token or 0) * estimate.block_size
+    return limit // per_block * estimate.block_size if per_block else 0
+
+
+def _free_share(free: int, total: int) -> float:
+    return math.floor(100 * free / total) / 100
+
+
 def _parts(estimate: MemoryEstimate) -> str:
     return (
         f"it needs {format_bytes(estimate.weight_bytes)} for its weights in {estimate.dtype}, "
-        f"{format_bytes(estimate.overhead_bytes)} for activations and the engine itself"
+        f"{format_bytes(estimate.overhead_bytes)} for the engine and its activations"
     )
