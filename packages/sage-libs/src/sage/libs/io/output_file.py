@@ -1,0 +1,43 @@
+"""Steps of writing a file so that it outlives a power cut, and has one writer."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from sage.libs.io.errors import OutputFileError
+
+
+def partial_path(path: Path) -> Path:
+    """Return where an output lies until it is complete."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def open_locked(path: Path) -> BinaryIO:
+    """Open a file for reading and writing, made if absent; raises if another run has it open."""
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=1 << 20)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        problem = "another run is writing it; wait for its end or write elsewhere"
+        raise OutputFileError(str(path), problem) from None
+    return file
+
+
+def sync(file: BinaryIO) -> None:
+    """Bring what was written to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def replace(old: Path, new: Path) -> None:
+    """Rename a file or folder; on return the new name outlives a power cut."""
+    old.replace(new)
+    folder = os.open(new.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

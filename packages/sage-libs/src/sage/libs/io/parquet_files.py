@@ -1,0 +1,54 @@
+"""Reading and writing Parquet files: all that SAGE uses of pyarrow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+_ROWS_AT_ONCE = 1024  # read into Python objects
+
+
+def require_pyarrow() -> None:
+    """Raise ImportError with what to install if pyarrow is missing."""
+    try:
+        import pyarrow.parquet  # noqa: F401 - only whether it is there
+    except ImportError as error:
+        raise ImportError(
+            "Parquet files need pyarrow; install it with: pip install 'isage-libs[parquet]'"
+        ) from error
+
+
+def read_rows(
+    path: Path, *, columns: Sequence[str] | None = None, skip: int = 0
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield a file's rows in pieces, from row ``skip`` on; row groups before it are not read."""
+    from pyarrow.parquet import ParquetFile
+
+    wanted = None if columns is None else list(columns)
+    with ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            if skip >= count:
+                skip -= count
+                continue
+            for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=wanted):
+                yield batch.slice(skip).to_pylist()
+                skip = max(0, skip - batch.num_rows)
+
+
+def count_rows(path: Path) -> int:
+    """Return how many rows a file has, from its footer."""
+    from pyarrow.parquet import read_metadata
+
+    return int(read_metadata(path).num_rows)
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]], schema: Any = None) -> None:
+    """Write rows as a file. Its columns are all keys there are; a row without one has a null."""
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    names = dict.fromkeys(key for row in rows for key in row) if schema is None else schema.names
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    write_table(pyarrow.table(columns, schema=schema), path)

@@ -1,0 +1,153 @@
+"""ParquetSink: a folder of Parquet files that appears when it is complete."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sage.kernel.runtime.checkpoint import DurableSink
+from sage.libs.io.errors import OutputFileError
+from sage.libs.io.output_file import open_locked, partial_path, replace, sync
+from sage.libs.io.parquet_files import read_rows, require_pyarrow, write_rows
+
+Row = dict[str, Any]
+
+
+class ParquetSink(DurableSink):
+    """Writes records, which are dicts, as ``part-00000.parquet`` and so on into a folder.
+
+    A part has ``rows_per_part`` rows, which are held in memory until it is written. The columns
+    are the keys of its rows, or those of ``schema``, a pyarrow.Schema. Until the run is at its
+    end the parts lie in ``<path>.partial``; then that folder becomes ``path``, which must not
+    exist before.
+
+    A Parquet file cannot be continued. So with a checkpoint, the rows of the part to come are
+    also kept in a journal, and a continued run begins with them.
+    """
+
+    _journal: BinaryIO | None = None
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, rows_per_part: int = 50_000, schema: Any = None
+    ) -> None:
+        if rows_per_part < 1:
+            raise ValueError(f"rows_per_part must be at least 1, not {rows_per_part}")
+        self._path = Path(path)
+        self._partial = partial_path(self._path)
+        self._rows_per_part = rows_per_part
+        self._schema = schema
+        self._part = 0  # the number of the part to come
+        self._rows: list[Row] = []  # of that part
+        self._in_journal = 0  # how many of them
+
+    def setup(self) -> None:
+        """Check that Parquet files can be written."""
+        require_pyarrow()
+
+    def begin(self, state: int | None) -> None:
+        """Open the partial folder with the first ``state`` rows in it."""
+        if state is not None and not self._partial.exists() and self._published(state):
+            replace(self._path, self._partial)  # it was published, and then the run was killed
+        if self._path.exists():
+            raise OutputFileError(str(self._path), "it exists; delete it or write elsewhere")
+        self._partial.mkdir(parents=True, exist_ok=True)
+        self._journal = open_locked(self._partial / ".journal")
+        self._part, count = divmod(state or 0, self._rows_per_part)
+        self._recall(count)
+        complete = [self._part_path(number) for number in range(self._part)]
+        if len(self._rows) < count or not all(path.exists() for path in complete):
+            raise OutputFileError(
+                str(self._partial),
+                f"it has not the {state} rows that the checkpoint has counted; bring them back, "
+                f"or begin anew by deleting the checkpoint",
+            )
+        for leftover in set(self._partial.glob("part-*")) - set(complete):
+            leftover.unlink()
+
+    def execute(self, record: Any) -> None:
+        """Take one row."""
+        if not isinstance(record, dict):
+            raise TypeError(f"a row of a Parquet file is a dict, not {record!r}")
+        self._rows.append(record)
+        if len(self._rows) == self._rows_per_part:
+            self._write_part()
+
+    def state(self) -> int:
+        """Return how many rows were taken."""
+        return self._part * self._rows_per_part + len(self._rows)
+
+    def sync(self) -> None:
+        """Bring the rows of the part to come into the journal; the parts are on the disk."""
+        if self._journal is not None and len(self._rows) > self._in_journal:
+            start = self._in_journal
+            pickle.dump((self._part, start, self._rows[start:]), self._journal)
+            sync(self._journal)
+            self._in_journal = len(self._rows)
+
+    def finish(self) -> None:
+        """Write the last part, and give the folder its name."""
+        if self._rows or not self._part:
+            self._write_part()
+        (self._partial / ".journal").unlink()
+        replace(self._partial, self._path)
+
+    def cleanup(self) -> None:
+        """Close the journal."""
+        if self._journal is not None:
+            self._journal.close()
+
+    def _part_path(self, number: int) -> Path:
+        return self._partial / f"part-{number:05}.parquet"
+
+    def _write_part(self) -> None:
+        path = self._part_path(self._part)
+        temporary = path.with_suffix(".new")
+        write_rows(temporary, self._rows, self._schema)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        replace(temporary, path)
+        self._part += 1
+        self._rows = []
+        self._clear_journal()  # only now: the rows are in the part
+
+    def _recall(self, count: int) -> None:
+        """Take back the first rows of the part to come; in the end the journal has them."""
+        assert self._journal is not None  # noqa: S101 - for the type checker; begin() has set it
+        path = self._part_path(self._part)
+        if not count:
+            self._clear_journal()
+        elif path.exists():  # written after the commit; it cleared the journal
+            self._clear_journal()
+            self._rows = [row for rows in read_rows(path) for row in rows][:count]
+            self.sync()
+        else:
+            self._read_journal(self._journal)
+            del self._rows[count:]
+            self._in_journal = len(self._rows)
+
+    def _read_journal(self, journal: BinaryIO) -> None:
+        end = 0
+        while True:
+            try:
+                part, start, rows = pickle.load(journal)
+            except (EOFError, pickle.UnpicklingError):
+                break  # the end, or a piece that a kill has cut and no commit has counted
+            end = journal.tell()
+            if part == self._part:
+                self._rows[start:] = rows  # a later piece stands in for what no commit counted
+        journal.seek(end)
+        journal.truncate()
+
+    def _published(self, state: int) -> bool:
+        """Whether the folder at ``path`` has the parts that so many rows make."""
+        parts = max(1, -(-state // self._rows_per_part))
+        names = sorted(path.name for path in self._path.glob("*"))
+        return names == [self._part_path(number).name for number in range(parts)]
+
+    def _clear_journal(self) -> None:
+        assert self._journal is not None  # noqa: S101 - for the type checker; begin() has set it
+        self._journal.seek(0)
+        self._journal.truncate()
+        self._in_journal = 0
