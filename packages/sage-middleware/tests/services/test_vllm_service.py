@@ -15,6 +15,7 @@ from sage.common.components.sage_vllm.errors import (
     InvalidRequestError,
     ModelInUseError,
 )
+from sage.common.components.sage_vllm.memory_check import InsufficientMemoryError
 from sage.common.components.sage_vllm.service import VLLMService, VLLMServiceConfig
 from sage.common.components.sage_vllm.tiny_model import write_tiny_model
 from sage.common.model_registry.vllm_registry import ModelNotFoundError, import_model
@@ -277,12 +278,14 @@ def test_the_proposals_configuration_is_taken() -> None:
             "model_id": "org/text",
             "embedding_model_id": "org/embedding",
             "engine_kwargs": {"dtype": "auto"},
+            "auto_reload": True,
             "sampling_defaults": {"temperature": 0.7, "max_tokens": 512},
             "tensor_parallel_size": 2,
         }
     )
     assert config.engine == {"dtype": "auto", "tensor_parallel_size": 2}
     assert config.sampling["max_tokens"] == 512
+    assert config.auto_reload
     assert pickle.loads(pickle.dumps(config)) == config
 
 
@@ -326,9 +329,20 @@ def test_an_unknown_engine_option_is_named(model_root: Path) -> None:
 
 
 def test_an_engine_that_cannot_start_says_why(model_root: Path) -> None:
-    config = {"model_id": CHAT_MODEL, "model_root": model_root, "engine": {"max_model_len": 10**7}}
-    with pytest.raises(EngineStartError, match=r"(?s)could not load 'test/tiny-chat'.*10000000"):
+    config = {"model_id": CHAT_MODEL, "model_root": model_root, "engine": {"max_model_len": 1000}}
+    with pytest.raises(EngineStartError, match=r"(?s)could not load 'test/tiny-chat'.*1000.*512"):
         VLLMService(config).open()
+
+
+def test_a_context_that_memory_cannot_hold_is_refused_with_one_that_it_can(
+    model_root: Path,
+) -> None:
+    engine = {"max_model_len": 500, "kv_cache_memory_bytes": 300_000}
+    config = {"model_id": CHAT_MODEL, "model_root": model_root, "engine": engine}
+    service = VLLMService(config)
+    with pytest.raises(InsufficientMemoryError, match=r"500 tokens.*'max_model_len': 256"):
+        service.open()
+    assert service.health()["state"] == "failed"
 
 
 def test_calls_before_and_after_its_life_say_so(model_root: Path) -> None:

@@ -29,6 +29,9 @@ class VLLMServiceConfig:
     - ``sampling``: defaults for every generation; a call's own options go first, the model's own
       generation_config.json last.
     - ``auto_download``: fetch a model that is not in the registry, instead of raising.
+    - ``auto_reload``: when ``download_model`` has brought another revision of a model that is
+      loaded, switch to it.
+    - ``allow_pickle``: load pickled weights, which can run any code when they are loaded.
     - ``model_root``: the registry's root; None is the usual one.
     """
 
@@ -41,6 +44,8 @@ class VLLMServiceConfig:
     engine_mode: EngineMode = "auto"
     sampling: Mapping[str, Any] = field(default_factory=dict)
     auto_download: bool = False
+    auto_reload: bool = False
+    allow_pickle: bool = False
     model_root: Path | None = None
 
     def __post_init__(self) -> None:

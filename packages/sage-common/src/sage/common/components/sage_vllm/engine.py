@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +16,18 @@ Prompt = str | Sequence[Message]
 
 EngineMode = Literal["auto", "inline", "process"]
 
+EngineState = Literal["ready", "recovering", "failed", "closed"]
+
+OnText = Callable[[str], None]
+"""Takes each piece of a text as it is generated, on the engine's own thread: it must not block."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSpec:
     """What an engine is built from.
 
     ``path`` is the model's folder, ``arguments`` are the engine's own (vLLM's EngineArgs). An
-    engine generates or embeds, never both.
+    engine generates or embeds, never both. ``allow_pickle`` lets it load weights that can run code.
     """
 
     model_id: str
@@ -30,11 +35,24 @@ class EngineSpec:
     role: Literal["generate", "embed"] = "generate"
     mode: EngineMode = "auto"
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraAdapter:
+    """A LoRA adapter of the registry; ``rank`` is that of its matrices."""
+
+    name: str
+    path: Path
+    rank: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineInfo:
-    """What a running engine says of itself; lengths are in tokens, ``start_seconds`` in seconds."""
+    """What a running engine says of itself; lengths are in tokens, ``start_seconds`` in seconds.
+
+    ``memory_bytes`` is the device memory that it was estimated to need, 0 if that is not known.
+    """
 
     model_id: str
     mode: Literal["inline", "process"]
@@ -42,15 +60,29 @@ class EngineInfo:
     max_model_len: int
     max_batch_size: int
     start_seconds: float
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLogprob:
+    """A generated token, its log-probability, and those of the likeliest tokens in its place."""
+
+    token: str
+    logprob: float
+    top: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """One generated text; ``finish_reason`` is ``"stop"`` or ``"length"``."""
+    """One generated text; ``finish_reason`` is ``"stop"``, ``"length"`` or ``"deadline"``.
+
+    ``logprobs`` has an entry per token where they were asked for.
+    """
 
     text: str
     finish_reason: str
     token_count: int
+    logprobs: Sequence[TokenLogprob] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +105,18 @@ class Embedding:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineStats:
-    """Counters since the engine was built; ``busy_seconds`` is the time spent in steps."""
+    """Counters since the engine was built, and its state as of the last step.
+
+    ``running`` and ``waiting`` are requests in the scheduler, ``in_flight`` all that have no result
+    yet. ``kv_cache_usage`` and ``prefix_cache_hit_rate`` are shares, 0 to 1; ``busy_seconds`` is
+    the time spent in steps. ``latency_seconds`` has the percentiles ``p50``, ``p90`` and ``p99``
+    of the last thousand requests, from submission to the last token. ``restarts`` counts how often
+    an engine that had died was built again.
+    """
 
     in_flight: int = 0
+    running: int = 0
+    waiting: int = 0
     requests_done: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -83,6 +124,10 @@ class EngineStats:
     sequence_steps: int = 0
     busy_seconds: float = 0.0
     max_batch_size: int = 1
+    kv_cache_usage: float = 0.0
+    prefix_cache_hit_rate: float = 0.0
+    latency_seconds: Mapping[str, float] = field(default_factory=dict)
+    restarts: int = 0
 
     @property
     def mean_batch_size(self) -> float:
@@ -108,25 +153,42 @@ class Engine(Protocol):
         """What was built."""
         ...
 
-    def submit(self, prompt: Prompt, options: Mapping[str, Any]) -> Future[Generation]:
+    @property
+    def state(self) -> EngineState:
+        """Whether it takes requests; while it recovers, requests wait."""
+        ...
+
+    def submit(
+        self, prompt: Prompt, options: Mapping[str, Any], on_text: OnText | None = None
+    ) -> Future[Generation]:
         """Start a generation. Cancelling the Future aborts it and frees what it holds.
 
-        ``options`` are sampling parameters by vLLM's names. What is wrong with prompt or options
-        is the Future's InvalidRequestError or raised at once; EngineClosedError and
-        EngineDeadError likewise.
+        ``options`` are those of sampling_options, ``lora`` as a LoraAdapter. What is wrong
+        with prompt or options is the Future's InvalidRequestError or raised at once;
+        EngineClosedError, EngineDeadError and PoisonRequestError likewise.
         """
         ...
 
-    def embed(self, text: str, *, normalize: bool) -> Future[Embedding]:
+    def embed(
+        self, text: str, *, normalize: bool, dimensions: int | None = None
+    ) -> Future[Embedding]:
         """Start an embedding; Future and errors as of ``submit``."""
+        ...
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Return how many tokens a prompt has, those of the chat template included."""
         ...
 
     def stats(self) -> EngineStats:
         """Return the counters as of the last step."""
         ...
 
-    def close(self) -> None:
-        """Fail what is in flight with EngineClosedError and free everything. Idempotent."""
+    def close(self, *, drain: bool = False) -> None:
+        """Free everything. Idempotent.
+
+        What is in flight fails with EngineClosedError; with ``drain`` it is finished first, and
+        requests that come meanwhile are taken too.
+        """
         ...
 
 

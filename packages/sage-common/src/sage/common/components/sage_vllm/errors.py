@@ -5,6 +5,7 @@ EngineError                  (SageError)
 ├── EngineStartError         (RuntimeError)  the engine could not be built
 ├── EngineDeadError          (RuntimeError)  the engine failed while it ran
 ├── EngineClosedError        (RuntimeError)  the engine was closed under the request
+├── PoisonRequestError       (RuntimeError)  the request itself made the engine die
 ├── ModelInUseError          (RuntimeError)  a model that is loaded cannot be deleted
 └── InvalidRequestError      (ValueError)    the engine refuses the prompt or an option
 """
@@ -57,6 +58,16 @@ class EngineClosedError(EngineError, RuntimeError):
 
     def __str__(self) -> str:
         return f"the engine of {self.model_id!r} was closed before this request was done"
+
+
+class PoisonRequestError(EngineError, RuntimeError):
+    """The engine died each time it worked on this request, in the end on nothing else."""
+
+    def __str__(self) -> str:
+        return (
+            f"this request made the engine of {self.model_id!r} die again and again, so it was "
+            f"given up ({self.reason}); the other requests were not affected"
+        )
 
 
 class ModelInUseError(EngineError, RuntimeError):

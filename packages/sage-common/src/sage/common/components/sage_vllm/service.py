@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from functools import partial
-from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
-from sage.common.components.sage_vllm.engine import (
-    Embedding,
-    Engine,
-    EngineFactory,
-    EngineSpec,
-    Generation,
-)
-from sage.common.components.sage_vllm.errors import EngineError, ModelInUseError
+from sage.common.components.sage_vllm.engine import Embedding, Engine, EngineFactory, Generation
+from sage.common.components.sage_vllm.engine_pool import EnginePool
+from sage.common.components.sage_vllm.errors import EngineClosedError, EngineError, ModelInUseError
 from sage.common.components.sage_vllm.gather import gather
 from sage.common.components.sage_vllm.inputs import PromptItem, parse_prompts, parse_texts
+from sage.common.components.sage_vllm.lora_adapter import find_adapter
 from sage.common.components.sage_vllm.results import (
     embedding_result,
+    engine_stats_record,
     generation_results,
     model_record,
 )
 from sage.common.components.sage_vllm.sampling_options import check_sampling_options
+from sage.common.components.sage_vllm.text_stream import TextStream
 from sage.common.components.sage_vllm.vllm_engine import VLLMEngine
 from sage.common.core.errors import nearest
 from sage.common.model_registry import vllm_registry
@@ -59,11 +55,8 @@ class VLLMService(BaseService):
         if not isinstance(config, VLLMServiceConfig):
             config = VLLMServiceConfig.from_dict(config)
         self.config = config
-        self._engine_factory = engine_factory
-        self._text_engine: Engine | None = None
-        self._embedding_engine: Engine | None = None
-        self._embedding_lock = threading.Lock()
-        self._loaded: set[Path] = set()
+        self._engines = EnginePool(config, engine_factory)
+        self._capacity: int | None = None
         # Downloads and the like run here, so that they never hold up generation.
         self._management = ThreadPoolExecutor(2, thread_name_prefix="sage-vllm-management")
 
@@ -71,12 +64,7 @@ class VLLMService(BaseService):
 
     def setup(self) -> None:
         """Load the configured models; raises ModelNotFoundError, EngineError or ValueError."""
-        config = self.config
-        self._text_engine = self._load(
-            config.model_id, config.revision, role="generate", arguments=config.engine
-        )
-        if config.embedding_model_id is not None:
-            self._embedding()
+        self._engines.open()
 
     def stop(self) -> None:
         """End calls in flight with EngineClosedError and free the engines."""
@@ -85,16 +73,15 @@ class VLLMService(BaseService):
     def cleanup(self) -> None:
         """Free the engines and everything they hold."""
         self._management.shutdown(wait=False, cancel_futures=True)
-        with self._embedding_lock:
-            engines = (self._text_engine, self._embedding_engine)
-        for engine in engines:
-            if engine is not None:
-                engine.close()
+        self._engines.close()
 
     @property
     def capacity(self) -> int | None:  # type: ignore[override]  # known only once an engine is up
         """Calls in flight that keep the engine busy: one batch at work and the next one ready."""
-        return None if self._text_engine is None else 2 * self._text_engine.info.max_batch_size
+        engine = self._engines.text.engine
+        if engine is not None:
+            self._capacity = 2 * engine.info.max_batch_size
+        return self._capacity
 
     # -- tasks ------------------------------------------------------------------------------------
 
@@ -104,18 +91,25 @@ class VLLMService(BaseService):
         Args:
             prompts: a string, a conversation (a list of ``{"role", "content"}``), ``{"prompt" or
                 "messages": ..., "options": {...}}``, or a list of these.
-            options: sampling options by vLLM's names, such as ``max_tokens`` or ``temperature``;
-                an item's own options go before them. ``on_error="return"`` puts ``{"error":
-                {"type", "message"}}`` in the slot of a prompt that failed; by default the first
-                error aborts the other prompts and is raised.
+            options: sampling options by vLLM's names, such as ``max_tokens``, ``temperature``,
+                ``stop``, ``seed``, ``n`` or ``logprobs``; what the text must be: ``json_schema``
+                (a dict), ``choice`` (a list of strings), ``regex`` or ``grammar`` (EBNF);
+                ``deadline``, seconds after which the text so far is the result; ``priority``, a
+                whole number of which lower ones go first; ``lora``, the id of an adapter in the
+                registry. An item's own options go before them. ``on_error="return"`` puts
+                ``{"error": {"type", "message"}}`` in the slot of a prompt that failed; by default
+                the first error aborts the other prompts and is raised.
 
         Returns:
-            A dict per prompt: ``text``, ``finish_reason`` (``"stop"`` or ``"length"``),
-            ``tokens_used`` (``prompt``, ``completion``, ``total``), ``latency`` in seconds,
-            ``model_id``, ``request_id``; with ``n`` above 1 also ``choices``.
+            A dict per prompt: ``text``, ``finish_reason`` (``"stop"``, ``"length"`` or
+            ``"deadline"``), ``tokens_used`` (``prompt``, ``completion``, ``total``), ``latency``
+            in seconds, ``model_id``, ``request_id``; with ``json_schema`` also ``parsed``, None if
+            the text was cut off; with ``logprobs`` a list of ``{"token", "logprob", "top"}``; with
+            ``n`` above 1 ``choices``, a dict of text, finish_reason and these for each.
 
         Raises:
             ValueError: a prompt, its length, or an option is not valid; it says which.
+            PoisonRequestError: the engine died of this prompt each time.
             EngineClosedError, EngineDeadError: the service ended before the generation did.
         """
         results: list[dict[str, Any]] = self._wait(self.generate_async(prompts, **options))
@@ -127,27 +121,67 @@ class VLLMService(BaseService):
         """Do the same without waiting; cancelling the Future aborts the generation."""
         if on_error not in _ON_ERROR:
             raise ValueError(f"unknown on_error {on_error!r}; valid: {', '.join(_ON_ERROR)}")
-        engine = self._text()
+        self._check_open()
+        items = [self._with_options(item, options) for item in parse_prompts(prompts)]
         return_errors = on_error == "return"
-        futures: list[Future[Generation]] = []
-        try:
-            futures.extend(  # one by one: those before one that raises are in the list
-                self._submit(engine, item, options, return_errors=return_errors)
-                for item in parse_prompts(prompts)
-            )
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
-        model_id = engine.info.model_id
-        return gather(futures, partial(generation_results, model_id), return_errors=return_errors)
+        parse = [item.options.get("json_schema") is not None for item in items]
+
+        def start(engine: Engine) -> Future[Any]:
+            futures: list[Future[Generation]] = []
+            try:
+                futures.extend(  # one by one: those before one that raises are in the list
+                    self._submit(engine, item, return_errors=return_errors) for item in items
+                )
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                raise
+            combine = partial(generation_results, engine.info.model_id, parse=parse)
+            return gather(futures, combine, return_errors=return_errors)
+
+        return self._engines.text.call(start)
+
+    def stream(self, prompt: Any, **options: Any) -> TextStream:
+        """Generate one text and yield it piece by piece.
+
+        Takes one prompt and the options of ``generate``; ``n`` must be 1. The stream's ``result``
+        is what ``generate`` returns for the prompt; closing the stream, or dropping it, aborts
+        the generation.
+        """
+        self._check_open()
+        items = [self._with_options(item, options) for item in parse_prompts(prompt)]
+        if len(items) != 1:
+            raise ValueError(f"a stream has one prompt, not {len(items)}")
+        (item,) = items
+        parse = [item.options.get("json_schema") is not None]
+        pieces: SimpleQueue[str | None] = SimpleQueue()
+
+        def start(engine: Engine) -> Future[Any]:
+            future = engine.submit(item.prompt, item.options, on_text=pieces.put)
+            return gather([future], partial(generation_results, engine.info.model_id, parse=parse))
+
+        return TextStream(pieces, self._engines.text.call(start))
+
+    def count_tokens(self, prompts: Any) -> list[int]:
+        """Return how many tokens each prompt has, in the shapes that ``generate`` takes."""
+        self._check_open()
+        items = parse_prompts(prompts)
+
+        def start(engine: Engine) -> Future[list[int]]:
+            counted: Future[list[int]] = Future()
+            counted.set_result([engine.count_tokens(item.prompt) for item in items])
+            return counted
+
+        counts: list[int] = self._wait(self._engines.text.call(start))
+        return counts
 
     def embed(self, texts: str | Sequence[str], **options: Any) -> dict[str, Any]:
         """Embed texts.
 
         Args:
-            texts: a string or a list of strings.
-            options: ``normalize`` (True by default) scales each vector to length 1.
+            texts: a string or a list of strings, as many as memory holds.
+            options: ``normalize`` (True by default) scales each vector to length 1;
+                ``dimensions`` shortens the vectors, where the model was trained for it.
 
         Returns:
             ``vectors`` (a list of floats per text), ``dim``, ``model_id``, ``tokens_used``
@@ -160,28 +194,73 @@ class VLLMService(BaseService):
         return result
 
     def embed_async(
-        self, texts: str | Sequence[str], *, normalize: bool = True
+        self,
+        texts: str | Sequence[str],
+        *,
+        normalize: bool = True,
+        dimensions: int | None = None,
     ) -> Future[dict[str, Any]]:
         """Do the same without waiting; cancelling the Future aborts the embedding."""
         began = time.perf_counter()
+        self._check_open()
         checked = parse_texts(texts)
-        engine = self._embedding()
-        futures = [engine.embed(text, normalize=normalize) for text in checked]
 
-        def combine(embeddings: list[Embedding]) -> dict[str, Any]:
-            latency = time.perf_counter() - began
-            return embedding_result(engine.info.model_id, embeddings, latency)
+        def start(engine: Engine) -> Future[Any]:
+            def combine(embeddings: list[Embedding]) -> dict[str, Any]:
+                latency = time.perf_counter() - began
+                return embedding_result(engine.info.model_id, embeddings, latency)
 
-        return gather(futures, combine)
+            futures: list[Future[Embedding]] = []
+            try:
+                futures.extend(
+                    engine.embed(text, normalize=normalize, dimensions=dimensions)
+                    for text in checked
+                )
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                raise
+            return gather(futures, combine)
+
+        future = self._engines.embedding.call(start)
+        self._engines.ensure_embedding(self._management.submit)
+        return future
+
+    def stats(self) -> dict[str, Any]:
+        """Return the counters of the engines since they were loaded, as plain data.
+
+        Those of the text engine are at the top, those of the embedding engine, where there is
+        one, under ``embedding``.
+        """
+        self._check_open()
+        embedding = self._engines.embedding.engine
+        return {
+            **engine_stats_record(self._engines.text.engine),
+            "state": self._engines.state,
+            **({} if embedding is None else {"embedding": engine_stats_record(embedding)}),
+        }
+
+    def health(self) -> dict[str, Any]:
+        """Return ``state`` (``loading``, ``ready``, ``recovering``, ``switching``, ``failed`` or
+        ``closed``), the state of each engine, and the latest error; never raises."""
+        return self._engines.health()
+
+    # -- models -----------------------------------------------------------------------------------
 
     def show_models(self) -> list[dict[str, Any]]:
         """Return the registry's models as plain data."""
         return [model_record(m) for m in vllm_registry.list_models(root=self.config.model_root)]
 
     def download_model(self, model_id: str, revision: str | None = None) -> dict[str, Any]:
-        """Download a model into the registry; returns its record."""
+        """Download a model into the registry; returns its record.
+
+        With ``auto_reload``, another revision of the text model in use is switched to.
+        """
         root = self.config.model_root
         model = vllm_registry.download_model(model_id, revision, progress=False, root=root)
+        engine = self._engines.text.engine
+        if self.config.auto_reload and engine is not None and engine.info.model_id == model_id:
+            self.switch_model(model_id, revision)
         return model_record(model)
 
     def delete_model(self, model_id: str, revision: str | None = None) -> dict[str, Any]:
@@ -191,32 +270,41 @@ class VLLMService(BaseService):
         """
         root = self.config.model_root
         plan = vllm_registry.plan_deletion(model_id, revision, root=root)
-        if any(model.path in self._loaded for model in plan.models):
+        if any(self._engines.is_loaded(model.path) for model in plan.models):
             raise ModelInUseError(model_id)
         done = vllm_registry.delete_model(model_id, revision, root=root)
         return {"freed_bytes": done.freed_bytes, "models": [model_record(m) for m in done.models]}
 
-    def stats(self) -> dict[str, Any]:
-        """Return the text engine's counters since it was loaded, as plain data."""
-        engine = self._text()
-        stats = engine.stats()
-        return {
-            "model_id": engine.info.model_id,
-            "engine": asdict(engine.info),
-            **asdict(stats),
-            "mean_batch_size": stats.mean_batch_size,
-            "batch_occupancy": stats.batch_occupancy,
-            "tokens_per_second": stats.tokens_per_second,
-        }
+    def switch_model(self, model_id: str, revision: str | None = None) -> dict[str, Any]:
+        """Replace the text model by another one of the registry; returns ``stats``.
+
+        The new engine is loaded beside the old one where memory holds both, else after it. Calls
+        made meanwhile are served or wait; none fails, and each is answered by one model, which
+        its ``model_id`` names. Any error leaves the old model serving and is raised:
+        ModelNotFoundError, InsufficientMemoryError, EngineError or ValueError.
+        """
+        self._check_open()
+        self._engines.switch(model_id, revision)
+        return self.stats()
+
+    def fine_tune(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Check a fine-tuning request and hand it to the backend that is installed.
+
+        Raises ValueError for a request that is not valid, NotImplementedError without a backend.
+        """
+        from sage.common.components.sage_vllm import fine_tuning
+
+        return fine_tuning.fine_tune(request, root=self.config.model_root)
 
     # -- the generic entry point ------------------------------------------------------------------
 
     def process(self, payload: Mapping[str, Any]) -> Any:
         """Run ``{"task": ..., "inputs": ..., "options": {...}}`` and return the task's result.
 
-        Tasks are ``generate`` and ``embed``, whose inputs are the prompts or texts, and
-        ``show_models``, ``download_model``, ``delete_model`` and ``stats``, whose options are the
-        method's arguments. Raises ValueError for an unknown task, naming the nearest one.
+        Tasks are ``generate`` and ``embed``, whose inputs are the prompts or texts, ``fine_tune``,
+        whose inputs are the request, and ``show_models``, ``download_model``, ``delete_model``,
+        ``switch_model``, ``stats`` and ``health``, whose options are the method's arguments.
+        Raises ValueError for an unknown task, naming the nearest one.
         """
         return self._wait(self.process_async(payload))
 
@@ -230,88 +318,49 @@ class VLLMService(BaseService):
         task, options = payload.get("task"), payload.get("options") or {}
         if not isinstance(options, Mapping):
             raise ValueError(f"'options' must be a mapping, not {options!r}")
-        in_engine: dict[str, Callable[..., Future[Any]]] = {
+        with_inputs: dict[str, Callable[..., Future[Any]]] = {
             "generate": self.generate_async,
             "embed": self.embed_async,
+            "fine_tune": lambda request: self._management.submit(self.fine_tune, request),
         }
-        management: dict[str, Callable[..., Any]] = {
+        without_inputs: dict[str, Callable[..., Any]] = {
             "show_models": self.show_models,
             "download_model": self.download_model,
             "delete_model": self.delete_model,
+            "switch_model": self.switch_model,
             "stats": self.stats,
+            "health": self.health,
         }
-        if task in in_engine:
+        if task in with_inputs:
             if "inputs" not in payload:
                 raise ValueError(f"task {task!r} needs 'inputs'")
-            return in_engine[task](payload["inputs"], **options)
-        if task in management:
-            return self._management.submit(management[task], **options)
-        hint = nearest(str(task), [*in_engine, *management])
+            return with_inputs[task](payload["inputs"], **options)
+        if task in without_inputs:
+            return self._management.submit(without_inputs[task], **options)
+        hint = nearest(str(task), [*with_inputs, *without_inputs])
         raise ValueError(f"unknown task {task!r}; {hint}")
 
     # -- inside -----------------------------------------------------------------------------------
 
-    def _load(
-        self, model_id: str, revision: str | None, *, role: Any, arguments: Mapping[str, Any]
-    ) -> Engine:
-        root = self.config.model_root
-        if self.config.auto_download:
-            vllm_registry.ensure_model_available(model_id, revision, progress=False, root=root)
-        try:
-            model = vllm_registry.touch_model(model_id, revision, root=root)
-        except vllm_registry.RegistryNotWritableError:  # a shared registry may be read-only
-            model = vllm_registry.get_model(model_id, revision, root=root)
-        self.logger.info("loading %s from %s", model_id, model.path)
-        self._loaded.add(model.path)
-        engine = self._engine_factory(
-            EngineSpec(
-                model_id=model_id,
-                path=model.path,
-                role=role,
-                mode=self.config.engine_mode,
-                arguments=arguments,
-            )
-        )
-        self.logger.info("loaded %s in %.1f s", model_id, engine.info.start_seconds)
-        return engine
-
-    def _text(self) -> Engine:
-        if self._text_engine is None:
+    def _check_open(self) -> None:
+        if not self._opened:
             raise ServiceClosedError(self.ctx.name, "it has not been opened yet")
-        return self._text_engine
 
-    def _embedding(self) -> Engine:
-        """Return the embedding engine, built on the first call if it is only the fallback."""
-        self._text()
-        with self._embedding_lock:
-            if self._embedding_engine is None:
-                config = self.config
-                if config.embedding_model_id is None:
-                    self.logger.warning(
-                        "no embedding_model_id is configured: embedding with the text model %s, "
-                        "converted, which is slower and less accurate than an embedding model",
-                        config.model_id,
-                    )
-                self._embedding_engine = self._load(
-                    config.embedding_model_id or config.model_id,
-                    config.embedding_revision if config.embedding_model_id else config.revision,
-                    role="embed",
-                    arguments=config.embedding_engine,
-                )
-            return self._embedding_engine
-
-    def _submit(
-        self,
-        engine: Engine,
-        item: PromptItem,
-        options: Mapping[str, Any],
-        *,
-        return_errors: bool,
-    ) -> Future[Generation]:
+    def _with_options(self, item: PromptItem, options: Mapping[str, Any]) -> PromptItem:
+        """Return the item with all options that hold for it."""
         own = {**options, **item.options}
         check_sampling_options(own, "the options of generate")
+        merged = {**self.config.sampling, **own}
+        if merged.get("lora") is not None:
+            merged["lora"] = find_adapter(merged["lora"], self.config.model_root)
+        return PromptItem(prompt=item.prompt, options=merged)
+
+    @staticmethod
+    def _submit(engine: Engine, item: PromptItem, *, return_errors: bool) -> Future[Generation]:
         try:
-            return engine.submit(item.prompt, {**self.config.sampling, **own})
+            return engine.submit(item.prompt, item.options)
+        except EngineClosedError:
+            raise
         except (EngineError, ValueError) as error:
             if not return_errors:
                 raise

@@ -22,8 +22,10 @@ from sage.common.components.sage_vllm.engine import (
     Embedding,
     EngineInfo,
     EngineSpec,
+    EngineState,
     EngineStats,
     Generation,
+    OnText,
     Prompt,
 )
 from sage.common.components.sage_vllm.errors import EngineClosedError, InvalidRequestError
@@ -57,9 +59,16 @@ class EchoEngine:
         """What this engine says of itself."""
         return self._info
 
-    def submit(self, prompt: Prompt, options: Mapping[str, Any]) -> Future[Generation]:
+    @property
+    def state(self) -> EngineState:
+        """Ready until it is closed."""
+        return "closed" if self._closed else "ready"
+
+    def submit(
+        self, prompt: Prompt, options: Mapping[str, Any], on_text: OnText | None = None
+    ) -> Future[Generation]:
         """Complete with the prompt's words, up to ``max_tokens`` of them, ``n`` times."""
-        words = self._words(prompt if isinstance(prompt, str) else str(prompt[-1]["content"]))
+        words = self._words(_text_of(prompt))
         limit = options.get("max_tokens") or _MAX_WORDS
         said = words[:limit]
         completion = Completion(
@@ -67,6 +76,9 @@ class EchoEngine:
             finish_reason="stop" if len(said) == len(words) else "length",
             token_count=len(said),
         )
+        if on_text is not None:
+            for index, word in enumerate(said):
+                on_text(f" {word}" if index else word)
         completions = [completion] * options.get("n", 1)
         self._count(len(words), len(said) * len(completions))
         return _done(
@@ -78,10 +90,13 @@ class EchoEngine:
             )
         )
 
-    def embed(self, text: str, *, normalize: bool) -> Future[Embedding]:
-        """Return a vector of 8 floats made from the text's hash."""
+    def embed(
+        self, text: str, *, normalize: bool, dimensions: int | None = None
+    ) -> Future[Embedding]:
+        """Return a vector of 8 floats, or of ``dimensions``, made from the text's hash."""
         words = self._words(text)
-        vector = [byte - 127.5 for byte in hashlib.sha256(text.encode()).digest()[:_DIMENSIONS]]
+        digest = hashlib.sha256(text.encode()).digest()
+        vector = [byte - 127.5 for byte in digest[: dimensions or _DIMENSIONS]]
         length = sum(x * x for x in vector) ** 0.5 if normalize else 1.0
         self._count(len(words), 0)
         return _done(Embedding(vector=[x / length for x in vector], token_count=len(words)))
@@ -97,7 +112,11 @@ class EchoEngine:
             max_batch_size=self._info.max_batch_size,
         )
 
-    def close(self) -> None:
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Return the number of words."""
+        return len(self._words(_text_of(prompt)))
+
+    def close(self, *, drain: bool = False) -> None:  # noqa: ARG002 - nothing is ever in flight
         """Refuse further requests."""
         self._closed = True
 
@@ -115,6 +134,10 @@ class EchoEngine:
         self._requests_done += 1
         self._prompt_tokens += prompt_tokens
         self._completion_tokens += completion_tokens
+
+
+def _text_of(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
 
 
 def write_echo_model(folder: Path) -> Path:

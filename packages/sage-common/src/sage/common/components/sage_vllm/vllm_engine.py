@@ -1,4 +1,5 @@
-"""VLLMEngine: one thread that builds a vLLM engine, steps it, and completes Futures.
+"""VLLMEngine: one thread that builds a vLLM engine, steps it, completes Futures, and builds it
+again when it dies.
 
 What is said to vLLM itself is in vllm_runtime.
 """
@@ -6,11 +7,12 @@ What is said to vLLM itself is in vllm_runtime.
 from __future__ import annotations
 
 import atexit
+import heapq
 import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from itertools import count
 from queue import Empty, SimpleQueue
@@ -18,41 +20,43 @@ from typing import Any
 
 from sage.common.components.sage_vllm import vllm_runtime
 from sage.common.components.sage_vllm.engine import (
-    Completion,
     Embedding,
     EngineInfo,
     EngineSpec,
+    EngineState,
     EngineStats,
     Generation,
+    OnText,
     Prompt,
 )
+from sage.common.components.sage_vllm.engine_request import (
+    EngineRequest,
+    to_embedding,
+    to_generation,
+)
+from sage.common.components.sage_vllm.engine_tally import EngineTally
 from sage.common.components.sage_vllm.errors import (
     EngineClosedError,
     EngineDeadError,
     EngineError,
     InvalidRequestError,
+    PoisonRequestError,
 )
+from sage.common.components.sage_vllm.replay_queue import ReplayQueue
 
 logger = logging.getLogger(__name__)
 
-
-class _Request:
-    """One request, from a caller's submit to its Future's result."""
-
-    __slots__ = ("future", "id", "input", "params", "started", "to_result")
-
-    def __init__(
-        self, request_id: str, engine_input: Any, params: Any, to_result: Callable[..., Any]
-    ) -> None:
-        self.id = request_id
-        self.input = engine_input
-        self.params = params
-        self.to_result = to_result
-        self.future: Future[Any] = Future()
-        self.started = time.perf_counter()
-
-
 _CLOSE = object()
+_DRAIN = object()
+_REBUILD_DELAYS = (0.0, 1.0, 5.0)  # seconds before each attempt to build a dead engine again
+_FRUITLESS_CRASHES = 6  # so many with no request finished in between, and the engine is given up
+
+
+class _EngineDied:
+    """Said to the driver by whoever watches the engine's process."""
+
+    def __init__(self, runtime_number: int) -> None:
+        self.runtime_number = runtime_number
 
 
 class VLLMEngine:
@@ -62,19 +66,27 @@ class VLLMEngine:
     keeps its threads per calling thread). So a driver thread owns it: it takes requests and
     aborts from an inbox between two steps, and all requests in the engine are batched together,
     whichever thread they came from. Tokenising happens on the callers' threads.
+
+    An engine that dies is built again on the same thread, and the requests that it had are
+    replayed; their callers see a delay. A request that kills it again and again fails alone.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
         self._inbox: SimpleQueue[Any] = SimpleQueue()
-        self._in_flight: dict[str, _Request] = {}
+        self._in_flight: dict[str, EngineRequest] = {}
+        self._replays = ReplayQueue()
+        self._deadlines: list[tuple[float, str]] = []
         self._ids = count()
         self._lock = threading.Lock()
         self._end: EngineError | None = None  # why no more requests are taken
+        self._closing = threading.Event()
+        self._draining = False
+        self._recovering = False
         self._runtime: vllm_runtime.VLLMRuntime | None = None
-        self._requests_done = self._prompt_tokens = self._completion_tokens = 0
-        self._steps = self._sequence_steps = 0
-        self._busy_seconds = 0.0
+        self._runtime_number = 0
+        self._fruitless_crashes = 0
+        self._tally = EngineTally()
         self._ready: Future[EngineInfo] = Future()
         self._driver = threading.Thread(
             target=self._drive, name=f"sage-engine-{spec.model_id}", daemon=True
@@ -97,34 +109,63 @@ class VLLMEngine:
         """What was built."""
         return self._info
 
-    def submit(self, prompt: Prompt, options: Mapping[str, Any]) -> Future[Generation]:
-        """Start a generation; see Engine.submit."""
-        runtime = self._running()
-        params = runtime.sampling_params(options)
-        return self._enqueue(runtime.render(prompt), params, _to_generation)
+    @property
+    def state(self) -> EngineState:
+        """Whether it takes requests; while it recovers, requests wait."""
+        if self._end is None:
+            return "recovering" if self._recovering else "ready"
+        return "closed" if isinstance(self._end, EngineClosedError) else "failed"
 
-    def embed(self, text: str, *, normalize: bool) -> Future[Embedding]:
-        """Start an embedding; see Engine.embed."""
+    def submit(
+        self, prompt: Prompt, options: Mapping[str, Any], on_text: OnText | None = None
+    ) -> Future[Generation]:
+        """Start a generation; see Engine.submit."""
+        deadline = options.get("deadline")
+        incremental = on_text is not None or deadline is not None
         runtime = self._running()
-        params = runtime.pooling_params(normalize=normalize)
-        return self._enqueue(runtime.render(text), params, _to_embedding)
+        params = runtime.sampling_params(options, incremental=incremental)
+        if on_text is not None and params.n > 1:
+            raise InvalidRequestError(self._spec.model_id, "a stream has one text: n must be 1")
+        request = EngineRequest(
+            f"r{next(self._ids)}",
+            self._render(prompt),
+            params,
+            to_generation,
+            arguments=runtime.request_arguments(options),
+            deadline=deadline,
+            on_text=on_text,
+        )
+        return self._enqueue(request)
+
+    def embed(
+        self, text: str, *, normalize: bool, dimensions: int | None = None
+    ) -> Future[Embedding]:
+        """Start an embedding; see Engine.embed."""
+        params = self._running().pooling_params(normalize=normalize, dimensions=dimensions)
+        request = EngineRequest(f"r{next(self._ids)}", self._render(text), params, to_embedding)
+        return self._enqueue(request)
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Return how many tokens a prompt has; see Engine.count_tokens."""
+        return len(self._render(prompt)["prompt_token_ids"])
 
     def stats(self) -> EngineStats:
         """Return the counters as of the last step."""
-        return EngineStats(
-            in_flight=len(self._in_flight),
-            requests_done=self._requests_done,
-            prompt_tokens=self._prompt_tokens,
-            completion_tokens=self._completion_tokens,
-            steps=self._steps,
-            sequence_steps=self._sequence_steps,
-            busy_seconds=self._busy_seconds,
+        runtime = self._runtime
+        load = vllm_runtime.SchedulerLoad() if runtime is None else runtime.load
+        return self._tally.stats(
+            in_flight=len(self._in_flight) + len(self._replays),
             max_batch_size=self._info.max_batch_size,
+            load=load,
         )
 
-    def close(self) -> None:
-        """Fail what is in flight with EngineClosedError and free everything. Idempotent."""
-        self._inbox.put(_CLOSE)
+    def close(self, *, drain: bool = False) -> None:
+        """Free everything, if ``drain`` after what is in flight; see Engine.close."""
+        if not drain:
+            self._closing.set()
+            if self._recovering:  # its callers need not wait for a build whose engine nobody wants
+                self._fail_all(EngineClosedError(self._spec.model_id))
+        self._inbox.put(_DRAIN if drain else _CLOSE)
         if threading.current_thread() is not self._driver:
             self._driver.join()
         atexit.unregister(self.close)
@@ -137,10 +178,22 @@ class VLLMEngine:
         assert self._runtime is not None  # noqa: S101 - for the type checker: __init__ waited
         return self._runtime
 
-    def _enqueue(
-        self, engine_input: Any, params: Any, to_result: Callable[..., Any]
-    ) -> Future[Any]:
-        request = _Request(f"r{next(self._ids)}", engine_input, params, to_result)
+    def _render(self, prompt: Prompt) -> Any:
+        runtime = self._running()
+        try:
+            return runtime.render(prompt)
+        except InvalidRequestError:
+            raise
+        except Exception:
+            # The runtime may have been shut down under this thread's hands. One that was built
+            # again in its place tokenises alike.
+            if self._end is not None:
+                raise self._end from None
+            if self._running() is runtime and not self._recovering:
+                raise
+            return self._running().render(prompt)
+
+    def _enqueue(self, request: EngineRequest) -> Future[Any]:
         with self._lock:  # nothing may enter the inbox after the driver has emptied it
             if self._end is not None:
                 raise self._end
@@ -157,86 +210,189 @@ class VLLMEngine:
         # mask, so that only the host hears it and shuts them down in order.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            runtime, info = vllm_runtime.build(self._spec)
+            runtime, info = self._build()
         except BaseException as error:  # noqa: BLE001 - goes to whoever waits in the constructor
             self._end = EngineClosedError(self._spec.model_id)
             self._ready.set_exception(error)
             return
-        self._runtime = runtime
+        self._max_batch_size = info.max_batch_size
         self._ready.set_result(info)
-        end: EngineError = EngineClosedError(self._spec.model_id)
-        try:
-            self._serve(runtime, info.max_batch_size)
-        except Exception as error:
-            logger.exception("the engine of %s failed", self._spec.model_id)
-            end = EngineDeadError(self._spec.model_id, repr(error))
-            end.__cause__ = error
-        finally:
-            unfinished = list(self._in_flight)
-            self._fail_all(end)
-            self._runtime = None
-            if isinstance(end, EngineClosedError):
-                runtime.abort(*unfinished)  # an engine process with work left shuts down noisily
-            runtime.shut_down()
+        current: vllm_runtime.VLLMRuntime | None = runtime
+        while current is not None:
+            try:
+                self._serve(current)
+            except Exception as error:
+                logger.exception("the engine of %s died", self._spec.model_id)
+                current = self._recover(current, error)
+            else:
+                self._finish(current)
+                current = None
 
-    def _serve(self, runtime: vllm_runtime.VLLMRuntime, max_batch_size: int) -> None:
+    def _build(self) -> tuple[vllm_runtime.VLLMRuntime, EngineInfo]:
+        self._runtime_number += 1
+        died = _EngineDied(self._runtime_number)
+        runtime, info = vllm_runtime.build(self._spec, on_death=lambda: self._inbox.put(died))
+        self._runtime = runtime
+        return runtime, info
+
+    def _serve(self, runtime: vllm_runtime.VLLMRuntime) -> None:
         while self._take_commands(runtime):
             if not self._in_flight:
                 continue
             began = time.perf_counter()
-            self._sequence_steps += min(len(self._in_flight), max_batch_size)
-            self._steps += 1
+            working = min(len(self._in_flight), self._max_batch_size)
             outputs = runtime.step()
-            self._busy_seconds += time.perf_counter() - began
+            now = time.perf_counter()
+            self._tally.add_step(working, now - began)
             for output in outputs:
                 if output.finished:
                     self._complete(output)
+                else:
+                    self._note(runtime, output)
+            while self._deadlines and self._deadlines[0][0] <= now:
+                self._expire(runtime, heapq.heappop(self._deadlines)[1])
 
     def _take_commands(self, runtime: vllm_runtime.VLLMRuntime) -> bool:
         """Take what is in the inbox, waiting only while idle; return False at the end."""
-        wait = not self._in_flight
         while True:
+            self._replay(runtime)
+            wait = not self._in_flight
+            if wait and self._draining and self._end_if_nothing_came():
+                return False
             try:
                 command = self._inbox.get(block=wait)
             except Empty:
                 return True
-            wait = False
-            if command is _CLOSE:
+            if isinstance(command, EngineRequest):
+                if self._replays:
+                    self._replays.append(command)
+                else:
+                    self._add(runtime, command)
+            elif command is _CLOSE:
                 return False
-            if isinstance(command, _Request):
-                self._add(runtime, command)
+            elif command is _DRAIN:
+                self._draining = True
+            elif isinstance(command, _EngineDied):
+                if command.runtime_number == self._runtime_number:
+                    raise RuntimeError("its process ended")
             elif self._in_flight.pop(command, None) is not None:
                 runtime.abort(command)
 
-    def _add(self, runtime: vllm_runtime.VLLMRuntime, request: _Request) -> None:
+    def _end_if_nothing_came(self) -> bool:
+        with self._lock:
+            if self._inbox.empty():
+                self._end = EngineClosedError(self._spec.model_id)
+            return self._end is not None
+
+    def _replay(self, runtime: vllm_runtime.VLLMRuntime) -> None:
+        while self._replays:
+            request = self._replays.take(self._in_flight.values())
+            if request is None:
+                return
+            self._add(runtime, request)
+
+    def _add(self, runtime: vllm_runtime.VLLMRuntime, request: EngineRequest) -> None:
         if request.future.cancelled():
             return
+        self._in_flight[request.id] = request  # before it is added: that may be what kills
         try:
-            runtime.add(request.id, request.input, request.params)
+            runtime.add(request.id, request.input, request.params, request.arguments)
         except InvalidRequestError as error:
+            del self._in_flight[request.id]
             _settle(request.future, error=error)
             return
-        self._in_flight[request.id] = request
+        if request.deadline is not None:
+            heapq.heappush(self._deadlines, (request.deadline, request.id))
+
+    def _note(self, runtime: vllm_runtime.VLLMRuntime, output: Any) -> None:
+        request = self._in_flight.get(output.request_id)
+        if request is not None and not request.note(output):
+            runtime.abort(request.id)
+            self._give_up_stream(request)
 
     def _complete(self, output: Any) -> None:
-        request = self._in_flight.pop(output.request_id, None)
+        request = self._in_flight.get(output.request_id)
         if request is None:
             return  # cancelled while its last step ran
+        if request.incremental and not request.note(output):
+            self._give_up_stream(request)
+            return
+        self._succeed(request, output)
+
+    def _give_up_stream(self, request: EngineRequest) -> None:
+        del self._in_flight[request.id]
+        reason = "it could not repeat the text that it had streamed"
+        _settle(request.future, error=EngineDeadError(self._spec.model_id, reason))
+
+    def _expire(self, runtime: vllm_runtime.VLLMRuntime, request_id: str) -> None:
+        request = self._in_flight.get(request_id)
+        if request is not None:
+            runtime.abort(request_id)
+            self._succeed(request, None)
+
+    def _succeed(self, request: EngineRequest, output: Any) -> None:
+        del self._in_flight[request.id]
+        self._fruitless_crashes = 0
         result, prompt_tokens, completion_tokens = request.to_result(request, output)
-        self._requests_done += 1
-        self._prompt_tokens += prompt_tokens
-        self._completion_tokens += completion_tokens
+        latency = time.perf_counter() - request.started
+        self._tally.add_result(prompt_tokens, completion_tokens, latency)
         _settle(request.future, result=result)
+
+    def _recover(
+        self, dead: vllm_runtime.VLLMRuntime, error: Exception
+    ) -> vllm_runtime.VLLMRuntime | None:
+        """Build the engine again and queue what it had; return None when it is given up."""
+        self._recovering = True
+        self._fruitless_crashes += 1
+        poison = self._replays.put_back(self._in_flight)
+        if poison is not None:
+            reason = PoisonRequestError(self._spec.model_id, repr(error))
+            _settle(poison.future, error=reason)
+        try:
+            dead.shut_down()
+        except Exception:
+            logger.exception("what is left of the engine of %s", self._spec.model_id)
+        delays = _REBUILD_DELAYS if self._fruitless_crashes < _FRUITLESS_CRASHES else ()
+        for delay in delays:
+            if self._closing.wait(delay):
+                break
+            try:
+                runtime, _ = self._build()
+            except Exception as again:  # noqa: BLE001 - logged or raised below
+                error = again
+                logger.warning("building %s again failed: %s", self._spec.model_id, again)
+                continue
+            self._recovering = False
+            self._tally.restarts += 1
+            logger.warning("the engine of %s is up again", self._spec.model_id)
+            return runtime
+        end: EngineError = EngineClosedError(self._spec.model_id)
+        if not self._closing.is_set():
+            end = EngineDeadError(self._spec.model_id, repr(error))
+            end.__cause__ = error
+        self._recovering = False
+        self._fail_all(end)
+        self._runtime = None
+        return None
+
+    def _finish(self, runtime: vllm_runtime.VLLMRuntime) -> None:
+        unfinished = list(self._in_flight)
+        self._fail_all(EngineClosedError(self._spec.model_id))
+        self._runtime = None
+        try:
+            runtime.abort(*unfinished)  # an engine process with work left shuts down noisily
+        finally:
+            runtime.shut_down()
 
     def _fail_all(self, end: EngineError) -> None:
         with self._lock:
-            self._end = end
-        requests = list(self._in_flight.values())
-        self._in_flight.clear()
-        while not self._inbox.empty():
-            command = self._inbox.get()
-            if isinstance(command, _Request):
-                requests.append(command)
+            self._end = self._end or end
+            requests = [*self._in_flight.values(), *self._replays.clear()]
+            self._in_flight.clear()
+            while not self._inbox.empty():
+                command = self._inbox.get()
+                if isinstance(command, EngineRequest):
+                    requests.append(command)
         for request in requests:
             _settle(request.future, error=end)
 
@@ -249,22 +405,3 @@ def _settle(future: Future[Any], *, result: Any = None, error: Exception | None 
         future.set_result(result)
     else:
         future.set_exception(error)
-
-
-def _to_generation(request: _Request, output: Any) -> tuple[Generation, int, int]:
-    completions = [
-        Completion(text=c.text, finish_reason=c.finish_reason, token_count=len(c.token_ids))
-        for c in output.outputs
-    ]
-    generation = Generation(
-        request_id=request.id,
-        prompt_token_count=len(output.prompt_token_ids),
-        completions=completions,
-        latency=time.perf_counter() - request.started,
-    )
-    return generation, generation.prompt_token_count, sum(c.token_count for c in completions)
-
-
-def _to_embedding(_request: _Request, output: Any) -> tuple[Embedding, int, int]:
-    tokens = len(output.prompt_token_ids)
-    return Embedding(vector=output.outputs.data.tolist(), token_count=tokens), tokens, 0

@@ -12,22 +12,31 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
+from itertools import count
 from multiprocessing import connection
 from typing import Any, Literal
 
 from sage.common.components.sage_vllm.cpu_defaults import cpu_defaults
-from sage.common.components.sage_vllm.engine import EngineInfo, EngineSpec, Prompt
+from sage.common.components.sage_vllm.engine import EngineInfo, EngineSpec, LoraAdapter, Prompt
 from sage.common.components.sage_vllm.errors import (
     EngineStartError,
     InvalidRequestError,
     VLLMNotInstalledError,
 )
+from sage.common.components.sage_vllm.host_memory import host_memory
 from sage.common.components.sage_vllm.lifeline import HOST_VARIABLE
 from sage.common.components.sage_vllm.malloc_tuning import MALLOC_ENVIRONMENT, tune_malloc
-from sage.common.components.sage_vllm.sampling_options import DEFAULT_MAX_TOKENS
+from sage.common.components.sage_vllm.memory_check import DEFAULT_SHARE
+from sage.common.components.sage_vllm.memory_estimate import MemoryEstimate
+from sage.common.components.sage_vllm.model_check import check_model
+from sage.common.components.sage_vllm.sampling_options import (
+    DEFAULT_MAX_TOKENS,
+    REQUEST_OPTIONS,
+    STRUCTURE_OPTIONS,
+)
 from sage.common.core.errors import nearest
 
 _OURS = ("model", "runner", "convert", "served_model_name")  # set from the EngineSpec
@@ -35,30 +44,81 @@ _BUILD_LOCK = threading.Lock()  # building reads settings from the process's env
 _inline_runtimes: set[int] = set()  # guarded by _BUILD_LOCK; they share torch's process groups
 
 
+@dataclass(slots=True)
+class SchedulerLoad:
+    """What vLLM's scheduler said of itself at the last step."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_cache_usage: float = 0.0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+
+    @property
+    def prefix_cache_hit_rate(self) -> float:
+        """The share of prompt tokens, 0 to 1, that were in the prefix cache."""
+        return self.prefix_hits / self.prefix_queries if self.prefix_queries else 0.0
+
+
+class _LoadRecorder:
+    """Stands where vLLM's own StatLoggerManager would, and keeps the scheduler's figures.
+
+    vLLM's would register some hundred metrics in the process's one Prometheus registry.
+    """
+
+    def __init__(self, **_settings: Any) -> None:
+        self.load = SchedulerLoad()
+
+    def log_engine_initialized(self) -> None:
+        """Nothing to say."""
+
+    def log(self) -> None:
+        """Nothing to say."""
+
+    def record(self, *, scheduler_stats: Any, **_others: Any) -> None:
+        """Take the figures of one step."""
+        load = self.load
+        load.running = scheduler_stats.num_running_reqs
+        load.waiting = scheduler_stats.num_waiting_reqs
+        load.kv_cache_usage = scheduler_stats.kv_cache_usage
+        load.prefix_queries += scheduler_stats.prefix_cache_stats.queries
+        load.prefix_hits += scheduler_stats.prefix_cache_stats.hits
+
+
 class VLLMRuntime:
     """A built ``LLMEngine`` and the few calls on it that an engine loop needs."""
 
-    def __init__(self, spec: EngineSpec, engine: Any, *, inline: bool) -> None:
+    def __init__(
+        self, spec: EngineSpec, engine: Any, *, inline: bool, on_death: Callable[[], None]
+    ) -> None:
         from vllm import PoolingParams, SamplingParams
         from vllm.exceptions import VLLMClientError
+        from vllm.lora.request import LoRARequest
         from vllm.renderers import ChatParams
         from vllm.renderers.chat_utils import ChatTemplateResolutionError
         from vllm.renderers.inputs.preprocess import parse_model_prompt
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         if inline:
             _inline_runtimes.add(id(self))
         else:
-            _watch_engine_processes(engine.engine_core)
+            _watch_engine_processes(engine.engine_core, on_death)
         self._model_id = spec.model_id
         self._engine = engine
         self._renderer = engine.renderer
+        self._recorder = engine.logger_manager or _LoadRecorder()
+        self._lora_config = engine.vllm_config.lora_config
         self._SamplingParams = SamplingParams
         self._PoolingParams = PoolingParams
         self._refusals = (VLLMClientError, ValueError, TypeError)
         self._no_chat_template = ChatTemplateResolutionError
         self._parse_prompt = parse_model_prompt
+        self._StructuredOutputsParams = StructuredOutputsParams
+        self._LoRARequest = LoRARequest
+        self._adapters: dict[str, Any] = {}
+        self._adapter_ids = count(1)
         self._final_only = RequestOutputKind.FINAL_ONLY
+        self._cumulative = RequestOutputKind.CUMULATIVE
         self._chat_params = ChatParams(
             chat_template_kwargs={"add_generation_prompt": True, "tokenize": False}
         )
@@ -69,18 +129,45 @@ class VLLMRuntime:
 
     # -- any thread -----------------------------------------------------------------------------
 
-    def sampling_params(self, options: Mapping[str, Any]) -> Any:
-        """Return vLLM's SamplingParams: the model's own defaults under the given options."""
+    @property
+    def load(self) -> SchedulerLoad:
+        """The scheduler's figures as of the last step."""
+        load: SchedulerLoad = self._recorder.load
+        return load
+
+    def sampling_params(self, options: Mapping[str, Any], *, incremental: bool = False) -> Any:
+        """Return vLLM's SamplingParams: the model's own defaults under the given options.
+
+        With ``incremental`` each step has an output, else only the last one.
+        """
+        wanted = {**self._model_defaults, **options}
         try:
+            for name in wanted.keys() & STRUCTURE_OPTIONS.keys():
+                if (structure := wanted.pop(name)) is not None:
+                    vllm_name = STRUCTURE_OPTIONS[name]
+                    wanted["structured_outputs"] = self._StructuredOutputsParams(
+                        **{vllm_name: structure}
+                    )
+            for name in REQUEST_OPTIONS:
+                wanted.pop(name, None)
             return self._SamplingParams(
-                **{**self._model_defaults, **options}, output_kind=self._final_only
+                **wanted, output_kind=self._cumulative if incremental else self._final_only
             )
         except self._refusals as error:
             raise InvalidRequestError(self._model_id, f"bad sampling options: {error}") from error
 
-    def pooling_params(self, *, normalize: bool) -> Any:
+    def request_arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a request needs beside its sampling parameters: adapter and priority."""
+        arguments: dict[str, Any] = {}
+        if options.get("priority"):
+            arguments["priority"] = options["priority"]
+        if (adapter := options.get("lora")) is not None:
+            arguments["lora_request"] = self._lora_request(adapter)
+        return arguments
+
+    def pooling_params(self, *, normalize: bool, dimensions: int | None = None) -> Any:
         """Return vLLM's PoolingParams for an embedding."""
-        return self._PoolingParams(task="embed", use_activation=normalize)
+        return self._PoolingParams(task="embed", use_activation=normalize, dimensions=dimensions)
 
     def render(self, prompt: Prompt) -> Any:
         """Apply the chat template if it is a conversation, tokenise, check the length."""
@@ -99,12 +186,35 @@ class VLLMRuntime:
         except self._refusals as error:
             raise InvalidRequestError(self._model_id, str(error)) from error
 
+    def _lora_request(self, adapter: LoraAdapter) -> Any:
+        lora = self._lora_config
+        if lora is None:
+            raise InvalidRequestError(
+                self._model_id,
+                "this engine takes no LoRA adapters; configure it with "
+                "engine={'enable_lora': True}",
+            )
+        if adapter.rank > lora.max_lora_rank:
+            raise InvalidRequestError(
+                self._model_id,
+                f"the adapter {adapter.name!r} has rank {adapter.rank} and this engine takes "
+                f"ranks up to {lora.max_lora_rank}; configure it with "
+                f"engine={{'max_lora_rank': {adapter.rank}}}",
+            )
+        key = str(adapter.path)
+        if key not in self._adapters:  # two threads at once: the second adapter's id goes unused
+            request = self._LoRARequest(adapter.name, next(self._adapter_ids), key)
+            self._adapters.setdefault(key, request)
+        return self._adapters[key]
+
     # -- the thread that built it ---------------------------------------------------------------
 
-    def add(self, request_id: str, engine_input: Any, params: Any) -> None:
+    def add(
+        self, request_id: str, engine_input: Any, params: Any, arguments: Mapping[str, Any]
+    ) -> None:
         """Hand a rendered request to the engine; raises InvalidRequestError."""
         try:
-            self._engine.add_request(request_id, engine_input, params)
+            self._engine.add_request(request_id, engine_input, params, **arguments)
         except self._refusals as error:
             raise InvalidRequestError(self._model_id, str(error)) from error
 
@@ -128,8 +238,8 @@ class VLLMRuntime:
         gc.collect()
 
 
-def _watch_engine_processes(client: Any) -> None:
-    """Make ``step`` raise when an engine process dies.
+def _watch_engine_processes(client: Any, on_death: Callable[[], None]) -> None:
+    """Make ``step`` raise when an engine process dies, and say so to an engine that is idle.
 
     vLLM's synchronous client waits for outputs without limit; its own monitor only notes that the
     process is gone.
@@ -142,8 +252,30 @@ def _watch_engine_processes(client: Any) -> None:
     def watch() -> None:
         connection.wait([process.sentinel for process in processes])
         outputs.put(EngineDeadError())
+        on_death()
 
     threading.Thread(target=watch, name="sage-engine-watch", daemon=True).start()
+
+
+def _one_forward_pass_at_a_time() -> None:
+    """Keep the inline engines of this process out of each other's forward passes.
+
+    vLLM keeps the context of a forward pass in a global of a module: with two engines on two
+    threads, one would read the other's attention metadata.
+    """
+    from vllm import forward_context
+
+    override = forward_context.override_forward_context
+    if override.__module__ == __name__:
+        return  # it is in place already
+    lock = threading.RLock()
+
+    @contextmanager
+    def override_alone(context: Any) -> Iterator[None]:
+        with lock, override(context):
+            yield
+
+    forward_context.override_forward_context = override_alone
 
 
 @contextmanager
@@ -163,10 +295,14 @@ def _process_groups_kept() -> Iterator[None]:
         core.cleanup_dist_env_and_memory = destroy
 
 
-def build(spec: EngineSpec) -> tuple[VLLMRuntime, EngineInfo]:
-    """Build an engine on this thread; raises VLLMNotInstalledError, EngineStartError, ValueError.
+def build(
+    spec: EngineSpec, on_death: Callable[[], None] = lambda: None
+) -> tuple[VLLMRuntime, EngineInfo]:
+    """Build an engine on this thread; raises what check_model does, VLLMNotInstalledError,
+    EngineStartError, and ValueError for an engine option that does not exist.
 
-    ``ValueError`` is for an engine option that does not exist.
+    ``on_death`` is called, from
+    another thread, when a process of the engine ends, in the end also when it is shut down.
     """
     began = time.perf_counter()
     with _BUILD_LOCK:
@@ -180,11 +316,22 @@ def build(spec: EngineSpec) -> tuple[VLLMRuntime, EngineInfo]:
             **spec.arguments,
         }
         engine_args = _engine_args(spec, arguments)
+        free, total = _device_memory(current_platform)
+        estimate = check_model(
+            replace(spec, arguments=arguments),
+            device="cpu" if on_cpu else "gpu",
+            free=free,
+            total=total,
+            allow_pickle=spec.allow_pickle,
+            known_types=_known_types(),
+        )
         if on_cpu and inline:
             tune_malloc()
+        if inline:
+            _one_forward_pass_at_a_time()
         with _environment(_engine_environment(inline=inline, on_cpu=on_cpu)):
             engine = _build_engine(spec, engine_args)
-        runtime = VLLMRuntime(spec, engine, inline=inline)
+        runtime = VLLMRuntime(spec, engine, inline=inline, on_death=on_death)
     mode: Literal["inline", "process"] = "inline" if inline else "process"
     config = engine.vllm_config
     return runtime, EngineInfo(
@@ -194,7 +341,44 @@ def build(spec: EngineSpec) -> tuple[VLLMRuntime, EngineInfo]:
         max_model_len=config.model_config.max_model_len,
         max_batch_size=config.scheduler_config.max_num_seqs,
         start_seconds=time.perf_counter() - began,
+        memory_bytes=_held_bytes(estimate, arguments, None if on_cpu else total),
     )
+
+
+def _device_memory(platform: Any) -> tuple[int | None, int | None]:
+    """Return the bytes free and in all on the device, or two None where nobody says."""
+    if platform.is_cpu():
+        memory = host_memory()
+        return memory.available, memory.total
+    if not platform.is_cuda():
+        return None, None
+    from vllm.utils.import_utils import import_pynvml
+
+    nvml = import_pynvml()  # CUDA itself would make a context, here where nothing else needs one
+    nvml.nvmlInit()
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(platform.device_id_to_physical_device_id(0))
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        return memory.free, memory.total
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _held_bytes(
+    estimate: MemoryEstimate, arguments: Mapping[str, Any], gpu_bytes: int | None
+) -> int:
+    """Return what an engine keeps of its device's memory: on a GPU the share it was given."""
+    if estimate.kv_cache_bytes is None and gpu_bytes is not None:
+        return int((arguments.get("gpu_memory_utilization") or DEFAULT_SHARE) * gpu_bytes)
+    return estimate.weight_bytes + estimate.overhead_bytes + (estimate.kv_cache_bytes or 0)
+
+
+def _known_types() -> set[str]:
+    """Return the model types that vLLM and transformers have code for."""
+    from transformers import CONFIG_MAPPING
+    from vllm.transformers_utils.config import _CONFIG_REGISTRY
+
+    return {*CONFIG_MAPPING, *_CONFIG_REGISTRY}
 
 
 def _import_vllm(model_id: str) -> None:
@@ -219,23 +403,33 @@ def _engine_args(spec: EngineSpec, arguments: Mapping[str, Any]) -> Any:
         if name not in known:
             hint = "it is set from the model" if name in _OURS else nearest(name, known)
             raise ValueError(f"unknown engine option {name!r}; {hint}")
-    purpose = {"runner": "generate"} if spec.role == "generate" else {"runner": "pooling"}
+    purpose: dict[str, Any] = {"runner": "pooling"}
+    if spec.role == "generate":  # with equal priorities, first come, first served as ever
+        purpose = {"runner": "generate", "scheduling_policy": "priority"}
     return EngineArgs(
         model=str(spec.path),
         served_model_name=spec.model_id,
-        **{"disable_log_stats": True, "use_tqdm_on_load": False, **purpose, **arguments},
+        **{"use_tqdm_on_load": False, **purpose, **arguments},
     )
 
 
 def _build_engine(spec: EngineSpec, engine_args: Any) -> Any:
     from vllm import LLMEngine
     from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine import llm_engine
 
+    statistics = llm_engine.StatLoggerManager
+    llm_engine.StatLoggerManager = _LoadRecorder
     try:
         # The defaults for batch sizes are those of vLLM's offline LLM class.
-        return LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
+        engine = LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
     except Exception as error:
         raise EngineStartError(spec.model_id, _reason(error)) from error
+    finally:
+        llm_engine.StatLoggerManager = statistics
+    # From here on only the scheduler's figures are wanted, not those of every single token.
+    engine.log_stats = engine.output_processor.log_stats = False
+    return engine
 
 
 def _reason(error: Exception) -> str:
