@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from typing import Any, cast
 
 from sage.common.core.functions import SourceFunction, StopSignal
 
@@ -19,6 +19,10 @@ class IterableSource(SourceFunction):
     def setup(self) -> None:
         """Begin the iteration."""
         self._items = iter(self._iterable() if callable(self._iterable) else self._iterable)
+
+    def __len__(self) -> int:
+        """Return how many items there are; a TypeError if the iterable does not know."""
+        return len(cast("Sized", self._iterable))
 
     def execute(self) -> Any:
         """Return the next item."""

@@ -19,6 +19,9 @@ from sage.kernel.graph import FunctionSpec, Operator
 from sage.kernel.runtime.checkpoint import Checkpoint
 from sage.kernel.runtime.failed_record import FailedRecord
 from sage.kernel.runtime.local_executor import LocalExecutor
+from sage.kernel.runtime.metrics import RunMetrics
+from sage.kernel.runtime.metrics_counts import RunCounts
+from sage.kernel.runtime.progress_display import ProgressDisplay
 from sage.kernel.runtime.service import ServiceCallProxy, ServiceFactory, ServiceManager
 
 logger = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ class LocalEnvironment:
         self.service_manager = ServiceManager()
         self.operators: list[Operator] = []
         self._executor: LocalExecutor | None = None
+        self._progress: ProgressDisplay | None = None
 
     # -- services -------------------------------------------------------------------------------
 
@@ -115,6 +119,7 @@ class LocalEnvironment:
         autostop: bool = True,  # noqa: FBT001 - SAGE's signature
         *,
         checkpoint: str | os.PathLike[str] | None = None,
+        progress: bool = False,
     ) -> None:
         """Open the services and run the pipeline.
 
@@ -133,6 +138,9 @@ class LocalEnvironment:
         CheckpointError: UnsupportedPipelineError if the pipeline is no chain that keeps the order
         of records, CheckpointMismatchError if another pipeline began it, CheckpointInUseError if
         another run is using it.
+
+        With ``progress`` the run is shown on standard error until its end: drawn in place on a
+        terminal, told in a line every few seconds elsewhere, and summed up in a last line.
         """
         if self._executor is not None:
             raise RuntimeError(f"environment {self.name!r} was submitted already; make a new one")
@@ -142,9 +150,12 @@ class LocalEnvironment:
                 f"from_batch() or from_source()"
             )
         try:
-            self._start(None if checkpoint is None else Checkpoint(checkpoint, self.operators))
+            executor = self._start(
+                None if checkpoint is None else Checkpoint(checkpoint, self.operators),
+                progress=progress,
+            )
             if autostop:
-                self.wait()
+                executor.wait()
         except BaseException:
             self.close()
             raise
@@ -155,7 +166,10 @@ class LocalEnvironment:
         """Wait for the last record of a submitted pipeline; raises what stopped it."""
         if self._executor is None:
             raise RuntimeError(f"environment {self.name!r} has not been submitted")
-        self._executor.wait()
+        try:
+            self._executor.wait()
+        finally:
+            self._end_progress()
 
     def stop(self) -> None:
         """End the sources, let what they emitted through, close; raises what stopped the run.
@@ -182,8 +196,17 @@ class LocalEnvironment:
             self._executor.cancel()
             if self._executor.on_own_thread:
                 return
-            self._executor.join(self.config["close_timeout"])
+            try:
+                self._executor.join(self.config["close_timeout"])
+            finally:
+                self._end_progress()
         self.service_manager.close()
+
+    def metrics(self) -> RunMetrics:
+        """Return what every operator has done so far; from any thread, before, during and after."""
+        if self._executor is None:
+            return RunCounts(self.name, self.operators).read("new")
+        return self._executor.metrics()
 
     @property
     def failure(self) -> FailedRecord | None:
@@ -205,7 +228,11 @@ class LocalEnvironment:
         if not self.service_manager.closed:  # else the call says so, with the service's name
             self.service_manager.start()
 
-    def _start(self, checkpoint: Checkpoint | None) -> None:
+    def _end_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.end()
+
+    def _start(self, checkpoint: Checkpoint | None, *, progress: bool) -> LocalExecutor:
         complete = checkpoint is not None and checkpoint.complete
         if complete:
             logger.info("pipeline %r is complete; there is nothing to do", self.name)
@@ -223,7 +250,11 @@ class LocalEnvironment:
             channel_capacity=self.config["channel_capacity"],
             checkpoint=checkpoint,
         )
+        if progress:
+            self._progress = ProgressDisplay(self._executor.metrics)
+            self._progress.start()
         self._executor.start()
+        return self._executor
 
     def _source(
         self,

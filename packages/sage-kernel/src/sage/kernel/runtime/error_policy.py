@@ -15,7 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 class ErrorPolicy:
-    """Applies an operator's ``on_error``: stop the pipeline, skip the record, or dead-letter it."""
+    """Applies an operator's ``on_error``: stop the pipeline, skip the record, or dead-letter it.
+
+    It counts what it did.
+    """
 
     def __init__(
         self,
@@ -27,6 +30,12 @@ class ErrorPolicy:
         self._on_error = on_error
         self._fail = fail
         self._lock = threading.Lock()
+        self.skipped = self.dead_lettered = self.failed = 0
+
+    @property
+    def errors(self) -> int:
+        """Records that the operator could not process."""
+        return self.skipped + self.dead_lettered + self.failed
 
     def handle(self, record: Any, error: BaseException, attempts: int = 1) -> None:
         """Return if the pipeline may go on without the record, else raise to unwind the thread."""
@@ -34,17 +43,24 @@ class ErrorPolicy:
             operator=self._operator, record=record, error=error, attempts=attempts
         )
         if self._on_error == "raise" or not isinstance(error, Exception):  # such as SystemExit
+            with self._lock:
+                self.failed += 1
             self._fail(failed)
             raise PipelineCancelledError
         if self._on_error == "skip":
+            with self._lock:
+                self.skipped += 1
             logger.warning("skipped %r: %s", error, failed)
             return
         assert callable(self._on_error)  # noqa: S101 - for the type checker; checked when described
         try:
             with self._lock:  # parallel replicas share one dead-letter sink
                 self._on_error(failed)
+                self.dead_lettered += 1
         except BaseException as sink_error:
             sink_error.__cause__ = sink_error.__cause__ or error
+            with self._lock:
+                self.failed += 1
             self._fail(
                 FailedRecord(operator=self._operator, record=record, error=sink_error),
                 note=f"raised by the dead-letter sink, which was handed {error!r} {failed}",

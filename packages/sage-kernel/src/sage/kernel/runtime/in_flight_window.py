@@ -17,6 +17,7 @@ from sage.common.core.functions import AsyncMapFunction
 from sage.kernel.runtime.cancelled import PipelineCancelledError
 from sage.kernel.runtime.checkpoint.durable_sinks import Mark, States, no_mark
 from sage.kernel.runtime.error_policy import ErrorPolicy
+from sage.kernel.runtime.metrics_counts import Counts
 
 
 class _Entry:
@@ -57,12 +58,14 @@ class InFlightWindow:
         *,
         operator: str,
         policy: ErrorPolicy,
+        counts: Counts,
         emit: Callable[[Any], None],
         emit_mark: Mark = no_mark,
     ) -> None:
         self._function = function
         self._operator = operator
         self._policy = policy
+        self._counts = counts
         self._emit = emit
         self._emit_mark = emit_mark
         self._mark: tuple[int, States] | None = None
@@ -84,6 +87,7 @@ class InFlightWindow:
     def push(self, record: Any) -> None:
         """Take a record into the window, waiting for a place in it. Upstream thread."""
         self._slots.acquire()
+        self._counts.begun += 1
         timeout = self._function.timeout
         deadline = None if timeout is None else time.monotonic() + timeout
         entry = _Entry(record, deadline, self._mark)
@@ -169,6 +173,7 @@ class InFlightWindow:
         if error is not None and getattr(error, "retryable", False) and retries_left > 0:
             delay = self._function.retry_backoff * 2 ** (entry.attempts - 1)
             entry.future = None
+            self._counts.retries += 1
             heapq.heappush(self._retries, (time.monotonic() + delay, next(self._tie_break), entry))
             return
         self._settle(entry, future.result() if error is None else None, error)
@@ -198,6 +203,7 @@ class InFlightWindow:
             except BaseException as caught:  # noqa: BLE001 - the policy decides what becomes of it
                 error = caught
         if error is None:
+            self._counts.out += 1
             self._emit(output)
         else:
             self._policy.handle(entry.record, error, entry.attempts)

@@ -18,6 +18,8 @@ from sage.kernel.runtime.checkpoint.durable_sinks import Mark, no_mark
 from sage.kernel.runtime.error_policy import ErrorPolicy
 from sage.kernel.runtime.failed_record import FailedRecord
 from sage.kernel.runtime.in_flight_window import InFlightWindow
+from sage.kernel.runtime.metrics import RunMetrics, State
+from sage.kernel.runtime.metrics_counts import OperatorCounts, RunCounts
 from sage.kernel.runtime.push_functions import PUSH_FUNCTIONS, Push
 from sage.kernel.runtime.running_functions import RunningFunctions, annotate
 
@@ -55,6 +57,7 @@ class LocalExecutor:
     ) -> None:
         self._name = name
         self._operators = {operator.id: operator for operator in operators}
+        self._counts = RunCounts(name, operators)
         self._functions = RunningFunctions(services)
         self._channel_capacity = channel_capacity
         self._checkpoint = checkpoint
@@ -87,6 +90,7 @@ class LocalExecutor:
             self._failure_raised = True
             self._end(began=False)
             raise
+        self._counts.begin(self._checkpoint.position if self._checkpoint else 0)
         self._live_threads = len(self._threads)
         for thread in self._threads:
             thread.start()
@@ -119,6 +123,15 @@ class LocalExecutor:
         for cancel in self._cancels:
             cancel()
 
+    def metrics(self) -> RunMetrics:
+        """Return what was done so far; may be called at any time."""
+        state: State = "ended" if self._decided.is_set() else "running"
+        if self.failure is not None:
+            state = "failed"
+        elif self._cancelled:
+            state = "cancelled"
+        return self._counts.read(state)
+
     @property
     def on_own_thread(self) -> bool:
         """Whether the caller is one of the pipeline's functions, which cannot wait for its end."""
@@ -143,10 +156,15 @@ class LocalExecutor:
         function = self._functions.build(operator.name, operator.function)
         downstream = self._downstream(operator)
         push, checkpoint = downstream.push, self._checkpoint
+        counts = OperatorCounts.added(self._counts[operator].replicas)
+        self._counts[operator].source = function
+        emitted = 0  # a variable is counted up in half the time that an attribute takes
+        self._counts[operator].emitted = lambda: emitted
         if checkpoint is not None:
             push = checkpoint.counted(push, downstream.mark)
 
         def run() -> None:
+            nonlocal emitted
             records = _records(function)
             if checkpoint is not None:
                 records = checkpoint.remaining(function, records)
@@ -156,9 +174,11 @@ class LocalExecutor:
                 except StopIteration:
                     break
                 except BaseException as error:
+                    counts.failed += 1
                     failed = FailedRecord(operator=operator.name, record=None, error=error)
                     self._fail(failed, f"in source {operator.name!r}")
                     raise PipelineCancelledError from error
+                emitted += 1
                 push(record)
             downstream.finish()
 
@@ -166,18 +186,23 @@ class LocalExecutor:
 
     def _downstream(self, operator: Operator) -> _Link:
         """Return the way on from one replica of an operator, into all that consume it."""
-        links = [
-            self._link(consumer, operator)
+        consumers = [
+            consumer
             for consumer in self._operators.values()
             for input_id in consumer.inputs
             if input_id == operator.id
         ]
+        links = [self._link(consumer, operator) for consumer in consumers]
         if len(links) == 1:
+            self._counts[consumers[0]].upstream[operator.id] = self._counts[operator]
             return links[0]
+        branches = [OperatorCounts.added(self._counts[consumer].branches) for consumer in consumers]
+        ways = [(link.push, branch) for link, branch in zip(links, branches, strict=True)]
 
         def push(record: Any) -> None:
-            for link in links:
-                link.push(record)
+            for push_on, branch in ways:
+                branch.out += 1
+                push_on(record)
 
         def finish() -> None:
             for link in links:
@@ -223,11 +248,16 @@ class LocalExecutor:
 
     def _add_reader(self, operator: Operator, channel: Channel) -> None:
         link = self._replica(operator)
+        counts = OperatorCounts.added(self._counts[operator].readers)
 
         def run() -> None:
             push = link.push
             for record in channel:
-                push(record)
+                counts.begun += 1
+                try:
+                    push(record)
+                finally:
+                    counts.ended += 1
             link.finish()
 
         self._add_thread(operator, run)
@@ -239,6 +269,7 @@ class LocalExecutor:
             return downstream
         function = self._functions.build(operator.name, operator.function)
         policy = self._policy(operator)
+        counts = OperatorCounts.added(self._counts[operator].replicas)
         mark = downstream.mark
         if operator.kind == "sink":
             self._durable_sinks.add(operator, function)
@@ -248,12 +279,18 @@ class LocalExecutor:
             emit = downstream.push
             if operator.kind == "flatmap":  # one record may come out as endlessly many
                 emit = self._unless_cancelled(emit)
-            push = PUSH_FUNCTIONS[operator.kind](function.execute, policy, emit)
+            push = PUSH_FUNCTIONS[operator.kind](function.execute, policy, emit, counts)
             return _Link(push, downstream.finish, mark)
         if self._checkpoint is not None and not function.ordered:
             raise self._checkpoint.unsupported(f"{operator.name!r} has ordered=False")
+        self._counts[operator].is_async = True
         window = InFlightWindow(
-            function, operator=operator.name, policy=policy, emit=downstream.push, emit_mark=mark
+            function,
+            operator=operator.name,
+            policy=policy,
+            counts=counts,
+            emit=downstream.push,
+            emit_mark=mark,
         )
         self._cancels.append(window.cancel)
 
@@ -271,7 +308,8 @@ class LocalExecutor:
                 dead_letter_sink = self._functions.build(operator.name, on_error)
                 self._durable_sinks.add(operator, dead_letter_sink, dead_letters=True)
                 on_error = dead_letter_sink.execute
-            self._policies[operator.id] = ErrorPolicy(operator.name, on_error, self._fail)
+            policy = ErrorPolicy(operator.name, on_error, self._fail)
+            self._policies[operator.id] = self._counts[operator].policy = policy
         return self._policies[operator.id]
 
     def _unless_cancelled(self, emit: Push) -> Push:
@@ -328,6 +366,7 @@ class LocalExecutor:
             else:
                 name = failed.operator
                 logger.error("cleanup() of operator %r failed", name, exc_info=failed.error)
+        self._counts.end()
         self._decided.set()
         self._ended.set()
 

@@ -2,7 +2,7 @@
 
 A closure runs the user's function on a record and hands what comes out to ``emit``, the closure
 of the operator after it. The call of ``emit`` stays outside the ``try``: an error belongs to the
-operator that raised it, never to one before it.
+operator that raised it, never to one before it. What cannot be told from other counts is counted.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from sage.kernel.runtime.error_policy import ErrorPolicy
+from sage.kernel.runtime.metrics_counts import Counts
 
 Push = Callable[[Any], None]
 
 
-def _map(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> Push:
+def _map(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, _counts: Counts) -> Push:
     def push(record: Any) -> None:
         try:
             output = execute(record)
@@ -27,7 +28,7 @@ def _map(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> Push
     return push
 
 
-def _filter(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> Push:
+def _filter(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, counts: Counts) -> Push:
     def push(record: Any) -> None:
         try:
             stays = bool(execute(record))
@@ -35,12 +36,15 @@ def _filter(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> P
             policy.handle(record, error)
             return
         if stays:
+            counts.out += 1
             emit(record)
 
     return push
 
 
-def _flatmap(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> Push:
+def _flatmap(
+    execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, counts: Counts
+) -> Push:
     def push(record: Any) -> None:
         try:
             outputs = iter(execute(record))
@@ -55,12 +59,13 @@ def _flatmap(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> 
             except BaseException as error:  # noqa: BLE001 - the policy decides what becomes of it
                 policy.handle(record, error)
                 return
+            counts.out += 1
             emit(output)
 
     return push
 
 
-def _keyby(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> Push:
+def _keyby(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, _counts: Counts) -> Push:
     """Emit ``(hash of the key, record)``: an unhashable key is this operator's error."""
 
     def push(record: Any) -> None:
@@ -74,7 +79,7 @@ def _keyby(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push) -> Pu
     return push
 
 
-def _sink(execute: Callable[[Any], Any], policy: ErrorPolicy, _emit: Push) -> Push:
+def _sink(execute: Callable[[Any], Any], policy: ErrorPolicy, _emit: Push, _counts: Counts) -> Push:
     def push(record: Any) -> None:
         try:
             execute(record)
@@ -84,7 +89,7 @@ def _sink(execute: Callable[[Any], Any], policy: ErrorPolicy, _emit: Push) -> Pu
     return push
 
 
-PUSH_FUNCTIONS: dict[str, Callable[[Callable[[Any], Any], ErrorPolicy, Push], Push]] = {
+PUSH_FUNCTIONS: dict[str, Callable[[Callable[[Any], Any], ErrorPolicy, Push, Counts], Push]] = {
     "map": _map,
     "flatmap": _flatmap,
     "filter": _filter,

@@ -1,0 +1,78 @@
+"""RunMetrics: what a pipeline has done so far, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sage.common.core.errors import nearest
+
+State = Literal["new", "running", "ended", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorMetrics:
+    """Counts of one operator, over all of its replicas.
+
+    While a pipeline runs a count may be ahead or behind by one record per thread; at its end all
+    are exact. What a failed or closed run gave up stays in ``waiting`` and ``in_flight``.
+    """
+
+    name: str
+    kind: str
+    records_in: int = 0
+    """Records that it began on; 0 for a source."""
+    records_out: int = 0
+    """Records that it emitted; of a sink, those it has written."""
+    waiting: int = 0
+    """Records before it, in its queue or in the hands of who waits for a place in it."""
+    in_flight: int = 0
+    """Records that it is at; of a synchronous operator on another's thread always 0."""
+    skipped: int = 0
+    dead_lettered: int = 0
+    failed: int = 0
+    """Records whose error stopped the pipeline: 0 or 1, or more if replicas failed at once."""
+    retries: int = 0
+    """How often an asynchronous operator submitted a record again."""
+    rate: float = 0.0
+    """Records that it finished per second of the whole run."""
+
+    @property
+    def errors(self) -> int:
+        """Records that it could not process, whatever became of them."""
+        return self.skipped + self.dead_lettered + self.failed
+
+    @property
+    def finished(self) -> int:
+        """Records that it is through with; what a source has emitted."""
+        return self.records_out if self.kind == "source" else self.records_in - self.in_flight
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunMetrics:
+    """A run as a whole, and its operators in the order in which they were described."""
+
+    name: str
+    state: State
+    elapsed: float
+    """Seconds since the first record could move; stops at the end."""
+    operators: tuple[OperatorMetrics, ...]
+    length: int | None
+    """Records that the sources will emit in this run; None if one of them does not know."""
+    done: int
+    """Records of the sources that are through; an estimate until the run has ended."""
+    time_left: float | None
+    """Seconds until the end at the mean pace so far; None if nothing tells."""
+
+    def operator(self, name: str) -> OperatorMetrics:
+        """Return the first operator of a name; an unknown name raises LookupError."""
+        for operator in self.operators:
+            if operator.name == name:
+                return operator
+        hint = nearest(name, [operator.name for operator in self.operators])
+        raise LookupError(f"pipeline {self.name!r} has no operator {name!r}; {hint}")
+
+    @property
+    def errors(self) -> int:
+        """Records that any operator could not process."""
+        return sum(operator.errors for operator in self.operators)

@@ -1,0 +1,178 @@
+"""The counts behind RunMetrics: integers that one thread each writes and anybody may read.
+
+No lock is taken for a record, and what follows from other counts is not counted: a map on the
+thread of the operator before it has taken what that one emitted, and given it on but for errors.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sage.kernel.graph import Operator
+from sage.kernel.runtime.error_policy import ErrorPolicy
+from sage.kernel.runtime.metrics import OperatorMetrics, RunMetrics, State
+
+_ONE_TO_ONE = ("map", "keyby", "union", "sink")
+
+
+class Counts:
+    """What one thread counts at one place of a pipeline."""
+
+    __slots__ = ("begun", "ended", "failed", "out", "retries")
+
+    def __init__(self) -> None:
+        self.begun = self.ended = self.failed = self.out = self.retries = 0
+
+
+class OperatorCounts:
+    """Where the records of an operator come from, and what its threads count."""
+
+    def __init__(self, operator: Operator) -> None:
+        self.operator = operator
+        self.upstream: dict[int, OperatorCounts] = {}  # those that emit to no other operator
+        self.branches: list[Counts] = []  # of the others, what they emit to this one
+        self.readers: list[Counts] = []  # of the threads that read its channels
+        self.replicas: list[Counts] = []
+        self.is_async = False
+        self.policy: ErrorPolicy | None = None
+        self.source: Any = None  # the function, of a source
+        self.emitted: Callable[[], int] = int  # what a source has emitted
+        self.length: int | None = None  # of a source: records that it will emit in this run
+
+    @staticmethod
+    def added(counts: list[Counts]) -> Counts:
+        """Append new counts to one of the lists above and return them."""
+        counts.append(Counts())
+        return counts[-1]
+
+    def measure(self, already_done: int) -> None:
+        """Ask the source for its length; an earlier run may have done some of it already."""
+        try:
+            self.length = max(0, len(self.source) - already_done)
+        except Exception:  # noqa: BLE001 - an estimate less must not cost the run
+            self.length = None
+
+    def handed(self) -> int:
+        """Records that the operators before it emitted."""
+        emitted = sum(operator.flow()[2] for operator in self.upstream.values())
+        return emitted + sum(counts.out for counts in self.branches)
+
+    def flow(self) -> tuple[int, int, int]:
+        """Return the records that it began on, is through with, and emitted.
+
+        What comes later is read first, so that nothing seems to have ended before it began.
+        """
+        errors = self.policy.errors if self.policy else 0
+        out = sum(counts.out for counts in self.replicas)
+        if self.operator.kind == "source":
+            return 0, 0, self.emitted()
+        if self.is_async:
+            return sum(counts.begun for counts in self.replicas), out + errors, out
+        if self.readers:
+            ended = sum(counts.ended for counts in self.readers)
+            begun = sum(counts.begun for counts in self.readers)
+        else:
+            begun = ended = self.handed()
+        if self.operator.kind in _ONE_TO_ONE:
+            out = ended - errors
+        return begun, ended, max(0, out)
+
+    def read(self, elapsed: float) -> OperatorMetrics:
+        """Return the counts as data."""
+        begun, ended, out = self.flow()
+        kind, policy = self.operator.kind, self.policy
+        queued = self.is_async or bool(self.readers)
+        finished = out if kind == "source" else ended
+        return OperatorMetrics(
+            name=self.operator.name,
+            kind=kind,
+            records_in=begun,
+            records_out=out,
+            waiting=max(0, self.handed() - begun) if queued else 0,
+            in_flight=max(0, begun - ended),
+            skipped=policy.skipped if policy else 0,
+            dead_lettered=policy.dead_lettered if policy else 0,
+            failed=(policy.failed if policy else 0) + sum(c.failed for c in self.replicas),
+            retries=sum(counts.retries for counts in self.replicas),
+            rate=finished / elapsed if elapsed else 0.0,
+        )
+
+
+class RunCounts:
+    """The counts of all operators of one run."""
+
+    def __init__(self, name: str, operators: Iterable[Operator]) -> None:
+        self._name = name
+        self._operators = {operator.id: OperatorCounts(operator) for operator in operators}
+        self._began: float | None = None
+        self._ended: float | None = None
+
+    def __getitem__(self, operator: Operator) -> OperatorCounts:
+        return self._operators[operator.id]
+
+    def begin(self, already_done: int) -> None:
+        """Say that records can move, those aside that an earlier run has done."""
+        for counts in self._operators.values():
+            counts.measure(already_done)
+        self._began = time.monotonic()
+
+    def end(self) -> None:
+        """Say that nothing moves any more."""
+        self._ended = time.monotonic()
+
+    def read(self, state: State) -> RunMetrics:
+        """Return the counts as data, those of the last operator read first."""
+        if state == "running" and self._began is None:
+            state = "new"
+        elapsed = 0.0
+        if self._began is not None:
+            elapsed = (self._ended or time.monotonic()) - self._began
+        read = {id_: self._operators[id_].read(elapsed) for id_ in reversed(self._operators)}
+        sources = [c for c in self._operators.values() if c.operator.kind == "source"]
+        lengths = [source.length for source in sources]
+        through = [_through(source.operator.id, read, self._consumers()) for source in sources]
+        known = [length for length in lengths if length is not None]
+        return RunMetrics(
+            name=self._name,
+            state=state,
+            elapsed=elapsed,
+            operators=tuple(read[id_] for id_ in self._operators),
+            length=sum(known) if len(known) == len(lengths) else None,
+            done=sum(through),
+            time_left=_time_left(lengths, through, elapsed) if state == "running" else None,
+        )
+
+    def _consumers(self) -> dict[int, list[int]]:
+        consumers: dict[int, list[int]] = {id_: [] for id_ in self._operators}
+        for counts in self._operators.values():
+            for input_id in counts.operator.inputs:
+                consumers[input_id].append(counts.operator.id)
+        return consumers
+
+
+def _through(source: int, read: dict[int, OperatorMetrics], consumers: dict[int, list[int]]) -> int:
+    """Estimate how many records of a source are through all operators.
+
+    What part of the records handed to an operator is still before or in it is taken for the part
+    of the source's records that are there, whether each became one record or many on the way.
+    """
+
+    def share_inside(id_: int) -> float:
+        operator = read[id_]
+        inside = operator.waiting + operator.in_flight
+        handed = operator.waiting + operator.records_in
+        behind = max(map(share_inside, consumers[id_]), default=0.0)
+        return behind + (inside / handed if handed else 0.0)
+
+    return max(0, round(read[source].records_out * (1 - share_inside(source))))
+
+
+def _time_left(lengths: list[int | None], through: list[int], elapsed: float) -> float | None:
+    longest = 0.0
+    for length, done in zip(lengths, through, strict=True):
+        if length is None or not done:
+            return None
+        longest = max(longest, (length - done) * elapsed / done)
+    return longest

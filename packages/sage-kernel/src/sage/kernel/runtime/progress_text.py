@@ -1,0 +1,133 @@
+"""What is said of a run in words: a line while it runs, and one at its end."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import TextIO
+
+from sage.kernel.runtime.metrics import RunMetrics
+
+_RECENT = 10.0  # seconds
+_STATES = {
+    "new": "not begun",
+    "running": "not ended",
+    "ended": "ended",
+    "failed": "failed",
+    "cancelled": "closed before its end",
+}
+
+
+class Pace:
+    """How fast a run is of late, from what was read of it in the last ten seconds."""
+
+    def __init__(self) -> None:
+        self._read: deque[RunMetrics] = deque()
+
+    def add(self, now: RunMetrics) -> None:
+        """Take what was read just now."""
+        self._read.append(now)
+        while now.elapsed - self._read[0].elapsed > _RECENT:
+            self._read.popleft()
+
+    def rates(self) -> list[float]:
+        """Return the records that each operator finished per second."""
+        before, now, seconds = self._span()
+        if not seconds:
+            return [operator.rate for operator in now.operators]
+        pairs = zip(before.operators, now.operators, strict=True)
+        return [max(0, new.finished - old.finished) / seconds for old, new in pairs]
+
+    def time_left(self) -> float | None:
+        """Return the seconds until the end if it goes on so."""
+        before, now, seconds = self._span()
+        if now.time_left is None or now.length is None:
+            return None
+        if now.done <= before.done:
+            return now.time_left
+        return max(0, now.length - now.done) * seconds / (now.done - before.done)
+
+    def _span(self) -> tuple[RunMetrics, RunMetrics, float]:
+        before, now = self._read[0], self._read[-1]
+        return before, now, now.elapsed - before.elapsed
+
+
+def is_live(stream: TextIO) -> bool:
+    """Whether colour and animation are welcome on a stream."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def running_line(metrics: RunMetrics, pace: Pace) -> str:
+    """Return one line on a run that goes on."""
+    parts = [f"{printable(metrics.name)}: {status(metrics, pace.time_left())}"]
+    for operator, rate in zip(metrics.operators, pace.rates(), strict=True):
+        said = [f"{printable(operator.name)} {operator.finished:,}"]
+        if operator.in_flight:
+            said.append(f"{operator.in_flight:,} in flight")
+        if operator.errors:
+            said.append(count(operator.errors, "error"))
+        parts.append(f"{', '.join(said)} ({rate_text(rate)})")
+    return " | ".join(parts)
+
+
+def status(metrics: RunMetrics, time_left: float | None) -> str:
+    """Return how far a run is."""
+    parts = []
+    if metrics.length:
+        parts.append(f"{min(100, 100 * metrics.done // metrics.length)}%")
+        parts.append(f"{metrics.done:,} of {metrics.length:,}")
+    parts.append(duration(metrics.elapsed))
+    if time_left is not None:
+        parts.append(f"{duration(time_left)} left")
+    return ", ".join(parts)
+
+
+def final_line(metrics: RunMetrics) -> str:
+    """Return what became of a run."""
+    heading = f"{printable(metrics.name)}: {_STATES[metrics.state]}"
+    if not metrics.operators:
+        return f"{heading}, nothing was left to do"
+    read = sum(o.records_out for o in metrics.operators if o.kind == "source")
+    sinks = [operator for operator in metrics.operators if operator.kind == "sink"]
+    parts = [f"{read:,} read"]
+    if metrics.length is not None and metrics.state != "ended":
+        parts = [f"{read:,} of {metrics.length:,} read"]
+    if sinks:
+        parts.append(f"{sum(sink.records_out for sink in sinks):,} written")
+    for word, number in (
+        ("skipped", sum(operator.skipped for operator in metrics.operators)),
+        ("dead-lettered", sum(operator.dead_lettered for operator in metrics.operators)),
+        ("failed", sum(operator.failed for operator in metrics.operators)),
+    ):
+        if number:
+            parts.append(f"{number:,} {word}")
+    pace = f" ({rate_text(read / metrics.elapsed)})" if metrics.elapsed else ""
+    return f"{heading} after {duration(metrics.elapsed)}: {', '.join(parts)}{pace}"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number of things."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def rate_text(rate: float) -> str:
+    """Return records per second, to three digits or the whole number."""
+    return f"{rate:.2f}/s" if 0 < rate < 10 else f"{rate:,.0f}/s"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the two largest units that it has."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def printable(text: str) -> str:
+    """Make control characters, and all else that does not print, visible."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
