@@ -34,3 +34,10 @@ def test_the_kv_cache_leaves_most_of_the_memory_free(tmp_path: Path) -> None:
 def test_vllms_own_setting_is_left_to_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     assert "kv_cache_memory_bytes" not in cpu_defaults(tmp_path, {})
+
+
+def test_the_dtype_is_never_float16_which_processors_emulate(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    flags = Path("/proc/cpuinfo").read_text()
+    fast = "avx512f" in flags or " bf16" in flags
+    assert cpu_defaults(tmp_path, {})["dtype"] == ("bfloat16" if fast else "float32")

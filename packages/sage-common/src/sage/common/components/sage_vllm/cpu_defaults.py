@@ -22,12 +22,15 @@ def cpu_defaults(model: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
     - a KV cache no larger than a full batch of the longest sequences can fill, at most 4 GiB and a
       quarter of the free memory: vLLM's own default is nearly all memory of the machine, and it
       writes to all of it before the first token;
-    - float32 where the processor has no AVX-512: 16-bit matrix products are emulated there, at
-      about an eighth of the speed.
+    - bfloat16 where the processor has AVX-512, and float32 elsewhere: 16-bit matrix products are
+      emulated there, at about an eighth of the speed. Left alone, vLLM takes float16 for models
+      that were stored in it and for embedding models, and that is emulated nearly everywhere: 30
+      texts/s of all-MiniLM-L6-v2 instead of 341 on a processor with AVX-512.
     """
-    options: dict[str, Any] = {"enforce_eager": True}
-    if not _has_fast_bfloat16():
-        options["dtype"] = "float32"
+    options: dict[str, Any] = {
+        "enforce_eager": True,
+        "dtype": "bfloat16" if _has_fast_bfloat16() else "float32",
+    }
     if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         options["kv_cache_memory_bytes"] = min(
             _LARGEST_KV_CACHE, available_memory() // 4, _largest_use(model, arguments)
