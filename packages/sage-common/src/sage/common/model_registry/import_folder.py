@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .model_info import FileRecord, ModelInfo, Tag
 
-_PROOFS_OF_A_MODEL = ("config.json", "params.json", "*.gguf")
+_PROOFS_OF_A_MODEL = ("config.json", "params.json", "*.gguf", "adapter_config.json")
 
 
 def import_model(

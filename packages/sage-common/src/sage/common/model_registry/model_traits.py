@@ -32,7 +32,7 @@ def own_tags(tags: Mapping[str, Tag]) -> dict[str, Tag]:
 def read_traits(folder: Path) -> dict[str, Tag]:
     """Tags for a model's folder: "type" always; the others where the files tell.
 
-    "type" is "text" or "embedding", "parameters" a count, "dtype" torch's name, "context_length"
+    "type" is "text", "embedding" or "lora", "parameters" a count, "dtype" torch's name, "context_length"
     in tokens. Files that cannot be read tell nothing: a model is not refused for them here.
     """
     config = _read_json(folder / "config.json")
@@ -62,6 +62,8 @@ def read_traits(folder: Path) -> dict[str, Tag]:
 def _type_of(folder: Path, config: dict[str, Any]) -> str:
     if any((folder / name).is_file() for name in _EMBEDDING_FILES):
         return "embedding"
+    if not config and (folder / "adapter_config.json").is_file():
+        return "lora"
     architectures = config.get("architectures")
     first = architectures[0] if isinstance(architectures, list) and architectures else ""
     return "embedding" if str(first).endswith(_EMBEDDING_CLASSES) else "text"
