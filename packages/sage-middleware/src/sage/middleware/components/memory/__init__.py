@@ -1,0 +1,28 @@
+"""Vector memory on disk: texts with metadata, found again by what they mean."""
+
+from sage.middleware.components.memory.collection import VDBMemoryCollection
+from sage.middleware.components.memory.errors import (
+    CollectionNotFoundError,
+    DimensionMismatchError,
+    DuplicateIdError,
+    InvalidFilterError,
+    InvalidRecordError,
+    MemoryCollectionError,
+)
+from sage.middleware.components.memory.records import MemoryRecord, SearchHit
+from sage.middleware.components.memory.service import VDBMemoryService
+from sage.middleware.components.memory.service_config import VDBMemoryServiceConfig
+
+__all__ = [
+    "CollectionNotFoundError",
+    "DimensionMismatchError",
+    "DuplicateIdError",
+    "InvalidFilterError",
+    "InvalidRecordError",
+    "MemoryCollectionError",
+    "MemoryRecord",
+    "SearchHit",
+    "VDBMemoryCollection",
+    "VDBMemoryService",
+    "VDBMemoryServiceConfig",
+]

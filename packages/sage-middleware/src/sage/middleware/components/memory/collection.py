@@ -1,0 +1,330 @@
+"""VDBMemoryCollection: texts with metadata on disk, searched by vector, by words, or by both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sage.middleware.components.memory.embedder import Embedder, Vectors, to_array
+from sage.middleware.components.memory.errors import (
+    CollectionNotFoundError,
+    DimensionMismatchError,
+    DuplicateIdError,
+    InvalidFilterError,
+    InvalidRecordError,
+)
+from sage.middleware.components.memory.filters import filter_expression, ids_expression
+from sage.middleware.components.memory.lance_store import LanceStore, collection_names
+from sage.middleware.components.memory.metadata import FieldType, check_fields
+from sage.middleware.components.memory.records import MemoryRecord, SearchHit
+from sage.middleware.components.memory.rows import Rows, checked_strings
+from sage.middleware.components.memory.search_mode import SearchMode, check_query
+from sage.middleware.components.memory.write_lock import WriteLock
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+
+
+class VDBMemoryCollection:
+    """A named collection in a folder, on LanceDB. Safe for threads and for several processes.
+
+    It is opened if it exists, else made by the first insert, which sets the length of its
+    vectors. A call that returned is on disk; a call that raised changed nothing. Use it as a
+    context manager, or call ``close()``.
+
+    Args:
+        folder: where collections live; each is a sub-folder.
+        name: letters, digits, ``_`` and ``-``.
+        embedder: what makes vectors of texts: a product of ``EmbeddingFactory``, a VLLMService,
+            or a callable that takes a list of texts. It stays the caller's to close. None for
+            callers that bring their own vectors.
+        fields: the metadata that filters can use, such as ``{"year": int, "source": str}``; other
+            metadata is kept too. For a collection that exists None means what it has.
+        batch_size: how many texts the embedder gets at a time.
+        create: with False, CollectionNotFoundError is raised if there is none yet.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        name: str = "memory",
+        *,
+        embedder: Any = None,
+        fields: Mapping[str, Any] | None = None,
+        batch_size: int = 256,
+        create: bool = True,
+    ) -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(f"a collection's name is letters, digits, _ and -, not {name!r}")
+        self.folder = Path(folder)
+        self.name = name
+        self._embedder = None if embedder is None else Embedder(embedder, batch_size)
+        self._declared = None if fields is None else check_fields(fields)
+        self._lock = WriteLock(self.folder / f"{name}.lock")
+        self._table: LanceStore | None = None
+        self._closed = False
+        if self._store() is None and not create:
+            raise CollectionNotFoundError(name, str(folder), collection_names(self.folder))
+
+    @property
+    def dim(self) -> int | None:
+        """The length of the vectors; None before the first insert."""
+        store = self._store()
+        return None if store is None else store.dim
+
+    @property
+    def fields(self) -> dict[str, FieldType]:
+        """The metadata that filters can use, and their types."""
+        store = self._store()
+        return dict(store.fields if store is not None else self._declared or {})
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def insert(
+        self,
+        text: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        record_id: str | None = None,
+        vector: Sequence[float] | None = None,
+    ) -> str:
+        """Store a text and return its id; as ``insert_batch``."""
+        ids = _one(record_id)
+        return self.insert_batch([text], [metadata], ids=ids, vectors=_one(vector))[0]
+
+    def insert_batch(
+        self,
+        texts: Sequence[str],
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        vectors: Any = None,
+    ) -> list[str]:
+        """Store texts, all or none, and return their ids.
+
+        Args:
+            texts: what to find again.
+            metadata: a flat dict of str, int, float and bool per text.
+            ids: one per text, new to the collection; None makes some.
+            vectors: one per text, in place of the embedder's.
+
+        Raises:
+            InvalidRecordError, DuplicateIdError, DimensionMismatchError: nothing was stored.
+        """
+        rows = self._rows(texts, metadata, ids)
+        if not rows.ids:
+            return []
+        array = self._vectors(rows.texts, vectors)
+        with self._writing(array) as store:
+            # Ids made here are new: they are random numbers of 122 bits.
+            taken = store.known(rows.ids) if ids is not None else set()
+            if taken:
+                raise DuplicateIdError(self.name, sorted(taken))
+            store.add(rows, array)
+        return list(rows.ids)
+
+    def upsert(
+        self,
+        record_id: str,
+        text: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        vector: Sequence[float] | None = None,
+    ) -> str:
+        """Store a text in place of what has its id, if anything; as ``insert_batch``."""
+        return self.upsert_batch([record_id], [text], [metadata], vectors=_one(vector))[0]
+
+    def upsert_batch(
+        self,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        *,
+        vectors: Any = None,
+    ) -> list[str]:
+        """Store texts in place of what has their ids; all or none, and all of a record anew."""
+        rows = self._rows(texts, metadata, ids)
+        if not rows.ids:
+            return []
+        array = self._vectors(rows.texts, vectors)
+        with self._writing(array) as store:
+            store.replace(rows, array)
+        return list(rows.ids)
+
+    def delete(
+        self, ids: str | Sequence[str] | None = None, *, where: Mapping[str, Any] | None = None
+    ) -> int:
+        """Delete by ids or by a filter, and return how many there were.
+
+        Raises InvalidFilterError, and ValueError unless exactly one is given.
+        """
+        if (ids is None) == (not where):
+            raise ValueError("delete() takes either ids or a filter that has a condition")
+        if ids is not None:
+            listed = self._ids([ids] if isinstance(ids, str) else ids)
+            expression = ids_expression(listed) if listed else None
+        else:
+            expression = self._expression(where)
+        store = self._store()
+        if expression is None or store is None:
+            return 0
+        with self._lock.held():
+            return store.delete(expression)
+
+    def optimize(self) -> None:
+        """Bring many small files together and index new texts; inserts do it now and then."""
+        store = self._store()
+        if store is not None:
+            with self._lock.held():
+                store.compact()
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def search(
+        self,
+        query: str | Sequence[float],
+        k: int = 5,
+        *,
+        where: Mapping[str, Any] | None = None,
+        mode: SearchMode = "vector",
+    ) -> list[SearchHit]:
+        """Return the ``k`` best records for a text or a vector, best first.
+
+        Args:
+            query: a text, or a vector for the mode ``"vector"``.
+            k: how many at most.
+            where: only among these, such as ``{"year": {">=": 2020}, "source": ["a", "b"]}``;
+                operators are ``== != < <= > >= in`` and ``not in``.
+            mode: ``"vector"`` by cosine similarity, ``"text"`` by the words (BM25, English
+                stemming), ``"hybrid"`` by the ranks in both.
+
+        Raises:
+            InvalidFilterError, InvalidRecordError, DimensionMismatchError.
+        """
+        check_query(query, k, mode)
+        expression = self._expression(where)
+        text = query if isinstance(query, str) else None
+        vector = None
+        if mode != "text":
+            (vector,) = self._vectors(_one(text), _one(None if text is not None else query))
+        store = self._store()
+        if store is None:
+            return []
+        if mode != "vector" and not store.text_indexed:
+            with self._lock.held():
+                store.index_text()
+        return store.search(mode, k, expression, vector=vector, text=text)
+
+    def get(self, record_id: str) -> MemoryRecord | None:
+        """Return the record with this id, None if there is none."""
+        return self.get_batch([record_id])[0]
+
+    def get_batch(self, ids: Sequence[str]) -> list[MemoryRecord | None]:
+        """Return a record per id, None where there is none."""
+        listed = self._ids(ids)
+        store = self._store()
+        found = {} if store is None else store.get(listed)
+        return [found.get(id_) for id_ in listed]
+
+    def count(self, where: Mapping[str, Any] | None = None) -> int:
+        """Return how many records there are, or match a filter."""
+        expression = self._expression(where)
+        store = self._store()
+        return 0 if store is None else store.count(expression)
+
+    # -- lifecycle ------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of the files; what is stored stays. Again is fine."""
+        self._closed = True
+        self._table = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _store(self) -> LanceStore | None:
+        """Return the table, None as long as nobody has made one."""
+        if self._closed:
+            raise RuntimeError(f"collection {self.name!r} has been closed")
+        store = self._table
+        if store is None:
+            store = self._table = LanceStore.open(self.folder, self.name)
+            if store is not None and self._declared not in (None, store.fields):
+                raise ValueError(
+                    f"collection {self.name!r} has the fields {_shown(store.fields)}, not "
+                    f"{_shown(self._declared or {})}: leave fields= out, or use another name"
+                )
+        return store
+
+    @contextmanager
+    def _writing(self, vectors: Vectors) -> Iterator[LanceStore]:
+        """Hold the lock for the length of a block, with the table for these vectors."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._lock.held():
+            store = self._store()  # somebody else may have made it meanwhile
+            if store is None:
+                dim = vectors.shape[1]
+                store = LanceStore.create(self.folder, self.name, dim, self._declared or {})
+                self._table = store
+            self._check_dim(vectors)
+            yield store
+
+    def _rows(self, texts: Any, metadata: Any, ids: Any) -> Rows:
+        return Rows.checked(self.name, self.fields, texts=texts, metadata=metadata, ids=ids)
+
+    def _ids(self, ids: Any) -> list[str]:
+        try:
+            return checked_strings("id", ids)
+        except ValueError as error:
+            raise InvalidRecordError(self.name, str(error)) from error
+
+    def _vectors(self, texts: Sequence[str] | None, given: Any) -> Vectors:
+        """Return the vectors given, else the embedder's; they fit the table if there is one."""
+        if given is not None:
+            try:
+                vectors = to_array(given, None if texts is None else len(texts))
+            except ValueError as error:
+                raise InvalidRecordError(self.name, str(error)) from error
+        elif self._embedder is None:
+            raise ValueError(
+                f"collection {self.name!r} was opened without an embedder: pass embedder= to it, "
+                f"or vectors in place of texts"
+            )
+        else:
+            vectors = self._embedder(texts or [])
+        self._check_dim(vectors)
+        return vectors
+
+    def _expression(self, where: Mapping[str, Any] | None) -> str | None:
+        if where is None:
+            return None
+        try:
+            return filter_expression(where, self.fields)
+        except ValueError as error:
+            raise InvalidFilterError(self.name, str(error)) from error
+
+    def _check_dim(self, vectors: Vectors) -> None:
+        stored, given = self.dim, vectors.shape[1]
+        if stored is not None and stored != given:
+            raise DimensionMismatchError(self.name, stored, given)
+
+
+def _one(value: Any) -> list[Any] | None:
+    return None if value is None else [value]
+
+
+def _shown(fields: Mapping[str, FieldType]) -> str:
+    return ", ".join(f"{name}: {type_.__name__}" for name, type_ in fields.items()) or "(none)"

@@ -1,0 +1,203 @@
+"""LanceStore: one table of LanceDB. The only module that imports lancedb, and here pyarrow.
+
+Columns: ``id``, ``text``, ``metadata`` (JSON of all of it), ``vector``, and one typed column per
+declared field. Rows are written in one commit per call, so all of a call's rows are there or
+none; what was returned survives the process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from sage.middleware.components.memory.embedder import Vectors
+from sage.middleware.components.memory.filters import column, ids_expression
+from sage.middleware.components.memory.metadata import FieldType
+from sage.middleware.components.memory.records import MemoryRecord, SearchHit
+from sage.middleware.components.memory.rows import Rows
+from sage.middleware.components.memory.search_mode import SearchMode
+
+_RECORD = ["id", "text", "metadata"]
+_SCORES = {"vector": "_distance", "text": "_score", "hybrid": "_relevance_score"}
+_MAX_IDS = 1000  # in one expression
+# Each commit adds a file; searches slow down as they add up, and rewriting them costs more the
+# more rows there are.
+_COMMITS_BEFORE_COMPACTION = 100
+_ROWS_PER_COMMIT = 100
+# A search in another process may still read what a compaction has replaced.
+_KEEP_REPLACED = timedelta(minutes=1)
+
+
+class LanceStore:
+    """Reads are safe from any number of threads and processes; writers take turns elsewhere."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+        schema = table.schema
+        self.dim: int = schema.field("vector").type.list_size
+        self.fields = {
+            field.name.removeprefix(column("")): _python_type(field.type)
+            for field in schema
+            if field.name.startswith(column(""))
+        }
+        self._commits: int = table.stats()["fragment_stats"]["num_small_fragments"]
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> Self | None:
+        """Return the table, None if there is none."""
+        if not folder.is_dir():
+            return None
+        try:
+            return cls(_connect(folder).open_table(name))
+        except ValueError as error:
+            if "not found" not in str(error):
+                raise
+            return None
+
+    @classmethod
+    def create(cls, folder: Path, name: str, dim: int, fields: Mapping[str, FieldType]) -> Self:
+        """Make an empty table; there must be none."""
+        return cls(_connect(folder).create_table(name, schema=_schema(dim, fields)))
+
+    # -- writing: one caller at a time ----------------------------------------------------------
+
+    def add(self, rows: Rows, vectors: Vectors) -> None:
+        """Append rows, whose ids must be new."""
+        self._table.add(self._arrow(rows, vectors))
+        self._committed()
+
+    def replace(self, rows: Rows, vectors: Vectors) -> None:
+        """Write rows in place of those with the same ids, and append the others."""
+        merge = self._table.merge_insert("id").when_matched_update_all()
+        merge.when_not_matched_insert_all().execute(self._arrow(rows, vectors))
+        self._committed()
+
+    def delete(self, expression: str) -> int:
+        """Delete rows; return how many."""
+        deleted: int = self._table.delete(expression).num_deleted_rows
+        if deleted:
+            self._committed()
+        return deleted
+
+    def compact(self) -> None:
+        """Bring the rows together in few files and the text index, if any, up to date."""
+        self._table.optimize(cleanup_older_than=_KEEP_REPLACED)
+        self._commits = 0
+
+    def index_text(self) -> None:
+        """Make the index for text searches, unless there is one."""
+        from lancedb.index import FTS
+
+        if not self.text_indexed:
+            self._table.create_index("text", config=FTS())
+
+    # -- reading --------------------------------------------------------------------------------
+
+    @property
+    def text_indexed(self) -> bool:
+        """Whether text searches are possible."""
+        return bool(self._table.list_indices())
+
+    def count(self, expression: str | None) -> int:
+        """Return how many rows match."""
+        count: int = self._table.count_rows(expression)
+        return count
+
+    def known(self, ids: Sequence[str]) -> set[str]:
+        """Return those of the ids that are there."""
+        return {row["id"] for row in self._by_ids(ids, ["id"])}
+
+    def get(self, ids: Sequence[str]) -> dict[str, MemoryRecord]:
+        """Return the records of those of the ids that are there."""
+        return {row["id"]: _record(row) for row in self._by_ids(ids, _RECORD)}
+
+    def search(
+        self, mode: SearchMode, k: int, expression: str | None, *, vector: Any, text: str | None
+    ) -> list[SearchHit]:
+        """Return the k best rows, best first; ``text`` and ``vector`` as the mode needs them."""
+        if mode == "text":
+            query = self._table.search(text, query_type="fts")
+        elif mode == "vector":
+            query = self._table.search(vector)
+        else:
+            query = self._table.search(query_type="hybrid").vector(vector).text(text)
+        if mode != "text":
+            query = query.distance_type("cosine")
+        if mode != "hybrid":  # which adds its scores itself
+            query = query.select([*_RECORD, _SCORES[mode]])
+        if expression is not None:
+            query = query.where(expression, prefilter=True)
+        rows = query.limit(k).to_arrow().to_pylist()
+        return [_hit(row, row[_SCORES[mode]], mode) for row in rows]
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def _by_ids(self, ids: Sequence[str], columns: list[str]) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(ids), _MAX_IDS):
+            expression = ids_expression(list(ids[start : start + _MAX_IDS]))
+            query = self._table.search().where(expression).select(columns).limit(_MAX_IDS)
+            yield from query.to_arrow().to_pylist()
+
+    def _committed(self) -> None:
+        self._commits += 1
+        if self._commits >= _COMMITS_BEFORE_COMPACTION and self._commits >= (
+            self._table.count_rows() // _ROWS_PER_COMMIT
+        ):
+            self.compact()
+
+    def _arrow(self, rows: Rows, vectors: Vectors) -> Any:
+        import pyarrow as pa
+
+        schema = _schema(self.dim, self.fields)
+        lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.dim)
+        declared = [[m.get(field) for m in rows.metadata] for field in self.fields]
+        columns = [rows.ids, rows.texts, [json.dumps(m) for m in rows.metadata], *declared]
+        arrays = [pa.array(c, schema.types[i]) for i, c in enumerate(columns)]
+        return pa.Table.from_arrays([*arrays, lists], schema=schema)
+
+
+def collection_names(folder: Path) -> list[str]:
+    """Return the names of the collections in a folder, without opening any."""
+    return sorted(path.stem for path in folder.glob("*.lance"))
+
+
+def _connect(folder: Path) -> Any:
+    import lancedb
+
+    # Without an interval, a table never sees what other processes write.
+    return lancedb.connect(folder, read_consistency_interval=timedelta(0))
+
+
+def _schema(dim: int, fields: Mapping[str, FieldType]) -> Any:
+    import pyarrow as pa
+
+    types = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("text", pa.string(), nullable=False),
+            pa.field("metadata", pa.string(), nullable=False),
+            *(pa.field(column(name), types[type_]) for name, type_ in fields.items()),
+            pa.field("vector", pa.list_(pa.float32(), dim), nullable=False),
+        ]
+    )
+
+
+def _python_type(arrow_type: Any) -> FieldType:
+    types: dict[str, FieldType] = {"string": str, "int64": int, "double": float, "bool": bool}
+    return types[str(arrow_type)]
+
+
+def _record(row: Mapping[str, Any]) -> MemoryRecord:
+    return MemoryRecord(id=row["id"], text=row["text"], metadata=json.loads(row["metadata"]))
+
+
+def _hit(row: Mapping[str, Any], score: float, mode: SearchMode) -> SearchHit:
+    if mode == "vector":
+        score = 1 - score  # LanceDB gives the cosine distance
+    return SearchHit(
+        id=row["id"], text=row["text"], metadata=json.loads(row["metadata"]), score=score
+    )

@@ -1,0 +1,28 @@
+"""What a collection gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Scalar = str | int | float | bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryRecord:
+    """One text with its metadata."""
+
+    id: str
+    text: str
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchHit(MemoryRecord):
+    """A record that a search found.
+
+    ``score`` grows with the match: the cosine similarity, -1 to 1, of a vector search; BM25 of a
+    text search; reciprocal rank fusion of a hybrid one. Compare scores of one mode only.
+    """
+
+    score: float
