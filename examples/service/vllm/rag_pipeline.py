@@ -1,0 +1,118 @@
+"""Answers questions from a folder of Markdown files, and says from which.
+
+    python examples/service/vllm/rag_pipeline.py docs-public "How is a model deleted?"
+
+A text model and a sentence model run in this process, in one vLLM service; both come from the
+registry, and are downloaded first if they are not there. The texts are kept in a folder, with their
+vectors. The answers follow a JSON schema, so that they cannot cite a source that was not given.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from argparse import ArgumentParser, RawTextHelpFormatter
+from pathlib import Path
+from typing import Any
+
+from sage.common.core.functions import MapFunction
+from sage.kernel.api import LocalEnvironment
+from sage.libs.operators.vllm_service import VLLMServiceGenerator
+from sage.middleware.services.memory import register_memory_service
+from sage.middleware.services.vllm import register_vllm_service
+
+LONGEST_TEXT = 800  # characters, which sentence models read to the end
+SYSTEM = "Answer in a sentence or two, from the numbered sources alone, and name those you used."
+PROMPT = "{sources}\n\nQuestion: {question}"
+# JSON allows blanks anywhere, and small models else go on with them to no end.
+NO_BLANKS = {"backend": "xgrammar", "disable_any_whitespace": True}
+
+
+def ingest(env: LocalEnvironment, folder: Path) -> None:
+    """Store the sections of all Markdown files, in place of what there was of them."""
+    memory = env.service("memory")
+    for path in sorted(folder.rglob("*.md")):
+        file = str(path.relative_to(folder))
+        texts = [
+            text
+            for section in re.split(r"\n(?=#+ )", path.read_text())
+            for text in textwrap.wrap(section, LONGEST_TEXT, replace_whitespace=False)
+        ]
+        memory.delete(where={"file": file})
+        memory.insert_batch(texts, [{"file": file}] * len(texts))
+    print(f"{memory.count()} texts in memory", file=sys.stderr)
+
+
+class Retrieve(MapFunction):
+    """Makes of a question a record with the texts that are nearest to it."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def execute(self, question: str) -> dict[str, Any]:
+        """Search the memory, which has the vLLM service embed the question."""
+        hits = self.call_service("memory", question, method="search", k=self.count)
+        return {
+            "question": question,
+            "files": [hit.metadata["file"] for hit in hits],
+            "sources": "\n\n".join(f"[{n}] {hit.text}" for n, hit in enumerate(hits, 1)),
+            "options": {"json_schema": answer_schema(len(hits))},
+        }
+
+
+def answer_schema(sources: int) -> dict[str, Any]:
+    """Return the schema of an answer that cites some of so many sources."""
+    number = {"enum": list(range(1, sources + 1))}
+    return {
+        "type": "object",
+        "properties": {
+            "cited": {"type": "array", "items": number, "minItems": 1, "maxItems": sources},
+            "answer": {"type": "string", "maxLength": 300},
+        },
+        "required": ["cited", "answer"],
+        "additionalProperties": False,
+    }
+
+
+def show(record: dict[str, Any]) -> None:
+    """Print an answer and the files that it cites."""
+    print(f"{record['question']}\n  {record['answer']}")
+    for number in sorted(set(record["cited"])):
+        print(f"  [{number}] {record['files'][number - 1]}")
+
+
+def main() -> None:
+    """Parse the arguments, ingest, answer."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path, help="Markdown files, in subfolders too")
+    parser.add_argument("questions", nargs="+")
+    parser.add_argument("--model", default="Qwen/Qwen2.5-0.5B-Instruct")
+    parser.add_argument("--embedding-model", default="sentence-transformers/all-MiniLM-L6-v2")
+    parser.add_argument("--memory", default="rag_memory", help="the folder to keep the texts in")
+    parser.add_argument("--sources", type=int, default=3, help="texts for each question")
+    arguments = parser.parse_args()
+    models = {
+        "model_id": arguments.model,
+        "embedding_model_id": arguments.embedding_model,
+        "auto_download": True,
+        "sampling": {"temperature": 0},
+        "engine": {"structured_outputs_config": NO_BLANKS},
+    }
+    memory = {"folder": arguments.memory, "embedding_service": "vllm_service"}
+    with LocalEnvironment("rag") as env:
+        register_vllm_service(env, "vllm_service", models)
+        register_memory_service(env, "memory", {**memory, "fields": {"file": str}})
+        ingest(env, arguments.folder)
+        questions = env.from_collection(arguments.questions)
+        questions.map(Retrieve, arguments.sources).map(
+            VLLMServiceGenerator,
+            system_prompt=SYSTEM,
+            prompt_template=PROMPT,
+            options_key="options",
+        ).sink(show)
+        env.submit()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""What becomes of answers: JSON's fields, answers that are cut off, what a deadline leaves."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sage.common.components.sage_vllm.testing import EchoEngine
+from sage.kernel.api import LocalEnvironment
+from sage.kernel.runtime.failed_record import FailedRecord
+from sage.libs.operators.errors import UnfinishedAnswerError
+from sage.libs.operators.vllm_service import VLLMServiceGenerator
+
+pytestmark = pytest.mark.timeout(60)
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}, "n": {"type": "integer"}}}
+ANSWER = {"city": "Paris", "n": 2}
+TEXT = json.dumps(ANSWER)  # what the engine says where this is the prompt
+
+
+# -- JSON -------------------------------------------------------------------------------------
+
+
+def test_the_fields_of_the_json_go_into_the_record(env: LocalEnvironment, run: Any) -> None:
+    records = [{"id": 1, "prompt": TEXT, "city": "unknown"}, TEXT, [{"id": 2}, TEXT], ["x", TEXT]]
+    out = run(env, records, VLLMServiceGenerator, json_schema=SCHEMA, details_key=None)
+    assert out == [
+        {"id": 1, "prompt": TEXT, **ANSWER},
+        {"prompt": TEXT, **ANSWER},
+        {"id": 2, **ANSWER},
+        ["x", ANSWER],
+    ]
+
+
+def test_the_object_can_be_kept_whole(env: LocalEnvironment, run: Any) -> None:
+    (record,) = run(
+        env, [{"prompt": TEXT, "city": "unknown"}], VLLMServiceGenerator,
+        json_schema=SCHEMA, merge_fields=False, output_key="answer",
+    )  # fmt: skip
+    assert set(record) == {"prompt", "city", "answer", "generation"}
+    assert (record["city"], record["answer"]) == ("unknown", ANSWER)
+    assert record["generation"]["finish_reason"] == "stop"
+    assert not {"text", "parsed"} & set(record["generation"])
+
+
+def test_json_that_is_no_object_goes_under_the_output_key(env: LocalEnvironment, run: Any) -> None:
+    (record,) = run(
+        env, ["[1, 2]"], VLLMServiceGenerator, json_schema={"type": "array"}, details_key=None
+    )
+    assert record == {"prompt": "[1, 2]", "generated": [1, 2]}
+
+
+def test_a_record_may_have_a_schema_of_its_own(env: LocalEnvironment, run: Any) -> None:
+    own = {"json_schema": SCHEMA}
+    records = [{"prompt": TEXT, "options": own}, {"prompt": TEXT}]
+    with_own, without = run(
+        env, records, VLLMServiceGenerator, options_key="options", details_key=None
+    )
+    assert with_own == {"prompt": TEXT, "options": own, **ANSWER}
+    assert without == {"prompt": TEXT, "generated": TEXT}
+
+
+def test_half_an_object_is_never_emitted(env: LocalEnvironment, run: Any) -> None:
+    letters: list[FailedRecord] = []
+    records = [{"id": n, "prompt": TEXT, "options": {"max_tokens": n}} for n in range(1, 6)]
+    out = run(
+        env, records, VLLMServiceGenerator,
+        json_schema=SCHEMA, options_key="options", on_error=letters.append,
+    )  # fmt: skip
+    words = len(TEXT.split())
+    assert [record["id"] for record in out] == list(range(words, 6))
+    assert [letter.record["id"] for letter in letters] == list(range(1, words))
+    error = letters[0].error
+    assert isinstance(error, UnfinishedAnswerError)
+    assert (error.text, error.finish_reason) == ('{"city":', "length")
+    assert "(finish_reason 'length') before its JSON was complete; raise max_tokens" in str(error)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"json_schema": TEXT}, "json_schema in .* must be a JSON schema as a dict"),
+        (
+            {"json_schema": {"properties": {"generation": {}}}},
+            "json_schema has a property 'generation', where details_key puts the rest",
+        ),
+        ({"json_schema": SCHEMA, "choice": ["a", "b"]}, "a text can follow only one"),
+    ],
+)
+def test_a_schema_that_cannot_be_is_refused_at_once(
+    arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        VLLMServiceGenerator(**arguments)
+
+
+# -- deadlines --------------------------------------------------------------------------------
+
+
+class HurriedEngine(EchoEngine):
+    """Gets no further than the first word where there is a deadline."""
+
+    def submit(self, prompt: Any, options: Mapping[str, Any], *rest: Any) -> Future[Any]:
+        done = super().submit(prompt, options, *rest)
+        if "deadline" not in options:
+            return done
+        generation = done.result()
+        first = generation.completions[0]
+        cut = replace(first, text=first.text.split()[0], finish_reason="deadline", token_count=1)
+        late: Future[Any] = Future()
+        late.set_result(replace(generation, completions=[cut]))
+        return late
+
+
+def test_a_record_at_its_deadline_goes_on_with_what_there_is(environment: Any, run: Any) -> None:
+    (record,) = run(environment(HurriedEngine), ["one two"], VLLMServiceGenerator, deadline=0.5)
+    assert record["generated"] == "one"
+    assert record["generation"]["finish_reason"] == "deadline"
+    assert record["generation"]["tokens_used"]["completion"] == 1
+
+
+def test_each_record_may_have_a_deadline_of_its_own(environment: Any, run: Any) -> None:
+    records = [{"prompt": "one two", "options": {"deadline": 0.5}}, {"prompt": "one two"}]
+    out = run(environment(HurriedEngine), records, VLLMServiceGenerator, options_key="options")
+    assert [record["generated"] for record in out] == ["one", "one two"]
+
+
+def test_json_at_its_deadline_is_no_object(environment: Any, run: Any) -> None:
+    with pytest.raises(UnfinishedAnswerError, match=r"\(finish_reason 'deadline'\).*deadline: "):
+        run(environment(HurriedEngine), [TEXT], VLLMServiceGenerator,
+            json_schema=SCHEMA, deadline=0.5)  # fmt: skip
+
+
+@pytest.mark.parametrize("deadline", [0, -1, "soon", True])
+def test_a_deadline_is_seconds(deadline: Any) -> None:
+    with pytest.raises(ValueError, match="deadline in VLLMServiceGenerator must be seconds"):
+        VLLMServiceGenerator(deadline=deadline)
