@@ -31,7 +31,7 @@ from sage.kernel.runtime.push_functions import Push
 
 logger = logging.getLogger(__name__)
 
-_INTERVAL = 0.5  # seconds between commits
+_INTERVAL = 0.2  # seconds between commits
 _LEAST_PAUSE = 20  # commits on a slow disk: at least so many times what the last one took
 _VERSION = 1
 
