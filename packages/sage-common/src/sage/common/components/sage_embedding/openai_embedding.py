@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sage.common.components.openai_client import openai_client
+from sage.common.components.openai_client import endpoint_errors, openai_client
 from sage.common.components.sage_embedding.embedding_model import EmbeddingModel
 
 
@@ -19,8 +19,8 @@ class OpenAIEmbedding(EmbeddingModel):
         batch_size: texts per request; OpenAI takes up to 2048.
         timeout: seconds per request.
 
-    Raises PackageNotInstalledError, and ValueError without a key. The client's own errors, such
-    as ``openai.APIConnectionError``, come with a note of the model and the address.
+    Raises PackageNotInstalledError, ValueError without a key, and EndpointError for a request
+    that failed.
     """
 
     method_name: ClassVar[str] = "openai"
@@ -49,16 +49,13 @@ class OpenAIEmbedding(EmbeddingModel):
         return vectors
 
     def _request(self, texts: list[str]) -> list[list[float]]:
-        try:
+        with endpoint_errors():
             answer = self._client.embeddings.create(
                 model=self._model,
                 input=texts,
                 encoding_format="float",  # not every server knows base64, the client's default
                 extra_body=self._options,
             )
-        except Exception as error:
-            error.add_note(f"while embedding with {self._model!r} at {self._client.base_url}")
-            raise
         return [item.embedding for item in sorted(answer.data, key=lambda item: item.index)]
 
     def _release(self) -> None:
