@@ -15,8 +15,14 @@ from sage.kernel.runtime.metrics import RunMetrics
 from sage.kernel.runtime.progress_text import Pace, printable, status
 
 _NARROW = 64  # columns; below it numbers are short and what matters least is left out
-_COLUMNS = ("in", "out", "waiting", "in flight", "errors", "per s")
-_FEW_COLUMNS = ("out", "flight", "errors", "per s")
+_COLUMNS = {
+    "in": "records_in",
+    "out": "records_out",
+    "waiting": "waiting",
+    "in flight": "in_flight",
+    "errors": "errors",
+}
+_FEW_COLUMNS = {"out": "records_out", "flight": "in_flight", "errors": "errors"}
 
 
 class RunView:
@@ -45,22 +51,23 @@ class RunView:
 
     def _table(self, width: int, rows: int) -> Table:
         wide = width >= _NARROW
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", expand=not wide)
-        table.add_column("operator", no_wrap=True, overflow="ellipsis", ratio=None if wide else 1)
-        for name in _COLUMNS if wide else _FEW_COLUMNS:
-            table.add_column(name, justify="right", no_wrap=True)
-        pairs = zip(self.metrics.operators, self._pace.rates(), strict=True)
-        for operator, rate in list(pairs)[:rows]:
-            numbers = [operator.records_out, operator.in_flight]
-            if wide:
-                numbers = [operator.records_in, operator.records_out]
-                numbers += [operator.waiting, operator.in_flight]
-            table.add_row(
-                Text(printable(operator.name)),
-                *(_number(number, wide=wide) for number in numbers),
-                Text(_number(operator.errors, wide=wide), "red" if operator.errors else ""),
-                _number(rate, wide=wide),
-            )
+        fields = _COLUMNS if wide else _FEW_COLUMNS
+        operators = self.metrics.operators[:rows]
+        lines = [("operator", *fields, "per s")]
+        for operator, rate in zip(operators, self._pace.rates(), strict=False):
+            numbers = [getattr(operator, field) for field in fields.values()]
+            cells = [_number(number, wide=wide) for number in (*numbers, rate)]
+            lines.append((printable(operator.name), *cells))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        widths[0] = min(
+            widths[0], max(4, width - sum(widths[1:]) - 2 * len(widths))
+        )  # it gives way
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for name, column_width in zip(lines[0], widths, strict=True):
+            table.add_column(name, justify="right", no_wrap=True, width=column_width)
+        table.columns[0].justify = "left"
+        for operator, line in zip(operators, lines[1:], strict=True):
+            table.add_row(*map(Text, line), style="red" if operator.errors else None)
         return table
 
 
