@@ -99,6 +99,8 @@ def test_text_and_hybrid_search_find_words(notes: VDBMemoryCollection) -> None:
     assert set(texts_of(notes.search("whales", mode="text"))) == {TEXTS[1], "one more whale"}
     assert texts_of(notes.search("whale", mode="text", where={"year": 9})) == ["one more whale"]
     assert notes.search("of the", mode="text") == []
+    (best,) = notes.search("whales", k=1, mode="hybrid")  # no vector shares this word
+    assert "whale" in best.text
     hybrid = notes.search("blue whale", k=2, mode="hybrid")
     assert hybrid[0].text == TEXTS[1]
     assert hybrid[0].score > hybrid[1].score

@@ -22,6 +22,7 @@ from sage.middleware.components.memory.search_mode import SearchMode
 
 _RECORD = ["id", "text", "metadata"]
 _SCORES = {"vector": "_distance", "text": "_score", "hybrid": "_relevance_score"}
+_HYBRID_CANDIDATES = 50  # of each kind: among too few, none is ranked by both
 _MAX_IDS = 1000  # in one expression
 # Each commit adds a file; searches slow down as they add up, and rewriting them costs more the
 # more rows there are.
@@ -130,8 +131,9 @@ class LanceStore:
             query = query.select([*_RECORD, _SCORES[mode]])
         if expression is not None:
             query = query.where(expression, prefilter=True)
-        rows = query.limit(k).to_arrow().to_pylist()
-        return [_hit(row, row[_SCORES[mode]], mode) for row in rows]
+        limit = max(k, _HYBRID_CANDIDATES) if mode == "hybrid" else k
+        rows = query.limit(limit).to_arrow().to_pylist()
+        return [_hit(row, row[_SCORES[mode]], mode) for row in rows[:k]]
 
     # -- inside ---------------------------------------------------------------------------------
 
