@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +183,26 @@ def test_an_output_that_lost_rows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out.partial" / "part-00001.parquet").unlink()
     with pytest.raises(OutputFileError, match="has not the 70 rows that the checkpoint"):
         run.submit()
+
+
+def test_without_pyarrow_only_parquet_is_missing_and_says_what_to_install(tmp_path: Path) -> None:
+    code = """
+        import sys
+        sys.modules["pyarrow"] = None
+        from sage.kernel.api import LocalEnvironment
+        from sage.libs.io import JSONLSink, ParquetSink
+        for sink in (JSONLSink, ParquetSink):
+            env = LocalEnvironment("write")
+            env.from_collection([{"a": 1}]).sink(sink, sink.__name__)
+            try:
+                env.submit()
+            except ImportError as error:
+                print(error.args[0])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+    assert names(tmp_path) == ["JSONLSink"]
+    expected = "Parquet files need pyarrow; install it with: pip install 'isage-libs[parquet]'\n"
+    assert done.stdout.startswith(expected.strip())

@@ -24,6 +24,7 @@ def open_locked(path: Path) -> BinaryIO:
         file.close()
         problem = "another run is writing it; wait for its end or write elsewhere"
         raise OutputFileError(str(path), problem) from None
+    sync_folder(path.parent)
     return file
 
 
@@ -36,7 +37,12 @@ def sync(file: BinaryIO) -> None:
 def replace(old: Path, new: Path) -> None:
     """Rename a file or folder; on return the new name outlives a power cut."""
     old.replace(new)
-    folder = os.open(new.parent, os.O_RDONLY)
+    sync_folder(new.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder outlive a power cut."""
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

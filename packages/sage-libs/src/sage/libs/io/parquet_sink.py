@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from sage.kernel.runtime.checkpoint import DurableSink
 from sage.libs.io.errors import OutputFileError
-from sage.libs.io.output_file import open_locked, partial_path, replace, sync
+from sage.libs.io.output_file import open_locked, partial_path, replace, sync, sync_folder
 from sage.libs.io.parquet_files import read_rows, require_pyarrow, write_rows
 
 Row = dict[str, Any]
@@ -53,6 +53,7 @@ class ParquetSink(DurableSink):
         if self._path.exists():
             raise OutputFileError(str(self._path), "it exists; delete it or write elsewhere")
         self._partial.mkdir(parents=True, exist_ok=True)
+        sync_folder(self._partial.parent)
         self._journal = open_locked(self._partial / ".journal")
         self._part, count = divmod(state or 0, self._rows_per_part)
         self._recall(count)
