@@ -160,6 +160,7 @@ class InFlightWindow:
         future.add_done_callback(lambda _: self._events.put(entry))
         if self._cancelled or entry.settled:
             future.cancel()  # whoever cancelled or timed it out found no Future yet
+        del future  # if submit() raised, its error's traceback leads to this frame
 
     def _on_done(self, entry: _Entry) -> None:
         future = entry.future
@@ -207,6 +208,8 @@ class InFlightWindow:
             self._emit(output)
         else:
             self._policy.handle(entry.record, error, entry.attempts)
+            # Its traceback leads to this frame, and so to itself and the record: free all now.
+            error = entry.error = None
         self._slots.release()
 
     def _seconds_to_next_timer(self) -> float | None:
