@@ -8,6 +8,7 @@ none; what was returned survives the process.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,8 @@ from sage.middleware.components.memory.metadata import FieldType
 from sage.middleware.components.memory.records import MemoryRecord, SearchHit
 from sage.middleware.components.memory.rows import Rows
 from sage.middleware.components.memory.search_mode import SearchMode
+
+logger = logging.getLogger(__name__)
 
 _RECORD = ["id", "text", "metadata"]
 _SCORES = {"vector": "_distance", "text": "_score", "hybrid": "_relevance_score"}
@@ -148,7 +151,10 @@ class LanceStore:
         if self._commits >= _COMMITS_BEFORE_COMPACTION and self._commits >= (
             self._table.count_rows() // _ROWS_PER_COMMIT
         ):
-            self.compact()
+            try:
+                self.compact()
+            except Exception:  # the rows are stored, and a later call tries again
+                logger.warning("could not compact %s", self._table.name, exc_info=True)
 
     def _arrow(self, rows: Rows, vectors: Vectors) -> Any:
         import pyarrow as pa

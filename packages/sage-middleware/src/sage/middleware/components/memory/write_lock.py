@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-_POLL_SECONDS = 0.005  # a write takes about that long
+_POLL_SECONDS = 0.001  # a write takes some milliseconds, and the next one follows at once
 
 
 class WriteLock:
