@@ -458,7 +458,7 @@ def test_a_file_that_is_no_checkpoint_is_named(job: Job) -> None:
         job.submit()
 
 
-def test_a_checkpoint_that_cannot_grow_stops_the_run_which_then_goes_on(
+def test_a_checkpoint_without_room_is_refused_before_any_record_moves(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite's own bound on the size of a file stands for a full disk."""
@@ -468,12 +468,13 @@ def test_a_checkpoint_that_cannot_grow_stops_the_run_which_then_goes_on(
     def connect_bounded(*args: Any, **kwargs: Any) -> sqlite3.Connection:
         connection = connect(*args, **kwargs)
         if bounded:
-            connection.execute("PRAGMA max_page_count = 2")
+            connection.execute("PRAGMA max_page_count = 1")
         return connection
 
     monkeypatch.setattr(sqlite3, "connect", connect_bounded)
-    with pytest.raises(CheckpointError, match="database or disk is full"):
+    with pytest.raises(CheckpointError, match="cannot be opened: database or disk is full$"):
         job.submit()
+    assert job.seen == []
     bounded = False
     job.submit()
     assert job.lines == job.expected

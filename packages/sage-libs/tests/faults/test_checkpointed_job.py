@@ -132,7 +132,7 @@ def test_ctrl_c_keeps_all_that_was_delivered(
     assert job.outputs == undisturbed["jsonl"]
 
 
-@pytest.mark.parametrize("most_bytes", [14_000, 60_000])
+@pytest.mark.parametrize("most_bytes", [14_000, 40_000, 100_000])
 def test_a_full_disk_ends_the_run_which_then_goes_on(
     tmp_path: Path, undisturbed: dict[str, dict[str, bytes]], most_bytes: int
 ) -> None:

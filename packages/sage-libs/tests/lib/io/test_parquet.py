@@ -205,4 +205,4 @@ def test_without_pyarrow_only_parquet_is_missing_and_says_what_to_install(tmp_pa
     )  # fmt: skip
     assert names(tmp_path) == ["JSONLSink"]
     expected = "Parquet files need pyarrow; install it with: pip install 'isage-libs[parquet]'\n"
-    assert done.stdout.startswith(expected.strip())
+    assert done.stdout == expected

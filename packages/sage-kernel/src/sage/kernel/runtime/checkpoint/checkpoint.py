@@ -28,6 +28,7 @@ from sage.kernel.runtime.checkpoint.errors import (
     UnsupportedPipelineError,
 )
 from sage.kernel.runtime.push_functions import Push
+from sage.kernel.runtime.running_functions import annotate
 
 logger = logging.getLogger(__name__)
 
@@ -133,8 +134,12 @@ class Checkpoint:
         position, states = self._latest
         if position == self.position:
             return
-        sinks.sync()
-        self._store.write(position=position, states=states)
+        try:
+            sinks.sync()
+            self._store.write(position=position, states=states)
+        except BaseException as error:
+            annotate(error, f"while record {position - 1} and those before it were committed")
+            raise
         self.position, self.states = position, states
 
     def end(self, sinks: DurableSinks, *, failed: bool) -> None:

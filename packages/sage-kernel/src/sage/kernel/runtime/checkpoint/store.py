@@ -15,7 +15,8 @@ _SET_UP = (
     "PRAGMA journal_mode = WAL",  # a commit is then one append and one fsync
     "PRAGMA synchronous = FULL",
     "BEGIN IMMEDIATE",
-    "CREATE TABLE IF NOT EXISTS checkpoint (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS checkpoint (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
+    " WITHOUT ROWID",  # one page holds it all: 4 KB to write at a commit
     "COMMIT",
 )
 
@@ -42,7 +43,9 @@ class CheckpointStore:
             if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
                 problem = "another run is using it; wait for its end or take another folder"
                 raise CheckpointInUseError(str(folder), problem) from error
-            problem = f"{path} cannot be opened: {error}; delete the folder to begin anew"
+            problem = f"{path} cannot be opened: {error}"
+            if error.sqlite_errorcode in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+                problem += "; delete the folder to begin anew"
             raise CheckpointError(str(folder), problem) from error
 
     def read(self) -> dict[str, Any]:
