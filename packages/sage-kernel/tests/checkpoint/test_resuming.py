@@ -395,6 +395,17 @@ def test_a_checkpoint_of_another_pipeline_is_refused(job: Job) -> None:
         env.submit(checkpoint=job.folder / "checkpoint")
 
 
+def test_a_checkpoint_with_nothing_done_is_taken_over(job: Job) -> None:
+    job.poison = {0}
+    with pytest.raises(ValueError, match="poison 0"):
+        job.submit()
+    out: list[Any] = []
+    env = LocalEnvironment("other")
+    env.from_collection([1, 2]).sink(out.append)
+    env.submit(checkpoint=job.folder / "checkpoint")
+    assert out == [1, 2]
+
+
 def test_other_arguments_make_another_pipeline(tmp_path: Path) -> None:
     for length in (100, 100, 99):
         env = LocalEnvironment("arguments")
@@ -472,7 +483,7 @@ def test_a_checkpoint_without_room_is_refused_before_any_record_moves(
         return connection
 
     monkeypatch.setattr(sqlite3, "connect", connect_bounded)
-    with pytest.raises(CheckpointError, match="cannot be opened: database or disk is full$"):
+    with pytest.raises(CheckpointError, match=r"cannot be opened: database or disk is full$"):
         job.submit()
     assert job.seen == []
     bounded = False

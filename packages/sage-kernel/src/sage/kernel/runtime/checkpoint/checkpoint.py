@@ -60,7 +60,7 @@ class Checkpoint:
 
     def _read(self, operators: Sequence[Operator]) -> None:
         saved = self._store.read()
-        if not saved:
+        if not saved or (saved["position"] == 0 and not saved["complete"]):  # nothing is done yet
             saved = {"version": _VERSION, "pipeline": describe(operators), "position": 0}
             saved |= {"states": {}, "complete": False}
             self._store.write(**saved)
