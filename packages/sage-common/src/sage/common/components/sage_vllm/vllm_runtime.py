@@ -32,6 +32,7 @@ from sage.common.components.sage_vllm.malloc_tuning import MALLOC_ENVIRONMENT, t
 from sage.common.components.sage_vllm.memory_check import DEFAULT_SHARE
 from sage.common.components.sage_vllm.memory_estimate import MemoryEstimate
 from sage.common.components.sage_vllm.model_check import check_model
+from sage.common.components.sage_vllm.model_files import read_config
 from sage.common.components.sage_vllm.sampling_options import (
     DEFAULT_MAX_TOKENS,
     REQUEST_OPTIONS,
@@ -341,6 +342,7 @@ def build(
 
         on_cpu = current_platform.is_cpu()
         inline = spec.mode == "inline" or (spec.mode == "auto" and on_cpu)
+        read_config(spec.model_id, spec.path)  # which the defaults are made from
         arguments = {
             **(cpu_defaults(spec.path, spec.arguments) if on_cpu else {}),
             **spec.arguments,
