@@ -208,6 +208,17 @@ def test_fields_are_those_of_the_first_insert(notes: VDBMemoryCollection, tmp_pa
     assert VDBMemoryCollection(tmp_path, "notes").fields == notes.fields
 
 
+def test_fields_that_somebody_else_settled_otherwise_are_refused_at_every_use(
+    tmp_path: Path,
+) -> None:
+    memory = VDBMemoryCollection(tmp_path, fields={"year": int})
+    with VDBMemoryCollection(tmp_path) as other:
+        other.insert("first", vector=[1])
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"has the fields \(none\), not year: int: leave"):
+            memory.insert("second", {"year": 1}, vector=[1])
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "..", "a b", "ü", ".hidden", None])
 def test_a_name_is_no_path(tmp_path: Path, name: Any) -> None:
     with pytest.raises(ValueError, match="name is letters, digits, _ and -"):

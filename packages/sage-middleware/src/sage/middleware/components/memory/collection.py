@@ -261,12 +261,13 @@ class VDBMemoryCollection:
             raise RuntimeError(f"collection {self.name!r} has been closed")
         store = self._table
         if store is None:
-            store = self._table = LanceStore.open(self.folder, self.name)
+            store = LanceStore.open(self.folder, self.name)
             if store is not None and self._declared not in (None, store.fields):
                 raise ValueError(
                     f"collection {self.name!r} has the fields {_shown(store.fields)}, not "
                     f"{_shown(self._declared or {})}: leave fields= out, or use another name"
                 )
+            self._table = store
         return store
 
     @contextmanager
