@@ -156,6 +156,7 @@ def test_closing_while_an_engine_is_built_again_ends_the_calls(
 
 def test_killed_engine_process_in_the_middle_of_256_requests(model_root: Path) -> None:
     with VLLMService({**_config(model_root), "engine_mode": "process"}) as service:
+        assert service.stats()["engine"]["mode"] == "process"
         undisturbed = _texts(service.generate(PROMPTS))
         counts = [0] * len(PROMPTS)
         futures = []

@@ -105,6 +105,7 @@ class VLLMRuntime:
         else:
             _watch_engine_processes(engine.engine_core, on_death)
         self._model_id = spec.model_id
+        self._inline = inline
         self._engine = engine
         self._renderer = engine.renderer
         self._recorder = engine.logger_manager or _LoadRecorder()
@@ -235,8 +236,17 @@ class VLLMRuntime:
             _inline_runtimes.discard(id(self))
             with _process_groups_kept() if _inline_runtimes else nullcontext():
                 self._engine.engine_core.shutdown()
+        if not self._inline:
+            _close_sockets(self._engine.engine_core)
         self._engine = self._renderer = None
         gc.collect()
+
+
+def _close_sockets(client: Any) -> None:
+    """Close what vLLM's client leaves open after its shutdown: its ZeroMQ context."""
+    client.output_queue_thread.join(timeout=5)
+    if not client.output_queue_thread.is_alive():
+        client.ctx.destroy(linger=0)
 
 
 def _watch_engine_processes(client: Any, on_death: Callable[[], None]) -> None:
