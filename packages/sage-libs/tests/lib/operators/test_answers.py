@@ -83,6 +83,28 @@ def test_half_an_object_is_never_emitted(env: LocalEnvironment, run: Any) -> Non
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
+def test_half_a_number_is_never_emitted(environment: Any, run: Any) -> None:
+    class StopsAnywhere(EchoEngine):
+        def submit(self, prompt: Any, options: Mapping[str, Any], *rest: Any) -> Future[Any]:
+            done = super().submit(prompt, options, *rest)
+            generation = done.result()
+            cut = replace(generation.completions[0], text=prompt[:2], finish_reason="length")
+            late: Future[Any] = Future()
+            late.set_result(replace(generation, completions=[cut]))
+            return late
+
+    with pytest.raises(UnfinishedAnswerError, match="'12'"):
+        run(environment(StopsAnywhere), ["123"], VLLMServiceGenerator, json_schema={})
+
+
+def test_a_record_can_do_without_the_operators_schema(env: LocalEnvironment, run: Any) -> None:
+    records = [{"prompt": "in words", "options": {"json_schema": None}}]
+    (record,) = run(
+        env, records, VLLMServiceGenerator, json_schema=SCHEMA, options_key="options"
+    )  # fmt: skip
+    assert record["generated"] == "in words"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

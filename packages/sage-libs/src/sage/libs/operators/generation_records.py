@@ -40,7 +40,6 @@ class GenerationRecords:
         self._template = None if prompt_template is None else PromptTemplate(prompt_template)
         self._system_prompt = system_prompt
         self._options_key = options_key
-        self._json_schema = json_schema
         self._merge_fields = merge_fields
         self._details_key = details_key
 
@@ -66,15 +65,21 @@ class GenerationRecords:
     def answered(self, record: Any, result: Mapping[str, Any]) -> Any:
         """Return the record with its answer; raises UnfinishedAnswerError for half an object."""
         details = dict(result)
-        text, parsed = details.pop("text"), details.pop("parsed", None)
-        wants_json = self._json_schema is not None or "parsed" in result
-        if wants_json and parsed is None:
+        text, output = details.pop("text"), details.pop("parsed", None)
+        is_json = "parsed" in result
+        if is_json and _is_unfinished(output, details["finish_reason"]):
             raise UnfinishedAnswerError(text, details["finish_reason"])
-        output = parsed if wants_json else text
-        if wants_json and self._merge_fields and isinstance(output, Mapping):
+        if not is_json:
+            output = text
+        if is_json and self._merge_fields and isinstance(output, Mapping):
             added = dict(output)
         else:
             added = {self._forms.output_key: output}
         if self._details_key is not None:
             added[self._details_key] = details
         return self._forms.enrich(record, output, added)
+
+
+def _is_unfinished(parsed: Any, finish_reason: str) -> bool:
+    """Whether JSON was cut off; of a number that was, the rest may be missing."""
+    return parsed is None or (isinstance(parsed, int | float) and finish_reason != "stop")
