@@ -137,6 +137,25 @@ def test_ctrl_c_leaves_a_clean_terminal_and_a_cursor(in_terminal: InTerminal) ->
     assert terminal.cursor_is_visible
 
 
+def test_a_second_ctrl_c_during_the_end_does_no_harm_either(in_terminal: InTerminal) -> None:
+    terminal = in_terminal("""
+        import threading
+        from sage.kernel.api import LocalEnvironment
+        env = LocalEnvironment("papers")
+        env.from_collection([1]).sink(lambda _: threading.Event().wait())
+        env.submit(progress=True)
+    """)
+    terminal.read_until(r"papers: 0%, 0 of 1, [\d.]+ s")
+    terminal.press_ctrl_c()
+    terminal.read_until(r"\^C")
+    terminal.raw = terminal.raw.replace("papers: ", "")
+    terminal.read_until("papers: ")  # it is still drawn, as the sink does not return
+    terminal.press_ctrl_c()
+    assert terminal.finish() != 0
+    assert terminal.screen[-1] == "KeyboardInterrupt"
+    assert terminal.cursor_is_visible
+
+
 @pytest.mark.parametrize("ending", ["", "env.close()", "env.stop()"])
 def test_a_run_that_goes_on_behind_submit_is_shown_until_its_end(
     ending: str, in_terminal: InTerminal

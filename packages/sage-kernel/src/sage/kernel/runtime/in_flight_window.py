@@ -204,8 +204,10 @@ class InFlightWindow:
             except BaseException as caught:  # noqa: BLE001 - the policy decides what becomes of it
                 error = caught
         if error is None:
-            self._counts.out += 1
-            self._emit(output)
+            try:
+                self._emit(output)
+            finally:
+                self._counts.out += 1
         else:
             self._policy.handle(entry.record, error, entry.attempts)
             # Its traceback leads to this frame, and so to itself and the record: free all now.

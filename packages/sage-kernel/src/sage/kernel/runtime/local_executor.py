@@ -158,8 +158,8 @@ class LocalExecutor:
         push, checkpoint = downstream.push, self._checkpoint
         counts = OperatorCounts.added(self._counts[operator].replicas)
         self._counts[operator].source = function
-        emitted = 0  # a variable is counted up in half the time that an attribute takes
-        self._counts[operator].emitted = lambda: emitted
+        emitted = 0
+        counts.variable_out = lambda: emitted
         if checkpoint is not None:
             push = checkpoint.counted(push, downstream.mark)
 
@@ -178,8 +178,10 @@ class LocalExecutor:
                     failed = FailedRecord(operator=operator.name, record=None, error=error)
                     self._fail(failed, f"in source {operator.name!r}")
                     raise PipelineCancelledError from error
-                emitted += 1
-                push(record)
+                try:
+                    push(record)
+                finally:  # also if an operator stops the run at it
+                    emitted += 1
             downstream.finish()
 
         self._add_thread(operator, run)
@@ -201,8 +203,10 @@ class LocalExecutor:
 
         def push(record: Any) -> None:
             for push_on, branch in ways:
-                branch.out += 1
-                push_on(record)
+                try:
+                    push_on(record)
+                finally:
+                    branch.out += 1
 
         def finish() -> None:
             for link in links:

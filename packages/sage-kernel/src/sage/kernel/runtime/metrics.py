@@ -14,8 +14,9 @@ State = Literal["new", "running", "ended", "failed", "cancelled"]
 class OperatorMetrics:
     """Counts of one operator, over all of its replicas.
 
-    While a pipeline runs a count may be ahead or behind by one record per thread; at its end all
-    are exact. What a failed or closed run gave up stays in ``waiting`` and ``in_flight``.
+    A record counts when the thread that has it is through with it, in all the operators that run
+    there; at the end all counts are exact. What a failed or closed run gave up stays in
+    ``waiting`` and ``in_flight``.
     """
 
     name: str

@@ -18,12 +18,17 @@ _ONE_TO_ONE = ("map", "keyby", "union", "sink")
 
 
 class Counts:
-    """What one thread counts at one place of a pipeline."""
+    """What one thread counts at one place of a pipeline.
 
-    __slots__ = ("begun", "ended", "failed", "out", "retries")
+    Where every nanosecond counts, ``out`` is a variable of the closure that handles the records,
+    which takes half the time of an attribute, and ``variable_out`` reads it.
+    """
+
+    __slots__ = ("begun", "ended", "failed", "out", "retries", "variable_out")
 
     def __init__(self) -> None:
         self.begun = self.ended = self.failed = self.out = self.retries = 0
+        self.variable_out: Callable[[], int] = int  # which returns 0
 
 
 class OperatorCounts:
@@ -38,7 +43,6 @@ class OperatorCounts:
         self.is_async = False
         self.policy: ErrorPolicy | None = None
         self.source: Any = None  # the function, of a source
-        self.emitted: Callable[[], int] = int  # what a source has emitted
         self.length: int | None = None  # of a source: records that it will emit in this run
 
     @staticmethod
@@ -65,9 +69,9 @@ class OperatorCounts:
         What comes later is read first, so that nothing seems to have ended before it began.
         """
         errors = self.policy.errors if self.policy else 0
-        out = sum(counts.out for counts in self.replicas)
+        out = sum(counts.out + counts.variable_out() for counts in self.replicas)
         if self.operator.kind == "source":
-            return 0, 0, self.emitted()
+            return 0, 0, out
         if self.is_async:
             return sum(counts.begun for counts in self.replicas), out + errors, out
         if self.readers:

@@ -29,15 +29,21 @@ def _map(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, _counts
 
 
 def _filter(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, counts: Counts) -> Push:
+    out = 0
+    counts.variable_out = lambda: out
+
     def push(record: Any) -> None:
+        nonlocal out
         try:
             stays = bool(execute(record))
         except BaseException as error:  # noqa: BLE001 - the policy decides what becomes of it
             policy.handle(record, error)
             return
         if stays:
-            counts.out += 1
-            emit(record)
+            try:
+                emit(record)
+            finally:
+                out += 1
 
     return push
 
@@ -45,7 +51,11 @@ def _filter(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, coun
 def _flatmap(
     execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, counts: Counts
 ) -> Push:
+    out = 0
+    counts.variable_out = lambda: out
+
     def push(record: Any) -> None:
+        nonlocal out
         try:
             outputs = iter(execute(record))
         except BaseException as error:  # noqa: BLE001 - the policy decides what becomes of it
@@ -59,8 +69,10 @@ def _flatmap(
             except BaseException as error:  # noqa: BLE001 - the policy decides what becomes of it
                 policy.handle(record, error)
                 return
-            counts.out += 1
-            emit(output)
+            try:
+                emit(output)
+            finally:
+                out += 1
 
     return push
 
