@@ -22,6 +22,7 @@ class ChatServer(ThreadingHTTPServer):
         self.requests: list[dict[str, Any]] = []
         self.failures: list[int] = []  # HTTP statuses of the next answers
         self.together: threading.Barrier | None = None  # answers only so many at once
+        self.says: str | None = None  # instead of a completion
         self.hangs = False
         self.hanging: SimpleQueue[str] = SimpleQueue()  # prompts that wait for no answer
         self.abandoned: SimpleQueue[str] = SimpleQueue()  # those whose client is gone
@@ -46,13 +47,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.abandoned.put(prompt)
         elif self.server.failures:
             self._answer(self.server.failures.pop(0), {"error": {"message": "told to fail"}})
+        elif self.server.says is not None:
+            self._send(200, self.server.says)
         else:
             if self.server.together is not None:
                 self.server.together.wait(30)
             self._answer(200, _completion(body, prompt.split()))
 
     def _answer(self, status: int, body: Any) -> None:
-        content = json.dumps(body).encode()
+        self._send(status, json.dumps(body))
+
+    def _send(self, status: int, text: str) -> None:
+        content = text.encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))

@@ -216,6 +216,19 @@ def test_no_server_is_an_error_that_says_where(unused_port: int) -> None:
     assert str(letter.error).endswith("; is the server running?")
 
 
+@pytest.mark.parametrize(
+    "says", ['{"hello": 1}', '{"choices": []}', "<html>", '"' + 9999 * "x" + '"']
+)
+def test_what_is_no_completion_is_an_error_of_its_record(server: ChatServer, says: str) -> None:
+    server.says = says
+    letters: list[FailedRecord] = []
+    run(["a"], server, on_error=letters.append)
+    (letter,) = letters
+    assert isinstance(letter.error, EndpointError)
+    assert (letter.attempts, letter.error.status) == (1, 200)
+    assert len(str(letter.error)) < 400
+
+
 @pytest.fixture
 def unused_port() -> int:
     with socket.socket() as probe:

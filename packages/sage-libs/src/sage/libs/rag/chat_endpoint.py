@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import reprlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -68,16 +69,19 @@ class ChatEndpoint:
     ) -> dict[str, Any]:
         began = time.perf_counter()
         with endpoint_errors():
-            answer: Any = await self._client.chat.completions.create(
-                model=self._model,
-                messages=messages,  # type: ignore[arg-type]  # the client's TypedDicts of these
-                **options,
-            )
+            try:
+                answer: Any = await self._client.chat.completions.create(
+                    model=self._model,
+                    messages=messages,  # type: ignore[arg-type]  # the client's TypedDicts of these
+                    **options,
+                )
+            except json.JSONDecodeError as error:  # in an answer that says it is JSON
+                answer = error.doc
         if not getattr(answer, "choices", None):
-            url = str(self._client.base_url)
-            raise EndpointError(url, f"no chat completion but {answer!r}", 200)
+            reason = f"no chat completion but {reprlib.repr(answer)}"
+            raise EndpointError(str(self._client.base_url), reason, 200)
         result = _to_result(answer, time.perf_counter() - began)
-        if options.get("response_format", {}).get("type") in ("json_schema", "json_object"):
+        if (options.get("response_format") or {}).get("type") in ("json_schema", "json_object"):
             result["parsed"] = _parse(result)
         return result
 
