@@ -132,6 +132,8 @@ def test_a_deadline_gives_the_text_so_far(service: VLLMService) -> None:
     assert cut["finish_reason"] == "deadline"
     assert 0 < cut["tokens_used"]["completion"] < 400
     assert whole.startswith(cut["text"])
+    (at_once,) = service.generate("Hello", max_tokens=400, ignore_eos=True, deadline=1e-9)
+    assert at_once["finish_reason"] == "deadline"
     (in_time,) = service.generate("Hello", max_tokens=3, deadline=60)
     assert in_time["finish_reason"] == "length"
     assert_idle(service)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import resource
 import threading
 from concurrent.futures import Future
@@ -87,7 +86,7 @@ def _config(model_root: Path) -> dict[str, Any]:
 
 
 def _descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def _resident_bytes() -> int:

@@ -60,7 +60,10 @@ class EnginePool:
         """End calls in flight with EngineClosedError and free the engines."""
         if self._phase != "failed":
             self._phase = "closed"
-        for slot in (self.text, self.embedding):
+        slots = (self.text, self.embedding)
+        for slot in slots:
+            slot.refuse()  # first of all: closing an engine takes a while
+        for slot in slots:
             slot.close()
 
     @property

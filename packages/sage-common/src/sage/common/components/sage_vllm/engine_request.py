@@ -85,10 +85,8 @@ def to_generation(request: EngineRequest, output: Any) -> tuple[Generation, int,
 
     Without an output, the result is what there is at its deadline.
     """
-    completions = request.unfinished.values() if request.unfinished or output is None else None
-    found = [
-        _completion(c) for c in sorted(completions or output.outputs, key=lambda each: each.index)
-    ]
+    completions = request.unfinished.values() if request.incremental else output.outputs
+    found = [_completion(c) for c in sorted(completions, key=lambda each: each.index)]
     prompt_tokens = len(request.input["prompt_token_ids"])
     generation = Generation(
         request_id=request.id,

@@ -75,14 +75,17 @@ class EngineSlot:
             if future.set_running_or_notify_cancel():
                 future.set_exception(error)
 
-    def close(self, error: Exception | None = None) -> None:
-        """Close the engine and fail the calls that wait, with ``error`` or EngineClosedError."""
+    def refuse(self, error: Exception | None = None) -> None:
+        """Refuse further calls, and fail those that wait, with ``error`` or EngineClosedError."""
         with self._lock:
             self._closed = self._closed or error or EngineClosedError(self._model_id)
-            engine = self._engine
         self.fail_waiting(self._closed)
-        if engine is not None:
-            engine.close()
+
+    def close(self, error: Exception | None = None) -> None:
+        """Refuse calls as ``refuse`` does, and close the engine."""
+        self.refuse(error)
+        if self._engine is not None:
+            self._engine.close()
 
 
 def _start_waiting(start: Start, engine: Engine, outer: Future[Any]) -> None:

@@ -77,11 +77,18 @@ def is_encoder(config: Mapping[str, Any]) -> bool:
     return ("bert" in kind or kind in _ENCODERS) and not config.get("is_decoder")
 
 
-def longest_sequence(config: Mapping[str, Any], arguments: Mapping[str, Any]) -> int | None:
-    """Return ``max_model_len`` as the engine takes it; None where it is left to the engine."""
+def longest_sequence(
+    config: Mapping[str, Any], arguments: Mapping[str, Any], sentence_length: int | None = None
+) -> int | None:
+    """Return ``max_model_len`` as the engine takes it; None where it is left to the engine.
+
+    ``sentence_length`` is the limit that a model of sentence-transformers sets itself.
+    """
     asked = arguments.get("max_model_len")
     if asked is not None:
         return asked if isinstance(asked, int) and asked > 0 else None  # -1: whatever fits
+    if sentence_length is not None:
+        return sentence_length
     scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if isinstance(scaling, Mapping) and "factor" in scaling:
         kind = scaling.get("rope_type") or scaling.get("type")

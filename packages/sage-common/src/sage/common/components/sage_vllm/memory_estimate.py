@@ -18,6 +18,7 @@ from sage.common.components.sage_vllm.model_files import (
     read_config,
     read_tensors,
     safetensors_files,
+    sentence_length,
 )
 from sage.common.components.sage_vllm.model_trust import pickled_files
 
@@ -125,7 +126,9 @@ def estimate_memory(spec: EngineSpec, device: Device) -> MemoryEstimate:
             stages=stages,
         ),
         block_size=_count(arguments, "block_size", _BLOCK[device]),
-        max_model_len=longest_sequence(config, arguments),
+        max_model_len=longest_sequence(
+            config, arguments, sentence_length(spec.model_id, spec.path)
+        ),
         step_tokens=_count(arguments, "max_num_batched_tokens", _BATCHED_TOKENS[device]),
         kv_cache_bytes=arguments.get("kv_cache_memory_bytes"),
     )

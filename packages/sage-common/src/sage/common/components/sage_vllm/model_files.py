@@ -16,6 +16,7 @@ from sage.common.components.sage_vllm.errors import EngineError
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
 _INDEX = "model.safetensors.index.json"
 _CONFIG = "config.json"
+_SENTENCES = "sentence_bert_config.json"
 _OTHER_CONFIGS = ("params.json", "*.gguf")  # models that come without a config.json
 
 
@@ -54,6 +55,13 @@ def read_config(model_id: str, folder: Path) -> dict[str, Any]:
     if not path.exists() and any(any(folder.glob(name)) for name in _OTHER_CONFIGS):
         return {}
     return _read_json(model_id, path)
+
+
+def sentence_length(model_id: str, folder: Path) -> int | None:
+    """Return how many tokens a model of sentence-transformers reads, None for any other model."""
+    path = folder / _SENTENCES
+    length = _read_json(model_id, path).get("max_seq_length") if path.exists() else None
+    return length if isinstance(length, int) and length > 0 else None
 
 
 def safetensors_files(model_id: str, folder: Path) -> list[Path]:

@@ -331,9 +331,9 @@ class VLLMEngine:
             self._succeed(request, None)
 
     def _succeed(self, request: EngineRequest, output: Any) -> None:
-        del self._in_flight[request.id]
-        self._fruitless_crashes = 0
         result, prompt_tokens, completion_tokens = request.to_result(request, output)
+        del self._in_flight[request.id]  # not before there is a result to settle it with
+        self._fruitless_crashes = 0
         latency = time.perf_counter() - request.started
         self._tally.add_result(prompt_tokens, completion_tokens, latency)
         _settle(request.future, result=result)

