@@ -190,6 +190,14 @@ def test_the_longest_sequence_is_the_configs_unless_rotation_stretches_it(tmp_pa
     assert estimate(tmp_path, yarn, max_model_len=2048).max_model_len == 2048
 
 
+def test_a_sentence_model_limits_its_sequences_itself(tmp_path: Path) -> None:
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 256}')
+    assert estimate(tmp_path, role="embed").max_model_len == 256
+    assert estimate(tmp_path, role="embed", max_model_len=128).max_model_len == 128
+    (tmp_path / "sentence_bert_config.json").write_text('{"do_lower_case": false}')
+    assert estimate(tmp_path, role="embed").max_model_len == 8192
+
+
 def test_an_encoder_has_no_kv_cache_and_no_logits(tmp_path: Path) -> None:
     bert = {**LLAMA, "model_type": "bert"}
     embed = estimate(tmp_path, bert, role="embed")
