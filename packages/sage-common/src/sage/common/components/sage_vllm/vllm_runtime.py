@@ -465,7 +465,11 @@ def _build_engine(spec: EngineSpec, engine_args: Any) -> Any:
     llm_engine.StatLoggerManager = _LoadRecorder
     try:
         # The defaults for batch sizes are those of vLLM's offline LLM class.
-        engine = LLMEngine.from_engine_args(engine_args, usage_context=UsageContext.LLM_CLASS)
+        config = engine_args.create_engine_config(UsageContext.LLM_CLASS)
+        if "structured_outputs_config" not in spec.arguments:
+            # A small model told to write JSON may else go on with blanks to the end of its tokens.
+            config.structured_outputs_config.disable_any_whitespace = True
+        engine = LLMEngine.from_vllm_config(config, UsageContext.LLM_CLASS)
     except Exception as error:
         raise EngineStartError(spec.model_id, _reason(error)) from error
     finally:
