@@ -70,6 +70,28 @@ def test_ctrl_c_ends_a_pipeline_within_seconds_and_closes_everything(tmp_path: P
     assert int((tmp_path / "flushed").read_text()) >= 1000
 
 
+ANOTHER_THREAD = """
+    import signal, threading
+    from sage.kernel.api import LocalEnvironment
+
+    def source():
+        yield 1
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        threading.Event().wait()
+
+    env = LocalEnvironment("interrupted", {"close_timeout": 0.1})
+    env.from_source(source).sink(print)
+    env.submit()
+"""
+
+
+def test_ctrl_c_works_whichever_thread_the_system_hands_it_to() -> None:
+    with start(ANOTHER_THREAD) as process:
+        out, err = process.communicate(timeout=10)
+    assert out == "1\n"
+    assert err.rstrip().endswith("KeyboardInterrupt")
+
+
 STUCK_CALL = """
     from sage.common.service import BaseService, ServiceTimeoutError
     from sage.kernel.api import LocalEnvironment

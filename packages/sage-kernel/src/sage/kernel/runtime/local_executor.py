@@ -25,6 +25,8 @@ from sage.kernel.runtime.running_functions import RunningFunctions, annotate
 
 logger = logging.getLogger(__name__)
 
+_SIGNALS_EVERY = 0.5  # seconds
+
 
 @dataclass(frozen=True, slots=True)
 class _Link:
@@ -102,7 +104,10 @@ class LocalExecutor:
 
         A failure is raised at once: an operator that never returns must not hide it.
         """
-        self._decided.wait()
+        # The system may hand a Ctrl-C to any thread, and Python acts on it in the main one alone,
+        # which an endless wait would keep asleep.
+        while not self._decided.wait(_SIGNALS_EVERY):
+            pass
         if self.failure is not None:
             self._failure_raised = True
             raise self.failure.error
