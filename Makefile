@@ -7,7 +7,8 @@ RUN := .venv/bin/python
 
 setup: .venv/ready
 
-.venv/ready: tools/install/setup.sh $(wildcard tools/install/*.txt packages/*/pyproject.toml)
+.venv/ready: tools/install/setup.sh tools/install/requirements-cpu.txt \
+		tools/install/requirements-dev.txt $(wildcard packages/*/pyproject.toml)
 	@PYTHON=$(PYTHON) sh tools/install/setup.sh
 	@touch $@
 
@@ -23,6 +24,13 @@ check: setup
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy packages/*/src examples benchmarks
 
-bench: setup
+bench: .venv/bench-ready
 	@$(RUN) benchmarks/pipeline_throughput.py $(ARGS)
+	@$(RUN) benchmarks/embedding_throughput.py $(ARGS)
+	@$(RUN) benchmarks/against_others.py $(ARGS)
 	@$(RUN) benchmarks/registry.py
+
+.venv/bench-ready: .venv/ready tools/install/requirements-bench.txt
+	@$(RUN) -m pip --quiet --disable-pip-version-check install --no-deps \
+		-r tools/install/requirements-bench.txt
+	@touch $@

@@ -19,88 +19,20 @@ can be much faster than (b), and a batch gains less over single calls.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import random
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from goals import Goals
 from rich.console import Console
 from rich.table import Table
+from rounds import Results, Way, main
+from workload import NEW_TOKENS, SAMPLING, environment, offline_batch, pipeline
 
-from sage.common.components.sage_vllm.cpu_defaults import cpu_defaults
-from sage.common.components.sage_vllm.tiny_model import write_tiny_model
-from sage.common.model_registry.vllm_registry import import_model
 from sage.common.service import BaseService
 from sage.kernel.api import LocalEnvironment
 
-MODEL_ID = "bench/llama-28m"
-NEW_TOKENS = 32
-SAMPLING = {"temperature": 0, "max_tokens": NEW_TOKENS, "ignore_eos": True}
 CALLS_ONE_BY_ONE = 24
-WORDS = "time year people way day man thing woman life child world school state family".split()
-
-
-def make_prompts(count: int) -> list[str]:
-    """Return prompts of 8 to 48 words, the same at each call."""
-    rng = random.Random(1)
-    return [" ".join(rng.choices(WORDS, k=rng.randint(8, 48))) for _ in range(count)]
-
-
-# -- the ways; each runs in a child process and returns its figures --------------------------------
-
-
-def offline_batch(model: Path, prompts: list[str], began: float) -> dict[str, float]:
-    """(a) and (b): LLM.generate with all prompts."""
-    from vllm import LLM, SamplingParams
-
-    llm = LLM(str(model), **cpu_defaults(model, {}))
-    llm.generate(prompts[0], SamplingParams(max_tokens=1), use_tqdm=False)
-    first_token = time.time() - began
-    params = SamplingParams(**SAMPLING)
-    start = time.perf_counter()
-    outputs = llm.generate(prompts[1:], params, use_tqdm=False)
-    seconds = time.perf_counter() - start
-    tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
-    return {"tokens_per_second": tokens / seconds, "first_token": first_token}
-
-
-def pipeline(model: Path, prompts: list[str], began: float) -> dict[str, float]:
-    """(c): a stream of records through VLLMServiceGenerator."""
-    from sage.libs.operators.vllm_service import VLLMServiceGenerator
-
-    tokens, finished = 0, 0.0
-
-    def count(record: dict[str, Any]) -> None:
-        nonlocal tokens, finished
-        tokens += record["generation"]["tokens_used"]["completion"]
-        finished = time.perf_counter()
-
-    started: list[float] = []
-
-    def one_at_a_time() -> Any:
-        started.append(time.perf_counter())
-        yield from prompts[1:]
-
-    with environment(model) as env:
-        env.call_service("vllm_service", prompts[0], method="generate", max_tokens=1)
-        first_token = time.time() - began
-        env.from_source(one_at_a_time).map(VLLMServiceGenerator, **SAMPLING).sink(count)
-        env.submit(autostop=False)
-        env.wait()
-        occupancy = env.call_service("vllm_service", method="stats")["batch_occupancy"]
-    return {
-        "tokens_per_second": tokens / (finished - started[0]),
-        "first_token": first_token,
-        "batch_occupancy": occupancy,
-    }
 
 
 def one_call_at_a_time(model: Path, prompts: list[str], began: float) -> dict[str, float]:
@@ -116,42 +48,16 @@ def one_call_at_a_time(model: Path, prompts: list[str], began: float) -> dict[st
     return {"tokens_per_second": NEW_TOKENS * len(calls) / seconds, "first_token": first_token}
 
 
-def environment(model: Path) -> LocalEnvironment:
-    """Return an environment with the service on a registry beside the model."""
-    from sage.middleware.services.vllm import register_vllm_service
-
-    root = model.parent / "registry"
-    env = LocalEnvironment("bench")
-    register_vllm_service(env, config={"model_id": MODEL_ID, "model_root": root})
-    return env
-
-
-WAYS: dict[
-    str, tuple[str, Callable[[Path, list[str], float], dict[str, float]], dict[str, str]]
-] = {
-    "a": ("LLM.generate, defaults", offline_batch, {}),
-    "b": ("LLM.generate, inline", offline_batch, {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}),
-    "c": ("pipeline, record by record", pipeline, {}),
-    "d": ("one call at a time", one_call_at_a_time, {}),
+WAYS = {
+    "a": Way(title="LLM.generate, defaults", run=offline_batch),
+    "b": Way(
+        title="LLM.generate, inline",
+        run=offline_batch,
+        variables={"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
+    ),
+    "c": Way(title="pipeline, record by record", run=pipeline),
+    "d": Way(title="one call at a time", run=one_call_at_a_time),
 }
-
-
-def run_way(way: str, folder: Path, count: int) -> dict[str, float]:
-    """Run one way in a process of its own."""
-    child = subprocess.run(
-        [sys.executable, __file__, "--way", way, "--folder", str(folder), "--prompts", str(count)],
-        env={
-            **os.environ,
-            "VLLM_LOGGING_LEVEL": "ERROR",
-            **WAYS[way][2],
-            "BEGAN": str(time.time()),
-        },
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
-    figures: dict[str, float] = json.loads(child.stdout.splitlines()[-1])
-    return figures
 
 
 # -- what the framework itself costs ---------------------------------------------------------------
@@ -197,72 +103,25 @@ def records_per_second(count: int = 500_000) -> float:
 # -- the table ----------------------------------------------------------------------------------
 
 
-def report(results: dict[str, list[dict[str, float]]], options: dict[str, Any]) -> None:
+def report(results: Results) -> None:
     """Print medians, ratios and what the ratios should at least (or at most) be."""
     out = Console(width=100)
-    rate = {way: _median(runs, "tokens_per_second") for way, runs in results.items()}
-    first = {way: _median(runs, "first_token") for way, runs in results.items()}
+    first = {name: results.median(name, "first_token") for name in WAYS}
     table = Table("", "Way", "tokens/s", "start to first token", title="Throughput (medians)")
-    for way, (title, _, _) in WAYS.items():
-        table.add_row(f"({way})", title, f"{rate[way]:,.0f}", f"{first[way]:.1f} s")
+    for name, way in WAYS.items():
+        rate = results.median(name, "tokens_per_second")
+        table.add_row(f"({name})", way.title, f"{rate:,.0f}", f"{first[name]:.1f} s")
     out.print(table)
-    goals = Table("Figure", "Measured", "Goal", "", title="Goals")
-
-    def goal(name: str, value: float, target: float, form: str, *, most: bool = False) -> None:
-        met = value <= target if most else value >= target
-        sign = "at most" if most else "at least"
-        goals.add_row(
-            name, form.format(value), f"{sign} {form.format(target)}", "yes" if met else "NO"
-        )
-
+    goals = Goals()
     for other, target in (("a", 1.6), ("b", 1.1), ("d", 30.0)):
-        pairs = [
-            c["tokens_per_second"] / o["tokens_per_second"]
-            for c, o in zip(results["c"], results[other], strict=True)
-        ]
-        goal(f"(c) / ({other}) tokens/s", statistics.median(pairs), target, "{:.2f} x")
-    goal("(c) / (a) start to first token", first["c"] / first["a"], 0.5, "{:.2f} x", most=True)
-    goal("call_service calls/s", calls_per_second(), 50_000, "{:,.0f}")
-    goal("source → 3 maps → sink records/s", records_per_second(), 150_000, "{:,.0f}")
-    out.print(goals)
-    out.print(f"batch occupancy of (c): {_median(results['c'], 'batch_occupancy'):.0%}")
-    out.print(f"engine options of all four: {options}")
+        goals.at_least(f"(c) / ({other}) tokens/s", results.ratio("c", other), target)
+    goals.at_most("(c) / (a) start to first token", first["c"] / first["a"], 0.5)
+    goals.at_least("call_service calls/s", calls_per_second(), 50_000, "{:,.0f}")
+    goals.at_least("source → 3 maps → sink records/s", records_per_second(), 150_000, "{:,.0f}")
+    out.print(goals.table)
+    out.print(f"batch occupancy of (c): {results.median('c', 'batch_occupancy'):.0%}")
+    out.print(f"engine options of all four: {results.options}")
 
 
-def _median(runs: list[dict[str, float]], figure: str) -> float:
-    return statistics.median(run[figure] for run in runs)
-
-
-def main() -> None:
-    """Run all ways in turn, or one of them as a child."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--prompts", type=int, default=512)
-    parser.add_argument("--way", choices=sorted(WAYS), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    prompts = make_prompts(arguments.prompts + 1)  # the first one warms up
-    if arguments.way:
-        run = WAYS[arguments.way][1]
-        figures = run(arguments.folder / "model", prompts, float(os.environ["BEGAN"]))
-        print(json.dumps(figures))
-        return
-    results: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    with tempfile.TemporaryDirectory(prefix="sage-bench-") as name:
-        folder = Path(name)
-        write_tiny_model(folder / "model", hidden_size=512, layers=8, heads=8, vocab_size=8192)
-        import_model(MODEL_ID, folder / "model", root=folder / "registry")
-        for number in range(arguments.rounds):
-            for way, (title, _, _) in WAYS.items():
-                figures = run_way(way, folder, arguments.prompts)
-                rate = figures["tokens_per_second"]
-                print(f"round {number + 1}: ({way}) {title}: {rate:,.0f} tokens/s", file=sys.stderr)
-                results[way].append(figures)
-        options = cpu_defaults(folder / "model", {})
-    report(results, options)
-
-
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__" and (results := main(__doc__, WAYS, rounds=3)):
+    report(results)

@@ -1,0 +1,100 @@
+"""Measures several ways of doing the same in turn, each in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workload import make_prompts, write_model
+
+from sage.common.components.sage_vllm.cpu_defaults import cpu_defaults
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way: a function of the model's folder, the prompts and the time when its process began.
+
+    It returns its figures by name. The first prompt is there to warm up.
+    """
+
+    title: str
+    run: Callable[[Path, list[str], float], dict[str, float]]
+    variables: Mapping[str, str] = field(default_factory=dict)  # of its process's environment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The figures of all ways, round by round, and the engine options that they had."""
+
+    ways: Mapping[str, Way]
+    figures: Mapping[str, list[dict[str, float]]]
+    options: Mapping[str, Any]
+
+    def median(self, way: str, figure: str) -> float:
+        """Return the median of a way's figure over the rounds."""
+        return statistics.median(run[figure] for run in self.figures[way])
+
+    def ratio(self, way: str, other: str, figure: str = "tokens_per_second") -> float:
+        """Return the median over the rounds of a way's figure by another's in the same round."""
+        pairs = zip(self.figures[way], self.figures[other], strict=True)
+        return statistics.median(one[figure] / two[figure] for one, two in pairs)
+
+
+def main(doc: str | None, ways: Mapping[str, Way], *, rounds: int) -> Results | None:
+    """Run all ways in turn and return their figures; or, as a child, one way, and return None."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--prompts", type=int, default=512)
+    parser.add_argument("--way", choices=sorted(ways), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.way:
+        prompts = make_prompts(arguments.prompts + 1)
+        run = ways[arguments.way].run
+        print(json.dumps(run(arguments.folder / "model", prompts, float(os.environ["BEGAN"]))))
+        return None
+    return _run_all(ways, arguments.rounds, arguments.prompts)
+
+
+def _run_all(ways: Mapping[str, Way], rounds: int, count: int) -> Results:
+    figures: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    with tempfile.TemporaryDirectory(prefix="sage-bench-") as scratch:
+        model = write_model(Path(scratch))
+        for number in range(rounds):
+            for name, way in ways.items():
+                figures[name].append(_run_child(name, way, model.parent, count))
+                rate = figures[name][-1]["tokens_per_second"]
+                said = f"round {number + 1}: ({name}) {way.title}: {rate:,.0f} tokens/s"
+                print(said, file=sys.stderr)
+        options = cpu_defaults(model, {})
+    return Results(ways=ways, figures=figures, options=options)
+
+
+def _run_child(name: str, way: Way, folder: Path, count: int) -> dict[str, float]:
+    command = [sys.executable, sys.argv[0], "--way", name]
+    child = subprocess.run(
+        [*command, "--folder", str(folder), "--prompts", str(count)],
+        env={
+            **os.environ,
+            "VLLM_LOGGING_LEVEL": "ERROR",
+            **way.variables,
+            "BEGAN": str(time.time()),
+        },
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    figures: dict[str, float] = json.loads(child.stdout.splitlines()[-1])
+    return figures
