@@ -31,7 +31,7 @@ _END = "-- end of a sample --\n"
 
 
 def test_the_samples_print_what_the_page_says(model_root: Path, tmp_path: Path) -> None:
-    assert len(SAMPLES) == TEXT.count("```python") == 23
+    assert len(SAMPLES) == TEXT.count("```python") == 24
     root = tmp_path / "registry"
     chat = get_model_path("test/tiny-chat", root=model_root)
     import_model("sage/tiny-chat", chat, root=root)

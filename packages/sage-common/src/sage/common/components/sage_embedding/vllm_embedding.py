@@ -26,8 +26,8 @@ class VLLMEmbedding(EmbeddingModel):
     - ``call_service=``: a ``call_service`` or an object that has one. The vectors come from
       ``method="embed"`` of the service ``service_name``, which stays its environment's.
     - ``config=`` or ``model_id=``: a VLLMService of its own, loaded at once, closed by
-      ``close()``. ``config`` is what a VLLMService takes; ``model_id`` alone means a text model,
-      converted for embedding.
+      ``close()``. ``config`` is what a VLLMService takes; ``model_id`` alone is the
+      embedding model.
 
     ``normalize`` scales each vector to length 1; ``timeout`` is for a call of a registered
     service, in seconds. Raises what the service raises, and ValueError unless exactly one of the
@@ -61,7 +61,7 @@ class VLLMEmbedding(EmbeddingModel):
                 call, service_name, method="embed", timeout=timeout, normalize=normalize
             )
             return
-        own = {"model_id": model_id} if config is None else config
+        own = {"embedding_model_id": model_id} if config is None else config
         self._service = VLLMService(own, engine_factory=engine_factory)
         self._service.open()
         self._ask = partial(self._service.embed, normalize=normalize)

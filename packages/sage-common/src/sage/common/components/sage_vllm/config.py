@@ -18,7 +18,8 @@ _ALIASES = {"engine_kwargs": "engine", "sampling_defaults": "sampling"}
 class VLLMServiceConfig:
     """Configuration of a VLLMService.
 
-    - ``model_id``, ``revision``: the text model, from the registry.
+    - ``model_id``, ``revision``: the text model, from the registry; None for a service that only
+      embeds.
     - ``embedding_model_id``, ``embedding_revision``: the embedding model; without one the text
       model is converted for embedding.
     - ``engine``: arguments of vLLM's EngineArgs, such as ``max_model_len``, ``dtype``,
@@ -35,7 +36,7 @@ class VLLMServiceConfig:
     - ``model_root``: the registry's root; None is the usual one.
     """
 
-    model_id: str
+    model_id: str | None = None
     revision: str | None = None
     embedding_model_id: str | None = None
     embedding_revision: str | None = None
@@ -49,10 +50,12 @@ class VLLMServiceConfig:
     model_root: Path | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model_id, str) or not self.model_id:
-            raise ValueError(
-                f"model_id must name a model, such as 'org/name', not {self.model_id!r}"
-            )
+        if self.model_id is None and self.embedding_model_id is None:
+            raise ValueError("the configuration names no model: add 'model_id': 'org/name'")
+        for name in ("model_id", "embedding_model_id"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise ValueError(f"{name} must name a model, such as 'org/name', not {value!r}")
         for name in ("engine", "embedding_engine", "sampling"):
             if not isinstance(getattr(self, name), Mapping):
                 raise TypeError(f"{name} must be a mapping, not {getattr(self, name)!r}")
@@ -78,6 +81,4 @@ class VLLMServiceConfig:
         for key in values:
             if key not in known:
                 raise ValueError(f"unknown configuration key {key!r}; {nearest(key, known)}")
-        if "model_id" not in values:
-            raise ValueError("the configuration names no model: add 'model_id': 'org/name'")
         return cls(**values)

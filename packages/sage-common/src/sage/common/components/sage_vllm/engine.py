@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Message = Mapping[str, Any]
 """One turn of a conversation: ``{"role": ..., "content": ...}``."""
@@ -197,4 +197,15 @@ class EngineFactory(Protocol):
 
     def __call__(self, spec: EngineSpec) -> Engine:
         """Build an engine and return when it is ready; raises EngineError."""
+        ...
+
+
+@runtime_checkable
+class SharesDevice(Protocol):
+    """What an engine factory may do besides: have two engines share one device."""
+
+    def share_device(
+        self, text: EngineSpec, embedding: EngineSpec
+    ) -> tuple[EngineSpec, EngineSpec]:
+        """Return the two with arguments by which both fit; raises as building them does."""
         ...

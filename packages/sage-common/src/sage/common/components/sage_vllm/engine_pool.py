@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
-from sage.common.components.sage_vllm.engine import Engine, EngineFactory, EngineSpec
+from sage.common.components.sage_vllm.engine import (
+    Engine,
+    EngineFactory,
+    EngineSpec,
+    SharesDevice,
+)
 from sage.common.components.sage_vllm.engine_slot import EngineSlot
 from sage.common.components.sage_vllm.errors import EngineClosedError, EngineStartError
 from sage.common.components.sage_vllm.memory_check import InsufficientMemoryError
@@ -38,8 +43,9 @@ class EnginePool:
         self._switching = threading.Lock()
         self._fallback_lock = threading.Lock()
         self._fallback_loading = False
-        self.text = EngineSlot(config.model_id)
-        self.embedding = EngineSlot(config.embedding_model_id or config.model_id)
+        self._arguments = {"generate": config.engine, "embed": config.embedding_engine}
+        self.text = EngineSlot(config.model_id or "")
+        self.embedding = EngineSlot(config.embedding_model_id or config.model_id or "")
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -48,7 +54,13 @@ class EnginePool:
         config = self._config
         self._phase = "loading"
         try:
-            self.text.put(self._load(self._text_spec(config.model_id, config.revision)))
+            if config.model_id is not None and config.embedding_model_id is not None:
+                self._share_device(config.model_id)
+            if config.model_id is not None:
+                self.text.put(self._load(self._text_spec(config.model_id, config.revision)))
+            else:
+                reason = "this service only embeds: its configuration has no 'model_id'"
+                self.text.refuse(ValueError(reason))
             if config.embedding_model_id is not None:
                 self.embedding.put(self._load(self._embedding_spec()))
         except BaseException:
@@ -131,7 +143,8 @@ class EnginePool:
         with self._switching:
             old = self.text.engine
             if self._phase in ("closed", "failed") or old is None:
-                raise EngineClosedError(self._config.model_id)
+                self.text.check_open()
+                raise EngineClosedError(model_id)
             spec = self._text_spec(model_id, revision)
             if spec == self._specs[old] and old.state in ("ready", "recovering"):
                 return spec
@@ -207,6 +220,15 @@ class EnginePool:
             self._retire(engine, drain=False)
             raise
 
+    def _share_device(self, text_model_id: str) -> None:
+        """Fix the engines' arguments such that both fit one device."""
+        if not isinstance(self._factory, SharesDevice):
+            return
+        text, embedding = self._factory.share_device(
+            self._text_spec(text_model_id, self._config.revision), self._embedding_spec()
+        )
+        self._arguments = {"generate": text.arguments, "embed": embedding.arguments}
+
     # -- loading --------------------------------------------------------------------------------
 
     def _text_spec(self, model_id: str, revision: str | None) -> EngineSpec:
@@ -218,9 +240,8 @@ class EnginePool:
             return self._spec(config.embedding_model_id, config.embedding_revision, role="embed")
         text = self.text.engine
         if text is None:
-            return self._spec(config.model_id, config.revision, role="embed")
-        spec = self._specs[text]
-        return replace(spec, role="embed", arguments=config.embedding_engine)
+            raise EngineClosedError(config.model_id or "")
+        return replace(self._specs[text], role="embed", arguments=config.embedding_engine)
 
     def _spec(
         self, model_id: str, revision: str | None, *, role: Literal["generate", "embed"]
@@ -235,7 +256,7 @@ class EnginePool:
             path=model.path,
             role=role,
             mode=config.engine_mode,
-            arguments=config.engine if role == "generate" else config.embedding_engine,
+            arguments=self._arguments[role],
             allow_pickle=config.allow_pickle,
         )
 

@@ -32,6 +32,11 @@ class EngineSlot:
         """The engine that calls reach now."""
         return self._engine
 
+    def check_open(self) -> None:
+        """Raise what calls are refused with, if they are."""
+        if self._closed is not None:
+            raise self._closed
+
     def call(self, start: Start) -> Future[Any]:
         """Start a call on the engine, or as soon as there is one; raises what ``start`` raises."""
         while True:

@@ -78,9 +78,10 @@ class VLLMService(BaseService):
     @property
     def capacity(self) -> int | None:  # type: ignore[override]  # known only once an engine is up
         """Calls in flight that keep the engine busy: one batch at work and the next one ready."""
-        engine = self._engines.text.engine
-        if engine is not None:
-            self._capacity = 2 * engine.info.max_batch_size
+        slots = (self._engines.text, self._engines.embedding)
+        engines = [engine for slot in slots if (engine := slot.engine) is not None]
+        if engines:
+            self._capacity = 2 * max(engine.info.max_batch_size for engine in engines)
         return self._capacity
 
     # -- tasks ------------------------------------------------------------------------------------

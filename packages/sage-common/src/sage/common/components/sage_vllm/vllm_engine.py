@@ -104,6 +104,11 @@ class VLLMEngine:
             atexit.unregister(self.close)
             raise
 
+    @staticmethod
+    def share_device(text: EngineSpec, embedding: EngineSpec) -> tuple[EngineSpec, EngineSpec]:
+        """Return the two with arguments by which both fit; see SharesDevice."""
+        return vllm_runtime.share_device(text, embedding)
+
     @property
     def info(self) -> EngineInfo:
         """What was built."""

@@ -26,6 +26,7 @@ from sage.common.components.sage_vllm.errors import (
     InvalidRequestError,
     VLLMNotInstalledError,
 )
+from sage.common.components.sage_vllm.gpu_shares import gpu_shares
 from sage.common.components.sage_vllm.host_memory import host_memory
 from sage.common.components.sage_vllm.lifeline import HOST_VARIABLE
 from sage.common.components.sage_vllm.malloc_tuning import MALLOC_ENVIRONMENT, tune_malloc
@@ -386,6 +387,26 @@ def build(
         start_seconds=time.perf_counter() - began,
         memory_bytes=_held_bytes(estimate, arguments, None if on_cpu else total),
     )
+
+
+def share_device(text: EngineSpec, embedding: EngineSpec) -> tuple[EngineSpec, EngineSpec]:
+    """Return the two with the shares of a GPU's memory by which both fit; raises as ``build``.
+
+    On a CPU each engine is sized by itself, to a part of what is free.
+    """
+    with _BUILD_LOCK:
+        _import_vllm(text.model_id)
+        from vllm.platforms import current_platform
+
+        free, total = _device_memory(current_platform)
+    if current_platform.is_cpu() or free is None or total is None:
+        return text, embedding
+    shares = gpu_shares(text, embedding, free=free, total=total)
+    shared = [
+        replace(spec, arguments={**spec.arguments, "gpu_memory_utilization": share})
+        for spec, share in zip((text, embedding), shares, strict=True)
+    ]
+    return shared[0], shared[1]
 
 
 def _device_memory(platform: Any) -> tuple[int | None, int | None]:
