@@ -26,6 +26,7 @@ check: setup
 
 bench: .venv/bench-ready
 	@$(RUN) benchmarks/pipeline_throughput.py $(ARGS)
+	@$(RUN) benchmarks/service_latency.py
 	@$(RUN) benchmarks/embedding_throughput.py $(ARGS)
 	@$(RUN) benchmarks/against_others.py $(ARGS)
 	@$(RUN) benchmarks/registry.py
