@@ -127,6 +127,10 @@ def test_calls_made_together_are_batched(service: VLLMService) -> None:
         ({"messages": []}, "at least one message"),
         ([[{"role": "user"}]], "'content'"),
         ([[{"role": "user", "content": "x"}, "y"]], "each message a 'role'"),
+        (
+            [[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]],
+            "content is not text",
+        ),
         (b"bytes", "not b'bytes'"),
     ],
 )
@@ -161,7 +165,15 @@ def test_on_error_return_keeps_the_good_prompts(service: VLLMService) -> None:
     [
         ({"max_token": 3}, "unknown sampling option 'max_token'.*'max_tokens'"),
         ({"temperature": -1}, "temperature"),
-        ({"temperature": "hot"}, "bad sampling options"),
+        ({"temperature": "hot"}, "temperature in the options.*a number, not 'hot'"),
+        ({"max_tokens": 2.5}, "max_tokens.*a whole number, not 2.5"),
+        ({"seed": 2**70}, "seed.*a whole number"),
+        ({"logprobs": True}, "logprobs.*a whole number, not True"),
+        ({"ignore_eos": 1}, "ignore_eos.*True or False, not 1"),
+        ({"stop": [3]}, "stop.*a string or a list of strings"),
+        ({"stop_token_ids": "x"}, "stop_token_ids.*a list of whole numbers"),
+        ({"extra_args": "x"}, "extra_args.*a dict, not 'x'"),
+        ({"choice": []}, "Choice.*empty"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"on_error": "skip"}, "unknown on_error 'skip'; valid: raise, return"),
     ],
@@ -231,6 +243,10 @@ def test_a_model_can_be_deleted_unless_it_is_loaded(service: VLLMService, tmp_pa
         ({"task": "genrate", "inputs": "x"}, "unknown task 'genrate'; did you mean 'generate'"),
         ({"inputs": "x"}, "unknown task None; valid: delete_model, download_model"),
         ({"task": "generate"}, "needs 'inputs'"),
+        ({"task": "stats", "inputs": "x"}, "takes no 'inputs'"),
+        ({"task": ["generate"], "inputs": "x"}, "unknown task"),
+        ({"task": "switch_model", "options": {"model": "x"}}, "takes the options model_id, revi"),
+        ({"task": "embed", "inputs": "x", "options": {"normalise": 1}}, "normalize, dimensions"),
         ({"task": "generate", "input": "x"}, "payload must be"),
         ({"task": "generate", "inputs": "x", "options": 3}, "'options' must be a mapping"),
         ("generate", "payload must be"),
@@ -337,10 +353,10 @@ def test_an_engine_that_cannot_start_says_why(model_root: Path) -> None:
 def test_a_context_that_memory_cannot_hold_is_refused_with_one_that_it_can(
     model_root: Path,
 ) -> None:
-    engine = {"max_model_len": 500, "kv_cache_memory_bytes": 300_000}
+    engine = {"max_model_len": 500, "kv_cache_memory_bytes": 300_000, "dtype": "float32"}
     config = {"model_id": CHAT_MODEL, "model_root": model_root, "engine": engine}
     service = VLLMService(config)
-    with pytest.raises(InsufficientMemoryError, match=r"500 tokens.*'max_model_len': 256"):
+    with pytest.raises(InsufficientMemoryError, match=r"500 tokens.*'max_model_len': 128"):
         service.open()
     assert service.health()["state"] == "failed"
 
@@ -362,6 +378,8 @@ def test_calls_before_and_after_its_life_say_so(model_root: Path) -> None:
         pending.result(timeout=60)
     with pytest.raises(RuntimeError, match="closed"):
         service.generate("Hi")
+    with pytest.raises(ServiceClosedError):
+        service.process({"task": "show_models"})
 
 
 def until_in_flight(service: VLLMService, count: int) -> None:

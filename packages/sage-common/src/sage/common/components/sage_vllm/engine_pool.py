@@ -39,7 +39,7 @@ class EnginePool:
         self._specs: dict[Engine, EngineSpec] = {}
         self._loading: dict[Path, int] = {}
         self._phase: ServiceState = "closed"
-        self._last_error: Exception | None = None
+        self._last_error: BaseException | None = None
         self._switching = threading.Lock()
         self._fallback_lock = threading.Lock()
         self._fallback_loading = False
@@ -63,8 +63,9 @@ class EnginePool:
                 self.text.refuse(ValueError(reason))
             if config.embedding_model_id is not None:
                 self.embedding.put(self._load(self._embedding_spec()))
-        except BaseException:
+        except BaseException as error:
             self._phase = "failed"
+            self._last_error = error
             raise
         self._phase = "ready"
 
@@ -81,10 +82,13 @@ class EnginePool:
     @property
     def state(self) -> ServiceState:
         """What the service can do now."""
-        engine = self.text.engine
-        if self._phase != "ready" or engine is None:
-            return self._phase
-        return engine.state
+        if self._phase == "ready":
+            engines = (self.text.engine, self.embedding.engine)
+            states = {engine.state for engine in engines if engine is not None}
+            for state in ("failed", "recovering", "closed"):
+                if state in states:
+                    return state
+        return self._phase
 
     def health(self) -> dict[str, Any]:
         """Return the state of the service and of each engine, and the latest error, as data."""
@@ -145,11 +149,11 @@ class EnginePool:
             if self._phase in ("closed", "failed") or old is None:
                 self.text.check_open()
                 raise EngineClosedError(model_id)
-            spec = self._text_spec(model_id, revision)
-            if spec == self._specs[old] and old.state in ("ready", "recovering"):
-                return spec
             self._phase = "switching"
             try:
+                spec = self._text_spec(model_id, revision)
+                if spec == self._specs[old] and old.state in ("ready", "recovering"):
+                    return spec
                 self._replace(old, spec)
             except Exception as error:
                 self._last_error = error

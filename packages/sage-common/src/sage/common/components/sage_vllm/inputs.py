@@ -99,4 +99,21 @@ def _check_conversation(messages: Any, which: str) -> Sequence[Mapping[str, Any]
                 f"{which} has a message without a 'role' that is a string and a 'content': "
                 f"{message!r}"
             )
+        if not _is_text(message["content"]):
+            raise ValueError(
+                f"{which} has a message whose content is not text, a string or a list of "
+                f"{{'type': 'text', 'text': ...}}: {message['content']!r}"
+            )
     return list(messages)
+
+
+def _is_text(content: Any) -> bool:
+    """Whether a message's content is text: a link to a picture, vLLM would go and fetch."""
+    if content is None or isinstance(content, str):
+        return True  # None: an assistant's turn that only calls tools
+    return isinstance(content, list) and all(
+        isinstance(part, Mapping)
+        and part.get("type") == "text"
+        and isinstance(part.get("text"), str)
+        for part in content
+    )

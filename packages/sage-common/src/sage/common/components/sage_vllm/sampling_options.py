@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sage.common.core.errors import nearest
 
-_VLLM_OPTIONS = frozenset(
-    {
-        "allowed_token_ids",
-        "bad_words",
-        "extra_args",
+_TYPES: dict[str, tuple[str, ...]] = {
+    "a whole number": ("logprobs", "max_tokens", "min_tokens", "n", "priority", "seed", "top_k"),
+    "seconds above 0": ("deadline",),
+    "a number": (
         "frequency_penalty",
-        "ignore_eos",
-        "include_stop_str_in_output",
-        "logit_bias",
-        "logprobs",
-        "max_tokens",
         "min_p",
-        "min_tokens",
-        "n",
         "presence_penalty",
         "repetition_penalty",
-        "seed",
+        "temperature",
+        "top_p",
+    ),
+    "True or False": (
+        "ignore_eos",
+        "include_stop_str_in_output",
         "skip_special_tokens",
         "spaces_between_special_tokens",
-        "stop",
-        "stop_token_ids",
-        "temperature",
-        "top_k",
-        "top_p",
-    }
-)
+    ),
+    "a string": ("grammar", "lora", "regex"),
+    "a string or a list of strings": ("stop",),
+    "a list of strings": ("bad_words", "choice"),
+    "a list of whole numbers": ("allowed_token_ids", "stop_token_ids"),
+    "a dict": ("extra_args", "logit_bias"),
+    "a JSON schema as a dict": ("json_schema",),
+}
+_TYPE_OF = {name: kind for kind, names in _TYPES.items() for name in names}
+_LARGEST = 2**63 - 1  # what vLLM's processes can tell each other
 
 STRUCTURE_OPTIONS = {
     "json_schema": "json",
@@ -47,7 +47,7 @@ REQUEST_OPTIONS = frozenset({"deadline", "lora", "priority"})
 """``deadline`` (seconds, then the text so far is the result), ``lora`` (an adapter of the
 registry), ``priority`` (a whole number, lower goes first, 0 unless given)."""
 
-SAMPLING_OPTIONS = _VLLM_OPTIONS | STRUCTURE_OPTIONS.keys() | REQUEST_OPTIONS
+SAMPLING_OPTIONS = frozenset(_TYPE_OF)
 
 DEFAULT_MAX_TOKENS = 512
 """Used where neither the call, nor the service, nor the model names a limit: vLLM's own default
@@ -55,26 +55,52 @@ of 16 tokens cuts every answer short."""
 
 
 def check_sampling_options(options: Mapping[str, Any], where: str) -> None:
-    """Raise ValueError for an option that does not exist or has no sense, naming what would."""
-    for name in options:
-        if name not in SAMPLING_OPTIONS:
+    """Raise ValueError for an option that does not exist or has no sense, naming what would.
+
+    A value of a wrong type has to be found here: in vLLM it may take the whole engine down.
+    """
+    for name, value in options.items():
+        if name not in _TYPE_OF:
             raise ValueError(
                 f"unknown sampling option {name!r} in {where}; "
                 f"{nearest(str(name), sorted(SAMPLING_OPTIONS))}"
             )
+        if value is not None and not _IS[_TYPE_OF[name]](value):
+            raise ValueError(f"{name} in {where} must be {_TYPE_OF[name]}, not {value!r}")
     structures = [name for name in STRUCTURE_OPTIONS if options.get(name) is not None]
     if len(structures) > 1:
         raise ValueError(f"{' and '.join(structures)} in {where}: a text can follow only one")
-    schema = options.get("json_schema")
-    if schema is not None and not isinstance(schema, Mapping):
-        raise ValueError(f"json_schema in {where} must be a JSON schema as a dict, not {schema!r}")
-    deadline = options.get("deadline")
-    if deadline is not None and not (_is_number(deadline) and deadline > 0):
-        raise ValueError(f"deadline in {where} must be seconds above 0, not {deadline!r}")
-    priority = options.get("priority")
-    if priority is not None and (not isinstance(priority, int) or isinstance(priority, bool)):
-        raise ValueError(f"priority in {where} must be a whole number, not {priority!r}")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, float) or _is_integer(value)
+
+
+def _are(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list | tuple) and all(map(check, value))
+
+
+def _is_string(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+_IS: dict[str, Callable[[Any], bool]] = {
+    "a whole number": _is_integer,
+    "seconds above 0": lambda value: _is_number(value) and value > 0,
+    "a number": _is_number,
+    "True or False": lambda value: isinstance(value, bool),
+    "a string": _is_string,
+    "a string or a list of strings": lambda value: _is_string(value) or _are(_is_string)(value),
+    "a list of strings": _are(_is_string),
+    "a list of whole numbers": _are(_is_integer),
+    "a dict": _is_dict,
+    "a JSON schema as a dict": _is_dict,
+}

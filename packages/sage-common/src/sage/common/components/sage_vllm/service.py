@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +33,7 @@ from sage.common.service import BaseService, ServiceClosedError
 __all__ = ["VLLMService", "VLLMServiceConfig"]
 
 _ON_ERROR = ("raise", "return")
+_TASKS_WITH_INPUTS = ("generate", "embed", "fine_tune")
 
 
 class VLLMService(BaseService):
@@ -319,12 +321,10 @@ class VLLMService(BaseService):
         task, options = payload.get("task"), payload.get("options") or {}
         if not isinstance(options, Mapping):
             raise ValueError(f"'options' must be a mapping, not {options!r}")
-        with_inputs: dict[str, Callable[..., Future[Any]]] = {
+        tasks: dict[Any, Callable[..., Any]] = {
             "generate": self.generate_async,
             "embed": self.embed_async,
-            "fine_tune": lambda request: self._management.submit(self.fine_tune, request),
-        }
-        without_inputs: dict[str, Callable[..., Any]] = {
+            "fine_tune": self.fine_tune,
             "show_models": self.show_models,
             "download_model": self.download_model,
             "delete_model": self.delete_model,
@@ -332,14 +332,19 @@ class VLLMService(BaseService):
             "stats": self.stats,
             "health": self.health,
         }
-        if task in with_inputs:
-            if "inputs" not in payload:
-                raise ValueError(f"task {task!r} needs 'inputs'")
-            return with_inputs[task](payload["inputs"], **options)
-        if task in without_inputs:
-            return self._management.submit(without_inputs[task], **options)
-        hint = nearest(str(task), [*with_inputs, *without_inputs])
-        raise ValueError(f"unknown task {task!r}; {hint}")
+        if not isinstance(task, str) or task not in tasks:
+            raise ValueError(f"unknown task {task!r}; {nearest(str(task), list(tasks))}")
+        run = tasks[task]
+        inputs = [payload["inputs"]] if "inputs" in payload else []
+        if (task in _TASKS_WITH_INPUTS) != bool(inputs):
+            raise ValueError(f"task {task!r} {'takes no' if inputs else 'needs'} 'inputs'")
+        _check_arguments(task, run, inputs, options)
+        if task in ("generate", "embed"):
+            future: Future[Any] = run(*inputs, **options)
+            return future
+        if self._closed:
+            raise ServiceClosedError(self.ctx.name)
+        return self._management.submit(run, *inputs, **options)
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -376,3 +381,15 @@ class VLLMService(BaseService):
         except BaseException:
             future.cancel()  # a Ctrl-C of the caller must not leave the engine at work
             raise
+
+
+def _check_arguments(
+    task: str, run: Callable[..., Any], inputs: list[Any], options: Mapping[str, Any]
+) -> None:
+    """Raise ValueError for options that the task's method does not take or lacks."""
+    signature = inspect.signature(run)
+    names = list(signature.parameters)[len(inputs) :]
+    try:
+        signature.bind(*inputs, **options)
+    except TypeError as error:
+        raise ValueError(f"task {task!r} takes the options {', '.join(names)}: {error}") from None

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
+from functools import wraps
 from itertools import count
 from multiprocessing import connection
 from typing import Any, Literal
@@ -43,6 +44,7 @@ from sage.common.core.errors import nearest
 
 _OURS = ("model", "runner", "convert", "served_model_name")  # set from the EngineSpec
 _BUILD_LOCK = threading.Lock()  # building reads settings from the process's environment
+_one_at_a_time = threading.RLock()  # held where inline engines compute
 _inline_runtimes: set[int] = set()  # guarded by _BUILD_LOCK; they share torch's process groups
 
 
@@ -227,7 +229,8 @@ class VLLMRuntime:
 
     def step(self) -> list[Any]:
         """Run one step; return the outputs of the requests that it finished."""
-        outputs: list[Any] = self._engine.step()
+        with _one_at_a_time if self._inline else nullcontext():
+            outputs: list[Any] = self._engine.step()
         return outputs
 
     def shut_down(self) -> None:
@@ -300,24 +303,35 @@ def _keep_collections_short() -> None:
 
 
 def _one_forward_pass_at_a_time() -> None:
-    """Keep the inline engines of this process out of each other's forward passes.
+    """Keep a model's first passes, in the build of an inline engine, out of others' steps.
 
-    vLLM keeps the context of a forward pass in a global of a module: with two engines on two
-    threads, one would read the other's attention metadata.
+    vLLM keeps the context of a forward pass in a global of a module, and its kernels for the CPU
+    keep their scratch memory in one too: two threads at once would read each other's.
     """
     from vllm import forward_context
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     override = forward_context.override_forward_context
     if override.__module__ == __name__:
         return  # it is in place already
-    lock = threading.RLock()
 
     @contextmanager
     def override_alone(context: Any) -> Iterator[None]:
-        with lock, override(context):
+        with _one_at_a_time, override(context):
             yield
 
     forward_context.override_forward_context = override_alone
+    for name in ("_dummy_sampler_run", "_dummy_pooler_run"):
+        setattr(GPUModelRunner, name, _alone(getattr(GPUModelRunner, name)))
+
+
+def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _one_at_a_time:
+            return function(*args, **kwargs)
+
+    return run
 
 
 @contextmanager
