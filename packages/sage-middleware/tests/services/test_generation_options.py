@@ -95,7 +95,7 @@ def test_choice_regex_and_grammar_bind_the_text(service: VLLMService) -> None:
         ({"regex": "("}, "(?i)regex|grammar|paren"),
         ({"deadline": 0}, "deadline.*above 0, not 0"),
         ({"priority": 1.5}, "priority.*whole number, not 1.5"),
-        ({"lora": 3}, "lora must be the id"),
+        ({"lora": 3}, "lora.*must be a string, not 3"),
         ({"lora": CHAT_MODEL}, "is no LoRA adapter"),
     ],
 )
@@ -203,6 +203,7 @@ def test_an_adapter_of_the_registry_is_chosen_per_call(model_root: Path, tmp_pat
         items: list[Any] = ["Hello", {"prompt": "Hello", "options": {"lora": "test/adapter"}}]
         without, adapted = service.generate(items)
         assert without["text"] != adapted["text"]
+        assert without["text"] == service.generate("Hello")[0]["text"]
         assert service.generate("Hello", lora="test/adapter")[0]["text"] == adapted["text"]
         with pytest.raises(ValueError, match=r"rank 64.*up to 8.*'max_lora_rank': 64"):
             service.generate("Hello", lora="test/wide-adapter")

@@ -325,6 +325,33 @@ def _one_forward_pass_at_a_time() -> None:
         setattr(GPUModelRunner, name, _alone(getattr(GPUModelRunner, name)))
 
 
+def _keep_adapters_off_plain_requests(spec: EngineSpec, *, inline: bool) -> None:
+    """Mend vLLM's LoRA on the CPU, which adapts requests that name no adapter too.
+
+    Beside a request with an adapter, theirs is numbered -1, and that picks the last adapter that
+    is loaded.
+    """
+    if not inline:
+        raise ValueError(
+            f"LoRA adapters for {spec.model_id!r} on a CPU need engine_mode 'inline': in a process "
+            f"of its own, vLLM's engine would apply them to requests that name none"
+        )
+    from vllm.lora.ops.torch_ops import lora_ops
+    from vllm.lora.punica_wrapper import punica_cpu
+
+    shrink = lora_ops.bgmv_shrink
+    if shrink.__module__ == __name__:
+        return
+
+    def shrink_adapted(
+        inputs: Any, weights: Any, output: Any, indices: Any, scaling: float = 1.0
+    ) -> None:
+        shrink(inputs, weights, output, indices, scaling)
+        output[indices < 0] = 0
+
+    lora_ops.bgmv_shrink = punica_cpu.bgmv_shrink = shrink_adapted
+
+
 def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -382,6 +409,8 @@ def build(
             allow_pickle=spec.allow_pickle,
             known_types=_known_types(),
         )
+        if on_cpu and arguments.get("enable_lora"):
+            _keep_adapters_off_plain_requests(spec, inline=inline)
         if on_cpu and inline:
             tune_malloc()
         if inline:
