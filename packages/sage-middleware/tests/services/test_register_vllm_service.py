@@ -107,8 +107,8 @@ def main():
     register_vllm_service(env, config=config)
     prompts = (f"prompt {n}" for n in itertools.count())
     env.from_collection(prompts).map(VLLMServiceGenerator, max_tokens=32).print()
-    print("loading", flush=True)
     try:
+        print("loading", flush=True)
         env.submit()
     except KeyboardInterrupt:
         return 130
