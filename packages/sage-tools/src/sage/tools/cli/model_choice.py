@@ -1,0 +1,50 @@
+"""Which model a command works with, when it was told one and when it was not."""
+
+from sage.common.model_registry.vllm_registry import (
+    ModelNotFoundError,
+    RevisionNotFoundError,
+    download_model,
+    get_model,
+    list_models,
+)
+
+from .output import write_note
+
+
+def chosen_model(
+    model_id: str | None, revision: str | None, *, auto_download: bool, quiet: bool
+) -> str:
+    """The id of the model asked for; without one, of the text model used last, else the demo model.
+
+    Says on stderr which one it took unasked. The demo model is trained where it is missing, which
+    takes about a minute. Raises ModelNotFoundError, RevisionNotFoundError and, with
+    `auto_download`, all that a download raises.
+    """
+    if model_id is not None:
+        _ensure_local(model_id, revision, auto_download=auto_download, quiet=quiet)
+        return model_id
+    texts = [model for model in list_models() if model.tags.get("type", "text") == "text"]
+    if texts:
+        last = max(texts, key=lambda model: model.last_used)
+        write_note(f"Using {last.model_id}, used last (--model takes another).", quiet=quiet)
+        return last.model_id
+    from sage.tools.demo_model import ensure_demo_model
+
+    write_note(
+        "No local model yet: training the tiny demo model once, for about a minute. For a real "
+        "one: `sage llm model download Qwen/Qwen2.5-0.5B-Instruct`",
+        quiet=quiet,
+    )
+    return ensure_demo_model()
+
+
+def _ensure_local(model_id: str, revision: str | None, *, auto_download: bool, quiet: bool) -> None:
+    try:
+        get_model(model_id, revision)
+    except (ModelNotFoundError, RevisionNotFoundError):
+        if not auto_download:
+            raise
+        from .download_display import download_display
+
+        with download_display(quiet=quiet) as watch:
+            download_model(model_id, revision, watch)
