@@ -25,8 +25,6 @@ from sage.middleware.services.vllm import register_vllm_service
 LONGEST_TEXT = 800  # characters, which sentence models read to the end
 SYSTEM = "Answer in a sentence or two, from the numbered sources alone, and name those you used."
 PROMPT = "{sources}\n\nQuestion: {question}"
-# JSON allows blanks anywhere, and small models else go on with them to no end.
-NO_BLANKS = {"backend": "xgrammar", "disable_any_whitespace": True}
 
 
 def ingest(env: LocalEnvironment, folder: Path) -> None:
@@ -97,7 +95,6 @@ def main() -> None:
         "embedding_model_id": arguments.embedding_model,
         "auto_download": True,
         "sampling": {"temperature": 0},
-        "engine": {"structured_outputs_config": NO_BLANKS},
     }
     memory = {"folder": arguments.memory, "embedding_service": "vllm_service"}
     with LocalEnvironment("rag") as env:

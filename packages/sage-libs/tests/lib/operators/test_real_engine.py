@@ -29,12 +29,7 @@ def test_one_service_fills_fields_keeps_deadlines_and_embeds(model_root: Path) -
     config = {
         "model_id": "test/tiny-chat",
         "model_root": model_root,
-        "engine": {
-            "max_num_seqs": 16,
-            "kv_cache_memory_bytes": 64 << 20,
-            # The model is random: it would fill its answers with the blanks that JSON allows.
-            "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
-        },
+        "engine": {"max_num_seqs": 16, "kv_cache_memory_bytes": 64 << 20},
         "embedding_engine": {"max_num_seqs": 16, "kv_cache_memory_bytes": 64 << 20},
     }
     how: dict[int, dict[str, Any]] = {1: CUT, 2: HURRIED}
