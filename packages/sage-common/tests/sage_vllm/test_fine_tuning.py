@@ -13,6 +13,7 @@ import pytest
 from sage.common.components.sage_vllm.fine_tuning import (
     STRATEGIES,
     FineTuneRequestError,
+    FineTuningPendingError,
     check_request,
     fine_tune,
 )
@@ -119,10 +120,11 @@ def test_the_base_model_must_be_in_the_registry(request_fields: dict[str, Any], 
     ("lines", "said"),
     [
         (b'{"text": "a"}\n\n{"text": \n', "line 3 is not JSON"),
-        (b'{"text": "a"}\n["b"]\n', 'line 2 must be {"messages"'),
-        (b'{"prompt": "a"}\n', "line 1 must be"),
-        (b'{"messages": []}\n', "line 1 must be"),
-        (b'{"messages": [{"role": "user"}]}\n', "line 1 must be"),
+        (b'{"text": "a"}\n["b"]\n', 'line 2 must be an object, not ["b"]'),
+        (b'{"txt": "a"}\n', "line 1 needs messages, a prompt and a completion, or a text"),
+        (b'{"prompt": "a"}\n', "line 1 needs both a prompt and a completion"),
+        (b'{"messages": []}\n', "line 1 must have a list of turns"),
+        (b'{"messages": [{"role": "user"}]}\n', "line 1 needs a role and a content in turn 1"),
         (b'{"text": "\xff"}\n', "line 1 is not JSON"),
         (b"[" * 100_000 + b"\n", "line 1 is not JSON"),
         (b"\n", "holds no examples"),
@@ -136,6 +138,20 @@ def test_a_bad_line_of_the_dataset_is_named(
     assert error.field == "dataset_path"
     assert said in str(error)
     assert request_fields["dataset_path"] in str(error)
+
+
+def test_all_bad_lines_are_found_and_the_first_ones_named(
+    request_fields: dict[str, Any], root: Path
+) -> None:
+    Path(request_fields["dataset_path"]).write_text(
+        '{"text": "a"}\n' + "{}\n" * 2 + "nonsense\n" * 6
+    )
+    error = refusal(request_fields, root)
+    assert "line 2 needs" in error.problem
+    assert "line 6 is not JSON" in error.problem
+    assert "line 7" not in error.problem
+    assert error.problem.endswith("; and 3 more.")
+    assert '{"prompt": ..., "completion": ...}' in error.hint
 
 
 def test_a_dataset_that_cannot_be_read(
@@ -153,6 +169,7 @@ def test_an_output_folder_that_cannot_be_used(
     assert "not empty" in str(refusal({**request_fields, "output_dir": tmp_path}, root))
     dataset = Path(request_fields["dataset_path"])
     assert "is not a folder" in str(refusal({**request_fields, "output_dir": dataset / "x"}, root))
+    assert "model registry" in str(refusal({**request_fields, "output_dir": root / "x/y"}, root))
     if os.geteuid():  # nothing is read-only for root
         sealed = tmp_path / "sealed"
         sealed.mkdir(mode=0o500)
@@ -161,8 +178,11 @@ def test_an_output_folder_that_cannot_be_used(
 
 
 def test_without_a_backend_it_is_pending(request_fields: dict[str, Any], root: Path) -> None:
-    with pytest.raises(NotImplementedError, match=r"^Fine-tuning pipeline pending$"):
+    with pytest.raises(NotImplementedError, match=r"^Fine-tuning pipeline pending$") as raised:
         fine_tune(request_fields, root=root)
+    copy = pickle.loads(pickle.dumps(raised.value))
+    assert isinstance(copy, FineTuningPendingError)
+    assert copy.request == check_request(request_fields, root=root)
 
 
 def install(folder: Path, entry_points: str) -> None:

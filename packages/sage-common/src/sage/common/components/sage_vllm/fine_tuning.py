@@ -7,7 +7,8 @@ the strategy it implements, or ``default`` for all that have none of their own::
     [project.entry-points."sage.fine_tuning"]
     lora = "my_package.lora:train"
 
-FineTuneRequestError    (EngineError, ValueError)    a field of the request is not valid
+FineTuneRequestError    (EngineError, ValueError)             a field of the request is not valid
+FineTuningPendingError  (EngineError, NotImplementedError)    it is valid, and nobody can do it
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from sage.common.components.sage_vllm.errors import EngineError
 from sage.common.core.errors import nearest
-from sage.common.model_registry.vllm_registry import get_model
+from sage.common.model_registry.vllm_registry import get_model, registry_root
 
 BACKEND_GROUP = "sage.fine_tuning"
 DEFAULT_BACKEND = "default"
@@ -35,6 +36,12 @@ _EXAMPLE_SHAPES = (
     '{"messages": [{"role": ..., "content": ...}, ...]}, '
     '{"prompt": ..., "completion": ...} or {"text": ...}'
 )
+_LINES_SHOWN = 5
+_HINTS = {
+    "dataset_path": f"An example is one line of JSON: {_EXAMPLE_SHAPES}.",
+    "output_dir": "Name a folder that is empty or does not exist yet.",
+    "strategy": f"The strategies are {', '.join(STRATEGIES)}.",
+}
 
 
 class FineTuneRequestError(EngineError, ValueError):
@@ -46,6 +53,28 @@ class FineTuneRequestError(EngineError, ValueError):
 
     def __str__(self) -> str:
         return f"fine-tuning request: {self.reason}"
+
+    @property
+    def problem(self) -> str:
+        """What is wrong."""
+        return f"{self}."
+
+    @property
+    def hint(self) -> str:
+        """What the field has to be."""
+        return _HINTS.get(self.field, f"A request needs {', '.join(_REQUIRED)}.")
+
+
+class FineTuningPendingError(EngineError, NotImplementedError):
+    """``request`` is valid, but no backend for its strategy is installed."""
+
+    def __init__(self, request: FineTuneRequest) -> None:
+        super().__init__(request.base_model, "Fine-tuning pipeline pending")
+        self.args = (request,)
+        self.request = request
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +111,12 @@ def fine_tune(
     Raises:
         FineTuneRequestError: a field is missing, unknown or not valid.
         ModelNotFoundError: the base model is not in the registry.
-        NotImplementedError: no backend is installed.
+        FineTuningPendingError: no backend is installed.
     """
     checked = check_request(request, root=root)
     backend = _find_backend(checked.strategy)
     if backend is None:
-        raise NotImplementedError("Fine-tuning pipeline pending")
+        raise FineTuningPendingError(checked)
     train: Backend = backend.load()
     result = train(checked)
     if not isinstance(result, Mapping):
@@ -128,7 +157,7 @@ def check_request(
         )
     dataset = _path(model_id, request, "dataset_path")
     output = _path(model_id, request, "output_dir")
-    _check_output(model_id, output)
+    _check_output(model_id, output, registry_root(root))
     return FineTuneRequest(
         base_model=model_id,
         base_model_path=get_model(model_id, root=root).path,
@@ -155,13 +184,15 @@ def _path(model_id: str, request: Mapping[str, Any], name: str) -> Path:
     return Path(value).expanduser().absolute()
 
 
-def _check_output(model_id: str, folder: Path) -> None:
+def _check_output(model_id: str, folder: Path, registry: Path) -> None:
     """Check that the folder is empty, or absent where it can be made."""
     existing = folder
     while not existing.exists():
         existing = existing.parent
     problem = None
-    if not existing.is_dir():
+    if folder.is_relative_to(registry):
+        problem = f"it lies in the model registry at {registry}"
+    elif not existing.is_dir():
         problem = f"{existing} is not a folder"
     elif existing == folder and any(folder.iterdir()):
         problem = "it is not empty; name a new folder"
@@ -175,42 +206,46 @@ def _check_output(model_id: str, folder: Path) -> None:
 
 def _count_examples(model_id: str, file: Path) -> int:
     """Check every line of the dataset and return how many examples it has."""
-
-    def refuse(problem: str) -> FineTuneRequestError:
-        return FineTuneRequestError(
-            model_id, f"dataset_path {str(file)!r}: {problem}", "dataset_path"
-        )
-
-    count = 0
+    count, wrong = 0, []
     try:
         with file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
-                try:
-                    example = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise refuse(f"line {number} is not JSON: {error}") from error
-                if not _is_example(example):
-                    shown = line.decode(errors="replace").strip()[:80]
-                    raise refuse(f"line {number} must be {_EXAMPLE_SHAPES}, not {shown}")
                 count += 1
+                if problem := _problem_with(line):
+                    wrong.append(f"line {number} {problem}")
     except OSError as error:
-        raise refuse(f"cannot be read ({error.strerror})") from error
-    if not count:
-        raise refuse("it holds no examples")
+        wrong.append(f"cannot be read ({error.strerror})")
+    if not count and not wrong:
+        wrong.append("it holds no examples")
+    if wrong:
+        more = len(wrong) - _LINES_SHOWN
+        shown = "; ".join(wrong[:_LINES_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        raise FineTuneRequestError(model_id, f"dataset_path {str(file)!r}: {shown}", "dataset_path")
     return count
 
 
-def _is_example(example: Any) -> bool:
+def _problem_with(line: bytes) -> str | None:
+    """Return what keeps a line from being an example, None if nothing does."""
+    try:
+        example = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return f"is not JSON: {error}"
     if not isinstance(example, dict):
-        return False
+        return f"must be an object, not {line.decode(errors='replace').strip()[:40]}"
     if "messages" in example:
         turns = example["messages"]
-        return isinstance(turns, list) and bool(turns) and all(_is_turn(turn) for turn in turns)
+        if not isinstance(turns, list) or not turns:
+            return "must have a list of turns as its messages"
+        bad = next((number for number, turn in enumerate(turns, 1) if not _is_turn(turn)), None)
+        return f"needs a role and a content in turn {bad} of its messages" if bad else None
     if "prompt" in example or "completion" in example:
-        return all(isinstance(example.get(name), str) for name in ("prompt", "completion"))
-    return isinstance(example.get("text"), str)
+        has_both = all(isinstance(example.get(name), str) for name in ("prompt", "completion"))
+        return None if has_both else "needs both a prompt and a completion, as strings"
+    if isinstance(example.get("text"), str):
+        return None
+    return "needs messages, a prompt and a completion, or a text"
 
 
 def _is_turn(turn: Any) -> bool:
