@@ -1,17 +1,31 @@
 """`sage llm`: local language models and the service that runs them."""
 
+from typing import Any
+
 import typer
 
-from sage.tools.cli.light_command import LightGroup
+from sage.tools.cli.light_command import LightCommand, LightGroup
 
 from . import model
+from .fine_tune import fine_tune
+
+
+class _ModelFirst(LightGroup):
+    """Lists `model` first, where Typer lists commands before groups."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names, in the order of the help."""
+        return sorted(super().list_commands(ctx), key=lambda name: name != "model")
+
 
 app = typer.Typer(
     help="Local language models, and the vLLM service that runs them.",
-    cls=LightGroup,
+    cls=_ModelFirst,
     rich_markup_mode=None,
 )
 app.add_typer(model.app, name="model")
+for name, function in (("fine-tune", fine_tune),):
+    app.command(name, cls=LightCommand)(function)
 
 
 @app.callback(invoke_without_command=True)
