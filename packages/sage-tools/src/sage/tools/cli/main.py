@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from .commands import llm
+from .errors import Interrupted
 from .light_command import LightGroup
 from .output import error_lines, write_error
 
@@ -55,9 +56,10 @@ def main() -> None:
         sys.stderr.flush()
     except BrokenPipeError:
         code = _reader_left()
-    if code == _INTERRUPTED:
+    if code == _INTERRUPTED or "vllm" in sys.modules:
         # The hub's client cannot be stopped in the middle of a file, and a normal exit would wait
-        # for its threads; what they wrote so far is safe where it is.
+        # for its threads; what they wrote so far is safe where it is. With vLLM, whose services are
+        # closed by now, Python would take a while to tidy up what ends with the process anyway.
         os._exit(code)
     sys.exit(code)
 
@@ -67,6 +69,9 @@ def _run() -> int:
         result = app(prog_name="sage", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         result = _INTERRUPTED
+    except Interrupted as stop:
+        write_error("Interrupted.", stop.hint)
+        return _INTERRUPTED
     except (BrokenPipeError, SystemExit):  # Typer itself exits for a closed pipe, and only then
         return _reader_left()
     except _USAGE_ERROR as error:

@@ -10,6 +10,8 @@ import sys
 import traceback
 from typing import Any, TextIO
 
+from sage.common.core.errors import SageError
+
 _DEBUG_HINT = "Run it again with SAGE_DEBUG=1 for the details, and report them."
 
 
@@ -59,6 +61,11 @@ def error_lines(error: Exception) -> tuple[str, str]:
         return problem, hint
     if hasattr(error, "format_message"):
         return _usage_text(error), _help_hint(error)
+    if isinstance(error, SageError):  # those of the service end with "; <the way out>"
+        problem, semicolon, way_out = str(error).rpartition("; ")
+        if semicolon:
+            return problem, f"{way_out[:1].upper()}{way_out[1:]}"
+        return way_out, _DEBUG_HINT
     if isinstance(error, OSError | ValueError | LookupError | NotImplementedError) and str(error):
         return str(error), _DEBUG_HINT
     return f"Unexpected {type(error).__name__}: {error}", _DEBUG_HINT

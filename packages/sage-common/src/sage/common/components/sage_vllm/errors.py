@@ -8,6 +8,7 @@ EngineError                  (SageError)
 ├── PoisonRequestError       (RuntimeError)  the request itself made the engine die
 ├── ModelInUseError          (RuntimeError)  a model that is loaded cannot be deleted
 └── InvalidRequestError      (ValueError)    the engine refuses the prompt or an option
+    └── NoChatTemplateError                  the model takes no conversations
 """
 
 from __future__ import annotations
@@ -82,3 +83,7 @@ class InvalidRequestError(EngineError, ValueError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class NoChatTemplateError(InvalidRequestError):
+    """The prompt is a conversation and the model has no chat template to make a text of it."""

@@ -25,6 +25,7 @@ from sage.common.components.sage_vllm.engine import EngineInfo, EngineSpec, Lora
 from sage.common.components.sage_vllm.errors import (
     EngineStartError,
     InvalidRequestError,
+    NoChatTemplateError,
     VLLMNotInstalledError,
 )
 from sage.common.components.sage_vllm.gpu_shares import gpu_shares
@@ -183,7 +184,7 @@ class VLLMRuntime:
             _, rendered = self._renderer.render_chat([list(prompt)], self._chat_params)
             return rendered[0]
         except self._no_chat_template as error:
-            raise InvalidRequestError(
+            raise NoChatTemplateError(
                 self._model_id,
                 f"{self._model_id!r} has no chat template, so it takes no conversations; pass a "
                 f"plain string, or use an instruction-tuned model",
