@@ -3,7 +3,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: setup demo test check bench
+.PHONY: setup demo test check bench docs
 
 setup: .venv/ready
 
@@ -34,4 +34,15 @@ bench: .venv/bench-ready
 .venv/bench-ready: .venv/ready tools/install/requirements-bench.txt
 	@$(RUN) -m pip --quiet --disable-pip-version-check install --no-deps \
 		-r tools/install/requirements-bench.txt
+	@touch $@
+
+# Writes the command line's reference anew and builds the site into docs-public/site.
+docs: .venv/docs-ready
+	@$(RUN) tools/docs/cli_reference.py
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict -f docs-public/mkdocs.yml
+	@echo "docs-public/site/index.html"
+
+.venv/docs-ready: .venv/ready tools/install/requirements-docs.txt
+	@$(RUN) -m pip --quiet --disable-pip-version-check install \
+		-r tools/install/requirements-docs.txt
 	@touch $@
