@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,14 @@ from sage.common.model_registry.vllm_registry import import_model
 CHAT_MODEL = "test/tiny-chat"
 BASE_MODEL = "test/tiny-base"  # without a chat template
 ECHO_MODEL = "test/echo"  # for the EchoEngine alone
+
+
+@pytest.fixture(scope="session", autouse=True)
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder for all that the tests start: the one at home is the user's."""
+    folder = tmp_path_factory.mktemp("run")
+    os.environ["SAGE_RUN_ROOT"] = str(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from sage.common.components.sage_vllm.results import (
     model_record,
 )
 from sage.common.components.sage_vllm.sampling_options import check_sampling_options
+from sage.common.components.sage_vllm.service_record import ServiceRecord
 from sage.common.components.sage_vllm.text_stream import TextStream
 from sage.common.components.sage_vllm.vllm_engine import VLLMEngine
 from sage.common.core.errors import nearest
@@ -58,6 +59,7 @@ class VLLMService(BaseService):
             config = VLLMServiceConfig.from_dict(config)
         self.config = config
         self._engines = EnginePool(config, engine_factory)
+        self._record = ServiceRecord(config, self._engines)
         self._capacity: int | None = None
         # Downloads and the like run here, so that they never hold up generation.
         self._management = ThreadPoolExecutor(2, thread_name_prefix="sage-vllm-management")
@@ -66,6 +68,7 @@ class VLLMService(BaseService):
 
     def setup(self) -> None:
         """Load the configured models; raises ModelNotFoundError, EngineError or ValueError."""
+        self._record.open(self.ctx.name)
         self._engines.open()
 
     def stop(self) -> None:
@@ -75,7 +78,10 @@ class VLLMService(BaseService):
     def cleanup(self) -> None:
         """Free the engines and everything they hold."""
         self._management.shutdown(wait=False, cancel_futures=True)
-        self._engines.close()
+        try:
+            self._engines.close()
+        finally:
+            self._record.close()
 
     @property
     def capacity(self) -> int | None:  # type: ignore[override]  # known only once an engine is up

@@ -1,0 +1,108 @@
+"""ServiceRecord: what `sage llm status` sees of a service in another process."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from sage.common.components.sage_vllm.config import VLLMServiceConfig
+from sage.common.components.sage_vllm.engine import EngineStats
+from sage.common.components.sage_vllm.engine_pool import EnginePool
+from sage.common.core.context import ContextBound
+from sage.common.run_folder import ROOT_VARIABLE, RunRecord
+
+logger = logging.getLogger(__name__)
+
+_BEAT_SECONDS = 2.0
+_WINDOW_BEATS = 5  # tokens/s are of the last 10 s: only requests that are done are counted
+
+
+class ServiceRecord:
+    """Keeps a service's record in the run folder up to date, from a thread of its own."""
+
+    def __init__(self, config: VLLMServiceConfig, engines: EnginePool) -> None:
+        self._config = config
+        self._engines = engines
+        self._record: RunRecord | None = None
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._samples: deque[tuple[float, int]] = deque(maxlen=_WINDOW_BEATS + 1)
+        self._model: str | None = None
+
+    def open(self, name: str) -> None:
+        """Publish the record; where the folder cannot be written, the service goes without.
+
+        A service that no environment runs is named after its program.
+        """
+        program = Path(sys.argv[0]).name or "python"
+        name = program if name == ContextBound.ctx.name else name
+        try:
+            figures = {**self._figures(), "state": "loading"}
+            self._record = RunRecord("service", name=name, program=program, **figures)
+        except OSError as error:
+            logger.warning(
+                "`sage llm status` will not show service %r: its record cannot be written (%s); "
+                "%s sets another folder",
+                name,
+                error,
+                ROOT_VARIABLE,
+            )
+            return
+        self._thread = threading.Thread(target=self._keep, name="sage-vllm-record", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Remove the record; idempotent."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(_BEAT_SECONDS)  # a disk that hangs must not keep the service open
+        if self._record is not None:
+            self._record.remove()
+
+    def _keep(self) -> None:
+        record = self._record
+        while record is not None and not self._closing.wait(_BEAT_SECONDS):
+            figures = self._figures()
+            if figures != {name: record.facts[name] for name in figures}:
+                try:
+                    record.update(**figures)
+                except OSError as error:  # a full disk; the next beat tries again
+                    logger.debug("the record of this service was not written: %s", error)
+
+    def _figures(self) -> dict[str, Any]:
+        """What changes while the service runs; counts are since the engines were loaded."""
+        text, embedding = self._engines.text.engine, self._engines.embedding.engine
+        config = self._config
+        model_id = text.info.model_id if text is not None else config.model_id
+        engine = text or embedding
+        generated = EngineStats() if text is None else text.stats()
+        embedded = EngineStats() if embedding is None else embedding.stats()
+        both = (generated, embedded)
+        running = sum(each.running for each in both)
+        return {
+            "model_id": model_id,
+            "embedding_model_id": config.embedding_model_id,
+            "engine_mode": config.engine_mode if engine is None else engine.info.mode,
+            "state": self._engines.state,
+            "requests_done": sum(each.requests_done for each in both),
+            "running": running,
+            "waiting": sum(each.in_flight for each in both) - running,
+            "tokens_per_second": self._rate(
+                model_id, generated.completion_tokens + embedded.prompt_tokens
+            ),
+        }
+
+    def _rate(self, model_id: str | None, tokens: int) -> float:
+        """Tokens generated, or embedded, per second of late."""
+        if model_id != self._model or (self._samples and tokens < self._samples[-1][1]):
+            self._samples.clear()  # another engine counts from nothing
+        self._model = model_id
+        now = time.monotonic()
+        self._samples.append((now, tokens))
+        since, before = self._samples[0]
+        return round((tokens - before) / (now - since), 1) if now > since else 0.0
