@@ -50,7 +50,8 @@ def session_members() -> Callable[[int], list[str]]:
                 command = (stat.parent / "cmdline").read_text()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if int(fields[3]) == session and fields[0] != "Z":
+            # One without a command line has given back its memory: it is at its very end.
+            if int(fields[3]) == session and fields[0] != "Z" and command:
                 alive.append(command)
         return alive
 
