@@ -1,0 +1,62 @@
+"""The pages are true: their samples run, and print what the pages say."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import TYPE_CHECKING
+
+import pytest
+from local_hub import LocalHub
+from page_samples import DOCS, ROOT, run, samples_of
+
+from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BY_THEMSELVES = ("checkpoints.md", "memory.md", "operations.md", "pipelines.md")
+ELSEWHERE = ("quick_start.md", "middleware/tools/vllm_service.md")
+INSTALLING = r"(git clone|cd|make|python3? -m venv|\.|pip install|export) "
+
+
+@pytest.mark.parametrize("page", BY_THEMSELVES)
+def test_what_needs_nothing(page: str, tmp_path: Path) -> None:
+    run(DOCS / page, tmp_path, {"PYTHONWARNINGS": "error,ignore::ResourceWarning"})
+
+
+def test_models(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "my-model")
+    with LocalHub() as hub:
+        hub.add_model("sage/tiny-chat", {file.name: file.read_bytes() for file in model.iterdir()})
+        environment = hub.environment(tmp_path / "home")
+        root = str(tmp_path / "models")
+        run(DOCS / "models.md", tmp_path, {**environment, "SAGE_VLLM_MODEL_ROOT": root})
+
+
+def test_a_backend_is_found_by_its_entry_point(tmp_path: Path) -> None:
+    page = DOCS / "fine_tuning.md"
+    (project,) = (sample.code for sample in samples_of(page) if sample.language == "toml")
+    # What installing the page's package would leave beside it.
+    package = tomllib.loads(project)["project"]
+    installed = tmp_path / f"{package['name'].replace('-', '_')}-{package['version']}.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text(f"Name: {package['name']}\nVersion: {package['version']}\n")
+    with (installed / "entry_points.txt").open("w") as file:
+        for group, backends in package["entry-points"].items():
+            file.write(f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in backends.items()))
+    run(page, tmp_path, {})
+
+
+def test_no_sample_is_left_out() -> None:
+    run_above = {*BY_THEMSELVES, *ELSEWHERE, "models.md", "fine_tuning.md"}
+    guide = ROOT / "tools/install/VLLM_INSTALLATION_GUIDE.md"
+    for page in (*DOCS.rglob("*.md"), guide):
+        text = page.read_text(encoding="utf-8")
+        languages = set(re.findall(r"^```(\w+)", text, re.MULTILINE))
+        assert languages <= {"python", "bash", "toml", "text", "sh"}, page
+        if languages & {"python", "bash"}:
+            assert str(page.relative_to(DOCS)) in run_above
+        for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            lines = block.replace("\\\n", "").splitlines()
+            assert [line for line in lines if not re.match(INSTALLING, line)] == [], page
