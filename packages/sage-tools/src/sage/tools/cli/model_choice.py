@@ -8,31 +8,47 @@ from sage.common.model_registry.vllm_registry import (
     list_models,
 )
 
+from .errors import CommandError
 from .output import write_note
+
+_EXAMPLE = "`sage llm model download Qwen/Qwen2.5-0.5B-Instruct`"
 
 
 def chosen_model(
-    model_id: str | None, revision: str | None, *, auto_download: bool, quiet: bool
+    model_id: str | None,
+    revision: str | None,
+    *,
+    auto_download: bool,
+    quiet: bool,
+    embeds: bool = False,
+    trains: bool = True,
 ) -> str:
     """The id of the model asked for; without one, of the text model used last, else the demo model.
 
-    Says on stderr which one it took unasked. The demo model is trained where it is missing, which
-    takes about a minute. Raises ModelNotFoundError, RevisionNotFoundError and, with
+    With `embeds`, an embedding model goes before a text model. Says on stderr which one it took
+    unasked. Without `trains` the demo model, which takes about a minute, is not trained where it is
+    missing. Raises ModelNotFoundError, RevisionNotFoundError, CommandError and, with
     `auto_download`, all that a download raises.
     """
     if model_id is not None:
         _ensure_local(model_id, revision, auto_download=auto_download, quiet=quiet)
         return model_id
-    texts = [model for model in list_models() if model.tags.get("type", "text") == "text"]
-    if texts:
-        last = max(texts, key=lambda model: model.last_used)
-        write_note(f"Using {last.model_id}, used last (--model takes another).", quiet=quiet)
-        return last.model_id
+    if revision is not None:
+        raise CommandError(f"a revision, {revision!r}, of no model", "Name one with --model.")
+    models = list_models()
+    for kind in ("embedding", "text") if embeds else ("text",):
+        known = [model for model in models if model.tags.get("type", "text") == kind]
+        if known:
+            last = max(known, key=lambda model: model.last_used)
+            write_note(f"Using {last.model_id}, used last (--model takes another).", quiet=quiet)
+            return last.model_id
+    if not trains:
+        raise CommandError("there is no local model yet", f"Run {_EXAMPLE}.")
     from sage.tools.demo_model import ensure_demo_model
 
     write_note(
         "No local model yet: training the tiny demo model once, for about a minute. For a real "
-        "one: `sage llm model download Qwen/Qwen2.5-0.5B-Instruct`",
+        f"one: {_EXAMPLE}",
         quiet=quiet,
     )
     return ensure_demo_model()

@@ -1,8 +1,20 @@
 """Options that the commands which load a model share: `run`, `start` and `bench`."""
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+
+_DTYPES = ("auto", "float32", "float16", "bfloat16")
+
+
+class EngineMode(StrEnum):
+    """Where an engine runs."""
+
+    AUTO = "auto"
+    INLINE = "inline"
+    PROCESS = "process"
+
 
 GpuMemoryUtilization = Annotated[
     float | None,
@@ -24,6 +36,10 @@ TensorParallelSize = Annotated[
 AutoDownload = Annotated[
     bool, typer.Option("--auto-download", help="Download the model where it is not local.")
 ]
+EngineModeOption = Annotated[
+    EngineMode,
+    typer.Option("--engine-mode", help="Run the engine in this process or one of its own."),
+]
 
 
 def engine_arguments(
@@ -34,6 +50,10 @@ def engine_arguments(
     tensor_parallel_size: int | None,
 ) -> dict[str, Any]:
     """The arguments of vLLM's engine that were given, by vLLM's names."""
+    if dtype is not None and dtype not in _DTYPES:
+        raise typer.BadParameter(
+            f"{dtype!r} is not one of {', '.join(_DTYPES)}", param_hint="--dtype"
+        )
     given = {
         "gpu_memory_utilization": gpu_memory_utilization,
         "max_model_len": max_model_len,

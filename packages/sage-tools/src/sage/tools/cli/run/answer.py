@@ -1,0 +1,77 @@
+"""An answer as it is shown: piece by piece, then its figures."""
+
+import re
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sage.common.components.sage_vllm.errors import NoChatTemplateError
+from sage.common.components.sage_vllm.service import VLLMService
+from sage.common.components.sage_vllm.text_stream import TextStream
+from sage.tools.cli.output import is_rich, write_note
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
+
+
+class ShownAnswer:
+    """Writes a text to stdout as it is generated; `text` is what was written so far."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._began = time.perf_counter()
+        self._first_after: float | None = None
+
+    def show(self, stream: TextStream) -> dict[str, Any]:
+        """Write all of a stream and return its result."""
+        plain = sys.stdout.isatty()
+        for piece in stream:
+            if self._first_after is None:
+                self._first_after = time.perf_counter() - self._began
+            self.text += piece
+            sys.stdout.write(_visible(piece) if plain else piece)
+            sys.stdout.flush()
+        return stream.result
+
+    def end_line(self) -> None:
+        """End the line that the text leaves open."""
+        if not self.text.endswith("\n"):
+            sys.stdout.write("\n")
+        sys.stdout.flush()
+
+    def write_figures(self, result: Mapping[str, Any], *, quiet: bool) -> None:
+        """Say on a terminal how many tokens it took and how fast."""
+        if quiet or not sys.stderr.isatty():
+            return
+        seconds = time.perf_counter() - self._began
+        count = result["tokens_used"]["completion"]
+        figures = f"{count} token{'' if count == 1 else 's'}, {count / seconds:.0f} tokens/s"
+        if self._first_after is not None:
+            figures += f", first after {self._first_after:.2f} s"
+        dim, plain = ("\x1b[2m", "\x1b[0m") if is_rich(sys.stderr) else ("", "")
+        print(f"{dim}{figures}{plain}", file=sys.stderr)
+
+
+def takes_conversations(service: VLLMService) -> bool:
+    """Whether the model has a chat template."""
+    try:
+        service.count_tokens([[{"role": "user", "content": "Hello"}]])
+    except NoChatTemplateError:
+        return False
+    return True
+
+
+def write_why_cut_off(result: Mapping[str, Any], context: int, *, quiet: bool) -> None:
+    """Say of an answer that did not come to its own end what ended it."""
+    used = result["tokens_used"]
+    if result["finish_reason"] == "deadline":
+        write_note("(Cut off at the deadline.)", quiet=quiet)
+    elif result["finish_reason"] == "length" and used["total"] >= context:
+        write_note(f"(Cut off: the context of {context:,} tokens is full.)", quiet=quiet)
+    elif result["finish_reason"] == "length":
+        write_note(f"(Cut off at max_tokens, {used['completion']:,}.)", quiet=quiet)
+
+
+def _visible(text: str) -> str:
+    """Show what a terminal would obey."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

@@ -1,0 +1,141 @@
+"""A file of records in, a file with their answers or vectors out; a run that stopped goes on."""
+
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from sage.common.components.sage_vllm.config import VLLMServiceConfig
+from sage.kernel.api import LocalEnvironment
+from sage.kernel.runtime.checkpoint import CheckpointError, CheckpointMismatchError
+from sage.kernel.runtime.service import ServiceFactory
+from sage.libs.io import JSONLSink
+from sage.libs.operators.vllm_service import VLLMEmbeddingOperator, VLLMServiceGenerator
+from sage.tools.cli.errors import CommandError, Interrupted
+from sage.tools.cli.output import write_json, write_note
+
+from .batch_input import CountedJSONLSource, PromptOf, TextOf, count_records
+from .loading import ShownService
+
+_SERVICE = "vllm_service"
+
+
+def run_file(
+    config: VLLMServiceConfig,
+    source: Path,
+    output: Path,
+    *,
+    system: str | None = None,
+    overwrite: bool = False,
+    as_json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Generate, or embed if the configuration has no text model, for each record of a file.
+
+    Raises CommandError if a record failed, or if the output is there and not this run's.
+    """
+    embeds = config.model_id is None
+    keys = TextOf.keys if embeds else PromptOf.keys
+    total = count_records(source, keys)
+    job = _Job(output)
+    if not job.begin(total, overwrite=overwrite):
+        write_note(
+            f"{output} is complete already, {total:,} records; --overwrite makes it anew.",
+            quiet=quiet,
+        )
+    else:
+        env = LocalEnvironment("run")
+        service = ServiceFactory(
+            service_class=ShownService, args=(config,), kwargs={"quiet": quiet}
+        )
+        env.register_service_factory(_SERVICE, service)
+        stream = env.from_source(CountedJSONLSource, source, total)
+        dead_letters = partial(JSONLSink, job.failed)
+        if embeds:
+            # The model is an argument, so that no other one goes on with the run.
+            stream = stream.map(TextOf, model_id=config.embedding_model_id)
+            stream = stream.map(VLLMEmbeddingOperator, _SERVICE, on_error=dead_letters)
+        else:
+            stream = stream.map(PromptOf, _SERVICE, model_id=config.model_id)
+            stream = stream.map(
+                VLLMServiceGenerator,
+                _SERVICE,
+                system_prompt=system,
+                options_key="options",
+                merge_fields=False,
+                retries=2,
+                on_error=dead_letters,
+                **config.sampling,
+            )
+        stream.sink(JSONLSink, output)
+        _submit(env, job, quiet=quiet, overwrite=overwrite)
+    failed = job.end()
+    if as_json:
+        write_json({"output": str(output), "records": total, "failed": failed})
+    if failed:
+        raise CommandError(
+            f"{failed:,} of {total:,} records failed", f"{job.failed} has each with its error."
+        )
+
+
+def _submit(env: LocalEnvironment, job: "_Job", *, quiet: bool, overwrite: bool) -> None:
+    try:
+        env.submit(checkpoint=job.checkpoint, progress=not quiet)
+    except KeyboardInterrupt:
+        without = " without --overwrite" if overwrite else ""
+        raise Interrupted(f"Run the same command again{without} to go on where it was.") from None
+    except CheckpointMismatchError as error:
+        raise CommandError(
+            f"another run into {job.output} is not at its end: {error.problem.split('. ')[0]}",
+            "Finish it with the command that began it, or begin anew with --overwrite.",
+        ) from error
+    except CheckpointError as error:
+        raise CommandError(str(error), "Wait for its end, or name another output.") from error
+
+
+class _Job:
+    """The files of a run beside its output."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.checkpoint = output.with_name(f"{output.name}.checkpoint")
+        self.failed = output.with_name(f"{output.name}.failed")
+
+    def begin(self, total: int, *, overwrite: bool) -> bool:
+        """Make ready to write; False if all is done. Raises CommandError."""
+        try:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.output.parent):
+                pass
+        except OSError as error:
+            raise CommandError(
+                f"cannot write to {self.output.parent}: {error.strerror or error}",
+                "Name an --output in a folder that you can write.",
+            ) from error
+        if overwrite:
+            shutil.rmtree(self.checkpoint, ignore_errors=True)
+        elif self.output.exists() and not self.checkpoint.exists():
+            there = _line_count(self.output) + _line_count(self.failed)
+            if there == total:
+                return False
+            raise CommandError(
+                f"{self.output} is there already, with {there:,} records where the input has "
+                f"{total:,}",
+                "Name another --output, or replace it with --overwrite.",
+            )
+        return True
+
+    def end(self) -> int:
+        """Tidy up after a complete run; returns how many records failed."""
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
+        failed = _line_count(self.failed)
+        if not failed:
+            self.failed.unlink(missing_ok=True)
+        return failed
+
+
+def _line_count(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        return sum(1 for _ in file)

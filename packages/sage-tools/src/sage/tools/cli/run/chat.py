@@ -1,0 +1,130 @@
+"""A chat in a terminal with a model in this process."""
+
+import sys
+from typing import Any
+
+from sage.common.components.sage_vllm.config import VLLMServiceConfig
+from sage.common.components.sage_vllm.errors import InvalidRequestError
+from sage.tools.cli.errors import CommandError, Interrupted
+from sage.tools.cli.output import error_lines, write_error, write_note
+
+from .answer import ShownAnswer, takes_conversations, write_why_cut_off
+from .chat_commands import COMMANDS, run_command
+from .chat_input import line_reader
+from .conversation import Conversation
+from .interrupts import Interrupts
+from .loading import ShownService
+
+
+def chat(config: VLLMServiceConfig, *, system: str | None, quiet: bool) -> None:
+    """Load the model and talk with it until the user leaves."""
+    try:
+        service = ShownService(config, quiet=quiet)
+        service.open()
+    except KeyboardInterrupt:
+        raise Interrupted("The model was still loading.") from None
+    with service, Interrupts() as interrupts:
+        Chat(service, interrupts, system=system, quiet=quiet).run()
+
+
+class Chat:
+    """One user, one conversation, one service; no error ends it."""
+
+    def __init__(
+        self,
+        service: ShownService,
+        interrupts: Interrupts,
+        *,
+        system: str | None,
+        quiet: bool,
+    ) -> None:
+        self.service = service
+        self.interrupts = interrupts
+        self.quiet = quiet
+        self.conversation = Conversation(system)
+        self.options: dict[str, Any] = dict(service.config.sampling)
+        self.tokens = 0  # of the conversation, as of the latest answer
+        self.answers = 0
+        self.over = False
+        self._read = line_reader([f"/{name}" for name in COMMANDS])
+        self.meet_model()
+
+    @property
+    def model_id(self) -> str:
+        """The model that answers."""
+        return str(self.service.stats()["model_id"])
+
+    @property
+    def context(self) -> int:
+        """The longest conversation with its answer, in tokens."""
+        return int(self.service.stats()["engine"]["max_model_len"])
+
+    def meet_model(self) -> None:
+        """Find out whether the model holds conversations."""
+        self.converses = takes_conversations(self.service)
+        if not self.converses:
+            write_note(
+                f"{self.model_id} has no chat template: it completes each text as it is, and "
+                f"remembers nothing.",
+                quiet=self.quiet,
+            )
+
+    def run(self) -> None:
+        """Take one message after the other."""
+        write_note(f"{self.model_id} is ready. /help shows how; Ctrl-D leaves.", quiet=self.quiet)
+        while not self.over:
+            try:
+                line = self._read()
+            except KeyboardInterrupt:
+                continue  # it clears the line
+            except EOFError:
+                return
+            try:
+                self._take(line)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the chat goes on
+                write_error(*error_lines(error))
+
+    def _take(self, line: str) -> None:
+        if line.startswith("/"):
+            run_command(self, line)
+        elif line.strip():
+            self._answer(line.strip())
+
+    def _answer(self, text: str) -> None:
+        prompt: Any = self.conversation.asking(text) if self.converses else text
+        shown = ShownAnswer()
+        try:
+            with self.interrupts.allowed(), self.service.stream(prompt, **self.options) as stream:
+                result = shown.show(stream)
+        except KeyboardInterrupt:
+            shown.end_line()
+            write_note("(Stopped.)", quiet=self.quiet)
+            if shown.text and self.converses:
+                self.conversation.add(text, shown.text)
+            return
+        except InvalidRequestError as error:
+            raise self._refusal(error) from error
+        except Exception:
+            if shown.text:
+                shown.end_line()
+            raise
+        shown.end_line()
+        self.answers += 1
+        self.tokens = result["tokens_used"]["total"]
+        if self.converses:
+            self.conversation.add(text, result["text"])
+        write_why_cut_off(result, self.context, quiet=self.quiet)
+        shown.write_figures(result, quiet=self.quiet)
+        sys.stderr.flush()
+
+    def _refusal(self, error: InvalidRequestError) -> CommandError:
+        """What to say of a message that the engine did not take."""
+        is_too_long = getattr(error.__cause__, "parameter", None) in ("input_tokens", "input_text")
+        if not is_too_long and "maximum model length" not in str(error):
+            return CommandError(str(error), "/set shows the options, /clear begins anew.")
+        before = f", {self.tokens:,} of them used so far" if self.conversation.turns else ""
+        return CommandError(
+            f"with this message the conversation exceeds the context of {self.model_id}, "
+            f"{self.context:,} tokens{before}; the message was not sent",
+            "/clear begins a new conversation; /save FILE keeps this one first.",
+        )

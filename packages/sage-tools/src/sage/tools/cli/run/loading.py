@@ -1,0 +1,79 @@
+"""A service for a terminal: it shows that it loads, and what it logs are notes."""
+
+import itertools
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sage.common.components.sage_vllm.config import VLLMServiceConfig
+from sage.common.components.sage_vllm.service import VLLMService
+from sage.tools.cli.download_display import clip
+from sage.tools.cli.output import escape, is_rich, write_note
+
+_REDRAW_EVERY = 0.1
+
+
+class ShownService(VLLMService):
+    """A VLLMService that says on standard error that it loads, unless it is to be quiet."""
+
+    def __init__(self, config: VLLMServiceConfig, *, quiet: bool = False, **others: Any) -> None:
+        super().__init__(config, **others)
+        self._quiet = quiet
+
+    def setup(self) -> None:
+        """Load the models; raises as VLLMService does."""
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # how it places memory is no news
+        if not os.environ.get("SAGE_DEBUG"):
+            _log_as_notes()
+        model_id = self.config.model_id or self.config.embedding_model_id
+        with working_display(f"Loading {model_id}", quiet=self._quiet):
+            super().setup()
+
+
+@contextmanager
+def working_display(what: str, *, quiet: bool) -> Iterator[None]:
+    """Show seconds beside `what` on a terminal, say it in a line elsewhere."""
+    if quiet or not is_rich(sys.stderr):
+        write_note(f"{what} ...", quiet=quiet)
+        yield
+        return
+    over = threading.Event()
+    drawing = threading.Thread(target=_draw, args=(escape(what), over), daemon=True)
+    drawing.start()
+    try:
+        yield
+    finally:
+        over.set()
+        drawing.join()
+
+
+def _draw(what: str, over: threading.Event) -> None:
+    began = time.monotonic()
+    stream = sys.stderr
+    for mark in itertools.cycle("|/-\\"):
+        width = (os.get_terminal_size(stream.fileno()).columns or 80) - 1
+        line = clip(f"{mark} {what} {time.monotonic() - began:.0f} s", width)
+        stream.write(f"\r{line}\x1b[K")
+        stream.flush()
+        if over.wait(_REDRAW_EVERY):
+            break
+    stream.write("\r\x1b[K")
+    stream.flush()
+
+
+class _Notes(logging.Handler):
+    """Says what the service logs without the traceback that may come with it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        write_note(record.getMessage())
+
+
+def _log_as_notes() -> None:
+    log = logging.getLogger("sage")
+    log.handlers = [_Notes(logging.WARNING)]
+    log.propagate = False

@@ -1,0 +1,66 @@
+"""One prompt, one answer: for scripts, pipes and quick questions."""
+
+import json
+import sys
+from typing import Any
+
+from sage.common.components.sage_vllm.config import VLLMServiceConfig
+from sage.tools.cli.errors import CommandError, Interrupted
+from sage.tools.cli.output import write_json, write_note
+
+from .answer import ShownAnswer, takes_conversations, write_why_cut_off
+from .loading import ShownService
+
+
+def answer_once(
+    config: VLLMServiceConfig, text: str, *, system: str | None, as_json: bool, quiet: bool
+) -> None:
+    """Answer a prompt on stdout: the text as it comes, its JSON, or the whole result as JSON."""
+    shown = ShownAnswer()
+    try:
+        with ShownService(config, quiet=quiet) as service:
+            prompt = _prompt(service, text, system, quiet=quiet)
+            if as_json or "json_schema" in config.sampling:
+                (result,) = service.generate([prompt])
+                _write_result(result, as_json=as_json)
+                return
+            shown = ShownAnswer()
+            with service.stream(prompt) as stream:
+                result = shown.show(stream)
+            shown.end_line()
+            context = service.stats()["engine"]["max_model_len"]
+        write_why_cut_off(result, context, quiet=quiet)
+        shown.write_figures(result, quiet=quiet)
+    except KeyboardInterrupt:
+        if not shown.text:
+            raise Interrupted("Nothing was generated yet.") from None
+        shown.end_line()
+        raise Interrupted("The answer ends where it was stopped.") from None
+
+
+def _prompt(service: ShownService, text: str, system: str | None, *, quiet: bool) -> Any:
+    if takes_conversations(service):
+        before = [] if system is None else [{"role": "system", "content": system}]
+        return [*before, {"role": "user", "content": text}]
+    model_id = service.config.model_id
+    if system is not None:
+        raise CommandError(
+            f"{model_id} has no chat template, so it takes no system prompt",
+            "Put it into the prompt, or take an instruction-tuned model.",
+        )
+    write_note(f"{model_id} has no chat template: it completes the text as it is.", quiet=quiet)
+    return text
+
+
+def _write_result(result: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        write_json(result)
+    elif result["parsed"] is None:
+        raise CommandError(
+            f"the answer ended (finish_reason {result['finish_reason']!r}) before its JSON was "
+            f"complete: {result['text']}",
+            "Raise --max-tokens; --json shows the whole result.",
+        )
+    else:
+        json.dump(result["parsed"], sys.stdout, indent=2, ensure_ascii=False)
+        print()
