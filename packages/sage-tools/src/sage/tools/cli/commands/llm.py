@@ -8,6 +8,7 @@ from sage.tools.cli.light_command import LightCommand, LightGroup
 
 from . import model
 from .fine_tune import fine_tune
+from .run import run
 
 
 class _ModelFirst(LightGroup):
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(model.app, name="model")
-for name, function in (("fine-tune", fine_tune),):
+for name, function in (("run", run), ("fine-tune", fine_tune)):
     app.command(name, cls=LightCommand)(function)
 
 
