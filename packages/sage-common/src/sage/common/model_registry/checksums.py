@@ -28,13 +28,17 @@ def record_of(path: Path) -> FileRecord:
 def problem_with(path: Path, expected: FileRecord) -> str | None:
     """What is wrong with a file: "missing", "size" or "checksum"; None if nothing is."""
     try:
-        if not path.is_file():
-            return "missing"
-        if path.stat().st_size != expected.size:
-            return "size"
+        if problem := _size_problem(path, expected):
+            return problem
         return None if _digest(path, expected.algorithm) == expected.checksum else "checksum"
     except FileNotFoundError:  # removed meanwhile
         return "missing"
+
+
+def find_size_problems(folder: Path, expected: Mapping[str, FileRecord]) -> dict[str, str]:
+    """As `find_problems`, without reading the files: path -> "missing" or "size"."""
+    found = ((path, _size_problem(folder / path, record)) for path, record in expected.items())
+    return {path: problem for path, problem in found if problem}
 
 
 def find_problems(
@@ -61,6 +65,15 @@ def find_problems(
 def records_of(folder: Path, paths: Iterable[str]) -> dict[str, FileRecord]:
     """The records of several files of a folder, read several at once."""
     return dict(_in_threads(lambda path: (path, record_of(folder / path)), paths))
+
+
+def _size_problem(path: Path, expected: FileRecord) -> str | None:
+    try:
+        if not path.is_file():
+            return "missing"
+        return None if path.stat().st_size == expected.size else "size"
+    except FileNotFoundError:  # removed meanwhile
+        return "missing"
 
 
 def _in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

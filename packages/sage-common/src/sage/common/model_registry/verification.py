@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .checksums import find_problems
+from .checksums import find_problems, find_size_problems
 from .errors import NotFromHubError
 from .hub import Hub
 from .layout import registry_root
@@ -47,6 +47,17 @@ def verify_model(
     # Also a model whose folder is gone: that is what this is to find.
     model = find_model(read_manifest(base), model_id, revision, base)
     return VerificationReport(model=model, problems=find_problems(model.path, model.files))
+
+
+def check_sizes(*, root: str | os.PathLike[str] | None = None) -> list[VerificationReport]:
+    """Look at every recorded model, only for files that are missing or of the wrong size.
+
+    That takes no longer than listing them. Raises ManifestCorruptError.
+    """
+    return [
+        VerificationReport(model=model, problems=find_size_problems(model.path, model.files))
+        for model in read_manifest(registry_root(root))
+    ]
 
 
 def repair_model(

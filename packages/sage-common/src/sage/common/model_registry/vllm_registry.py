@@ -38,7 +38,7 @@ from .progress import (
 )
 from .pruning import plan_prune
 from .update import UpdateCheck, check_update, update_model
-from .verification import VerificationReport, repair_model, verify_model
+from .verification import VerificationReport, check_sizes, repair_model, verify_model
 
 __all__ = [
     "ROOT_VARIABLE",
@@ -67,6 +67,7 @@ __all__ = [
     "RevisionNotFoundError",
     "UpdateCheck",
     "VerificationReport",
+    "check_sizes",
     "check_update",
     "delete_model",
     "download_model",

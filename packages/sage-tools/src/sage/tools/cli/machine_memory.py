@@ -1,11 +1,12 @@
 """How much memory this machine has for a model, without importing an engine to ask."""
 
-import shutil
 import subprocess
 from dataclasses import dataclass
 
 from sage.common.components.sage_vllm.host_memory import host_memory
 from sage.common.model_registry.vllm_registry import format_bytes
+
+from .device import gpus
 
 _ROOM = 1.2
 """Weights need this much room: the engine's buffers and a short context come on top of them."""
@@ -40,17 +41,13 @@ def verdict(weights: int, memory: Memory) -> str:
 
 
 def _gpu() -> Memory | None:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    query = [tool, "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=5, check=True)
-        rows = [[int(cell) << 20 for cell in line.split(",")] for line in done.stdout.splitlines()]
-        total, free = max(rows)
+        largest = max(gpus(), key=lambda gpu: gpu.total, default=None)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
-    return Memory(device="the GPU", total=total, free=free)
+    if largest is None:
+        return None
+    return Memory(device="the GPU", total=largest.total, free=largest.free)
 
 
 def _host() -> Memory:

@@ -50,6 +50,7 @@ _CLOSE = object()
 _DRAIN = object()
 _REBUILD_DELAYS = (0.0, 1.0, 5.0)  # seconds before each attempt to build a dead engine again
 _FRUITLESS_CRASHES = 6  # so many with no request finished in between, and the engine is given up
+_HANDOVER_SECONDS = 50e-6  # for a stream's reader to wake up and take the GIL from the driver
 
 
 class _EngineDied:
@@ -249,11 +250,14 @@ class VLLMEngine:
             outputs = runtime.step()
             now = time.perf_counter()
             self._tally.add_step(working, now - began)
+            first_texts = False
             for output in outputs:
                 if output.finished:
                     self._complete(output)
                 else:
-                    self._note(runtime, output)
+                    first_texts |= self._note(runtime, output)
+            if first_texts:  # else their readers would wait for the next step to let go of the GIL
+                time.sleep(_HANDOVER_SECONDS)
             while self._deadlines and self._deadlines[0][0] <= now:
                 self._expire(runtime, heapq.heappop(self._deadlines)[1])
 
@@ -309,11 +313,16 @@ class VLLMEngine:
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, request.id))
 
-    def _note(self, runtime: vllm_runtime.VLLMRuntime, output: Any) -> None:
+    def _note(self, runtime: vllm_runtime.VLLMRuntime, output: Any) -> bool:
+        """Take in an incremental output; return whether a stream's first text was in it."""
         request = self._in_flight.get(output.request_id)
-        if request is not None and not request.note(output):
+        if request is None:
+            return False
+        had_text = bool(request.text)
+        if not request.note(output):
             runtime.abort(request.id)
             self._give_up_stream(request)
+        return not had_text and bool(request.text)
 
     def _complete(self, output: Any) -> None:
         request = self._in_flight.get(output.request_id)

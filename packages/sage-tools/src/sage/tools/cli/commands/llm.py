@@ -7,6 +7,8 @@ import typer
 from sage.tools.cli.light_command import LightCommand, LightGroup
 
 from . import model
+from .bench import bench
+from .doctor import doctor
 from .fine_tune import fine_tune
 from .run import run
 
@@ -25,7 +27,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(model.app, name="model")
-for name, function in (("run", run), ("fine-tune", fine_tune)):
+for name, function in (
+    ("run", run),
+    ("fine-tune", fine_tune),
+    ("bench", bench),
+    ("doctor", doctor),
+):
     app.command(name, cls=LightCommand)(function)
 
 
