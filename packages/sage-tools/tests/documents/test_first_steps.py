@@ -25,8 +25,8 @@ def test_the_quick_start_leads_to_an_answer(environment: dict[str, str], tmp_pat
     files = {file.name: file.read_bytes() for file in model.iterdir()}
     with LocalHub() as hub:
         hub.add_model("Qwen/Qwen2.5-0.5B-Instruct", files)  # weights of another, to be downloaded
-        environment |= hub.environment(tmp_path / "home")
-        run(DOCS / "quick_start.md", tmp_path, environment)
+        hub_and_registry = {**hub.environment(tmp_path / "home"), **environment}
+        run(DOCS / "quick_start.md", tmp_path, hub_and_registry)
 
 
 def test_the_terminal_page(environment: dict[str, str], tmp_path: Path) -> None:

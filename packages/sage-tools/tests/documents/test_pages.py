@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BY_THEMSELVES = ("checkpoints.md", "memory.md", "operations.md", "pipelines.md")
 ELSEWHERE = ("quick_start.md", "terminal.md", "middleware/tools/vllm_service.md")
-INSTALLING = r"(git clone|cd|make|python3? -m venv|\.|pip install|export) "
+INSTALLING = r"(git clone|cd|make|python3? -m venv|\.|pip install|pip wheel|export) "
 
 
 @pytest.mark.parametrize("page", BY_THEMSELVES)
