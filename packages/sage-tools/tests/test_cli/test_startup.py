@@ -17,6 +17,9 @@ HEAVY = {"pydantic", "rich", "huggingface_hub", "httpx2", "numpy", "vllm", "torc
         ["llm", "model", "show"],
         ["llm", "model", "show", "--model", "owner/name"],
         ["llm", "model", "download", "--help"],
+        ["llm", "fine-tune", "--help"],
+        ["llm", "bench", "--help"],
+        ["llm", "doctor", "--help"],
     ],
 )
 def test_nothing_heavy_is_imported_for_a_short_command(arguments: list[str]) -> None:

@@ -10,7 +10,11 @@ from . import model
 from .bench import bench
 from .doctor import doctor
 from .fine_tune import fine_tune
+from .logs import logs
 from .run import run
+from .start import StartCommand, start
+from .status import status
+from .stop import stop
 
 
 class _ModelFirst(LightGroup):
@@ -29,11 +33,15 @@ app = typer.Typer(
 app.add_typer(model.app, name="model")
 for name, function in (
     ("run", run),
+    ("start", start),
+    ("stop", stop),
+    ("status", status),
+    ("logs", logs),
     ("fine-tune", fine_tune),
     ("bench", bench),
     ("doctor", doctor),
 ):
-    app.command(name, cls=LightCommand)(function)
+    app.command(name, cls=StartCommand if name == "start" else LightCommand)(function)
 
 
 @app.callback(invoke_without_command=True)

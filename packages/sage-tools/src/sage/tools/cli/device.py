@@ -1,0 +1,88 @@
+"""What this machine computes on, without importing an engine to ask."""
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+_SMI_SECONDS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """An NVIDIA GPU; memory in bytes."""
+
+    name: str
+    driver: str
+    total: int
+    free: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cpu:
+    """The processor; `cores` are those that this process may run on, `flags` the kernel's."""
+
+    name: str
+    cores: int
+    flags: frozenset[str]
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.cores} core{'s' if self.cores > 1 else ''}"
+
+
+def gpus() -> list[Gpu]:
+    """The NVIDIA GPUs; empty where there are none.
+
+    Raises OSError, subprocess.SubprocessError or ValueError where the driver does not answer.
+    """
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    fields = "--query-gpu=name,driver_version,memory.total,memory.free"
+    done = subprocess.run(
+        [tool, fields, "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        timeout=_SMI_SECONDS,
+        check=False,
+    )
+    if "No devices were found" in done.stdout:
+        return []
+    done.check_returncode()
+    found = []
+    for line in done.stdout.splitlines():
+        name, driver, total, free = (cell.strip() for cell in line.split(","))
+        found.append(Gpu(name=name, driver=driver, total=int(total) << 20, free=int(free) << 20))
+    return found
+
+
+def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Cpu:
+    """The processor, as far as the kernel tells."""
+    try:
+        text = cpuinfo.read_text()
+    except OSError:
+        text = ""
+    fields = {
+        name.strip().lower(): value.strip()
+        for name, colon, value in (line.partition(":") for line in text.splitlines())
+        if colon
+    }
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Cpu(
+        name=fields.get("model name") or platform.machine(),
+        cores=cores or 1,
+        flags=frozenset((fields.get("flags") or fields.get("features") or "").split()),
+    )
+
+
+def device_name() -> str:
+    """The GPUs by name, the processor where there are none."""
+    try:
+        found = gpus()
+    except (OSError, subprocess.SubprocessError, ValueError):
+        found = []
+    if found:
+        return f"{len(found)} x {found[0].name}" if len(found) > 1 else found[0].name
+    return str(cpu())

@@ -1,0 +1,1 @@
+"""What `sage llm doctor` looks at."""
