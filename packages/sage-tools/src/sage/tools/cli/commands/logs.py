@@ -1,0 +1,83 @@
+"""`sage llm logs`: what a background server says."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sage.tools.cli.errors import CommandError
+from sage.tools.cli.output import write_data
+
+from .server_options import Server
+
+_LOOK_EVERY = 0.2
+
+
+def logs(
+    server: Server = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C or the server's end.")
+    ] = False,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, help="Lines of the end to show.")
+    ] = 50,
+) -> None:
+    """Show the log of a background server.
+
+    Of one that runs, or by its port of the last one there.
+    """
+    from sage.tools.cli.server_log import last_lines
+
+    log = _log(server)
+    end = log.stat().st_size
+    for line in last_lines(log, lines, end=end):
+        write_data(line)
+    if follow:
+        try:
+            _follow(log, end)
+        except KeyboardInterrupt:
+            return  # which is how one leaves it
+
+
+def _log(server: str | None) -> Path:
+    from sage.tools.cli.server_launch import log_path
+    from sage.tools.cli.servers import listed, one_server, running
+
+    servers = running("server")
+    if server is None and len(servers) > 1:
+        raise CommandError(
+            f"{len(servers)} servers are running: {listed(servers)}.",
+            "Give the name or port of one.",
+        )
+    if server is None and not servers:
+        raise CommandError(
+            "No server is running.", "`sage llm logs PORT` shows the last log of a port."
+        )
+    if server is not None and server.isdigit() and log_path(int(server)).exists():
+        return log_path(int(server))
+    record = servers[0] if server is None else one_server(server)
+    if record["log"] is None:
+        raise CommandError(
+            f"{record['name']} on port {record['port']} runs in the foreground of a terminal, and "
+            "its log is there.",
+            "`sage llm start --background` keeps a log.",
+        )
+    return Path(record["log"])
+
+
+def _follow(log: Path, end: int) -> None:
+    """Print what is added to a log, to the end of the server that writes it."""
+    from sage.tools.cli.servers import running
+
+    with log.open(encoding="utf-8", errors="replace") as file:
+        file.seek(end)
+        begun = ""
+        while True:
+            is_written = any(each["log"] == str(log) for each in running("server"))
+            *whole, begun = (begun + file.read()).split("\n")
+            for line in whole:
+                write_data(line)
+            if not is_written:
+                return
+            time.sleep(_LOOK_EVERY)

@@ -1,0 +1,44 @@
+"""`sage llm status`: the servers and services of this user that run."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from sage.tools.cli.output import write_json, write_note
+
+from .model_options import Json, Quiet
+
+_WATCH_SECONDS = 2.0
+
+
+def status(
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the servers and services that run.
+
+    Servers are those of `sage llm start`, services are inside programs of this user.
+    """
+    from sage.tools.cli.status_view import StatusView
+
+    view = StatusView(in_place=watch and not as_json)
+    try:
+        while True:
+            records = view.records()
+            if as_json:
+                write_json(records)
+            elif records:
+                view.write(records)
+            else:
+                view.clear()
+                write_note("Nothing runs. `sage llm start` starts a server.", quiet=quiet)
+            if not watch:
+                return
+            time.sleep(_WATCH_SECONDS)
+    except KeyboardInterrupt:
+        if not watch:
+            raise

@@ -1,0 +1,54 @@
+"""`sage llm stop`: ends what `start` started, and nothing else."""
+
+from typing import Annotated
+
+import typer
+
+from sage.tools.cli.errors import CommandError
+from sage.tools.cli.output import write_data, write_json, write_note
+
+from .model_options import Json, Quiet
+from .server_options import Server
+
+
+def stop(
+    server: Server = None,
+    every: Annotated[bool, typer.Option("--all", help="Stop every server.")] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds it may take to finish before it is killed.")
+    ] = 10,
+    force: Annotated[bool, typer.Option("--force", help="Kill it at once.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Stop a server that `start` started.
+
+    Without a name, the only one. Where nothing runs there is nothing to do, which is no failure;
+    a name, port or pid that no server has is one. Services inside programs are left alone.
+    """
+    from sage.tools.cli.server_process import ServerProcess
+    from sage.tools.cli.servers import listed, one_server, running
+
+    if server is not None and every:
+        raise typer.BadParameter("give one server or --all, not both")
+    servers = [one_server(server)] if server is not None else running("server")
+    if len(servers) > 1 and not every:
+        raise CommandError(
+            f"{len(servers)} servers are running: {listed(servers)}.",
+            "Give the name or port of one, or --all.",
+        )
+    if not servers:
+        write_note("No server is running.", quiet=quiet or as_json)
+    stopped = []
+    for record in servers:
+        process = ServerProcess.find(record)
+        if process is None:
+            continue  # it ended just now; what has its process id by now is none of ours
+        gently = process.end(0 if force else timeout)
+        stopped.append({**record, "state": "stopped" if gently else "killed"})
+        if not as_json:
+            how = "Stopped" if gently else "Killed"
+            write_data(f"{how} {record['name']} on port {record['port']} (pid {record['pid']}).")
+    running()  # which removes their records
+    if as_json:
+        write_json(stopped)

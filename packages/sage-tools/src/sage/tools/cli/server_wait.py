@@ -1,0 +1,109 @@
+"""Waiting until a server answers, and showing meanwhile what it is at."""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sage.common.model_registry.vllm_registry import format_seconds
+
+from .errors import CommandError
+from .output import is_rich, write_note
+from .server_figures import health
+from .server_launch import Launched
+from .server_log import last_lines
+from .status_line import status_line
+
+_LOOK_EVERY = 0.2
+_PLAIN_EVERY = 10.0
+_TAIL = 20
+_SAID = re.compile(r"(?:\(\w+ pid=\d+\) )?INFO [\d-]+ [\d:]+ \[[^\]]*\] (.*\w.*)")
+_CAUSE = re.compile(
+    r"(?:\(\w+ pid=\d+\) )?(?:ERROR [\d-]+ [\d:]+ \[[^\]]*\] )?([\w.]*(?:Error|Exception): .+)"
+)
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+
+
+def wait_until_ready(server: Launched, *, timeout: float, quiet: bool) -> None:
+    """Return when the server answers; raises CommandError where it ends or takes longer."""
+    facts = server.record.facts
+    log = None if facts["log"] is None else Path(facts["log"])
+    began = time.monotonic()
+    with _display(f"Starting {facts['name']}", log, quiet=quiet) as show:
+        while health(facts["host"], facts["port"]) != "ready":
+            waited = time.monotonic() - began
+            if server.process.has_ended(_LOOK_EVERY):
+                break
+            if waited > timeout:
+                raise CommandError(
+                    f"The server did not answer within {timeout:g} s and was ended.",
+                    f"Give it longer with --timeout.{_see(log)}",
+                )
+            show(waited)
+        else:
+            return
+    raise _ended(server, log)  # only now that the display is off the screen
+
+
+def _ended(server: Launched, log: Path | None) -> CommandError:
+    # Not reaped yet: with its id, its children can be told from others.
+    end = os.waitid(os.P_PID, server.popen.pid, os.WEXITED | os.WNOWAIT)
+    exited = end is not None and end.si_code == os.CLD_EXITED
+    how = f"{'exit code' if exited else 'signal'} {end.si_status if end is not None else ''}"
+    cause = ""
+    if log is not None:
+        for line in last_lines(log, _TAIL):
+            write_note(f"  | {line}")
+        causes = [match[1] for line in last_lines(log, 500) if (match := _CAUSE.fullmatch(line))]
+        first = [each for each in causes if "initialization failed" not in each]
+        cause = f": {first[-1]}" if first else ""
+    return CommandError(
+        f"The server ended while it started ({how}){cause}",
+        f"What it said last is shown above.{_see(log)}",
+    )
+
+
+def _see(log: Path | None) -> str:
+    return "" if log is None else f" All of its log: {log}"
+
+
+@contextmanager
+def _display(heading: str, log: Path | None, *, quiet: bool) -> Iterator[Callable[[float], None]]:
+    """What to call with the seconds waited, again and again."""
+    if quiet:
+        yield lambda _: None
+    elif log is not None and is_rich(sys.stderr):
+        with status_line(quiet=quiet) as show:
+            yield lambda waited: show(f"{_turn(waited)} {heading}: {_phase(log)}")
+    else:
+        yield _PlainLines(heading, log)
+
+
+def _turn(waited: float) -> str:
+    """A sign that something goes on, and for how long."""
+    return f"{_SPINNER[int(waited / _LOOK_EVERY) % len(_SPINNER)]} {format_seconds(waited)}"
+
+
+class _PlainLines:
+    """A line at the start, and one now and then."""
+
+    def __init__(self, heading: str, log: Path | None) -> None:
+        self._heading = heading
+        self._log = log
+        self._next = _PLAIN_EVERY
+        write_note(f"{heading} ...")
+
+    def __call__(self, waited: float) -> None:
+        if waited >= self._next:
+            self._next += _PLAIN_EVERY
+            phase = "" if self._log is None else f": {_phase(self._log)}"
+            write_note(f"{self._heading} ... {format_seconds(waited)}{phase}")
+
+
+def _phase(log: Path) -> str:
+    """What the server said last that is information."""
+    said = [match[1] for line in last_lines(log, 50) if (match := _SAID.fullmatch(line))]
+    return said[-1].strip() if said else "starting Python"
