@@ -30,6 +30,7 @@ bench: .venv/bench-ready
 	@$(RUN) benchmarks/embedding_throughput.py $(ARGS)
 	@$(RUN) benchmarks/against_others.py $(ARGS)
 	@$(RUN) benchmarks/registry.py
+	@$(RUN) benchmarks/start_to_answer.py
 
 .venv/bench-ready: .venv/ready tools/install/requirements-bench.txt
 	@$(RUN) -m pip --quiet --disable-pip-version-check install --no-deps \

@@ -120,7 +120,7 @@ def wait_until_healthy(address: str, server: subprocess.Popen[bytes]) -> None:
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.1)
+            time.sleep(0.05)
         else:
             return
     raise RuntimeError(f"vLLM's server ended with status {server.returncode} before it answered")

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from sage.common.components.sage_vllm.fine_tuning import FineTuneRequest
 
 _WHERE_TO_CONTRIBUTE = (
-    "Hint: A package brings a backend under the entry-point group `sage.fine_tuning`. To write "
-    "one: docs-public/docs_src/middleware/tools/vllm_service.md, section Fine-tune."
+    "Hint: A package brings a backend under the entry-point group `sage.fine_tuning`. To "
+    "contribute one, see the page fine_tuning of the documentation."
 )
 
 
