@@ -37,6 +37,8 @@ def run_file(
     embeds = config.model_id is None
     keys = TextOf.keys if embeds else PromptOf.keys
     total = count_records(source, keys)
+    if source.resolve() == output.resolve():
+        raise CommandError("the output is the input itself", "Name another --output.")
     job = _Job(output)
     if not job.begin(total, overwrite=overwrite):
         write_note(
@@ -103,6 +105,8 @@ class _Job:
 
     def begin(self, total: int, *, overwrite: bool) -> bool:
         """Make ready to write; False if all is done. Raises CommandError."""
+        if self.output.is_dir():
+            raise CommandError(f"{self.output} is a folder", "Name a file with --output.")
         try:
             self.output.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.output.parent):

@@ -1,6 +1,8 @@
 """A chat in a terminal with a model in this process."""
 
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
@@ -19,12 +21,13 @@ from .loading import ShownService
 def chat(config: VLLMServiceConfig, *, system: str | None, quiet: bool) -> None:
     """Load the model and talk with it until the user leaves."""
     try:
-        service = ShownService(config, quiet=quiet)
+        # Options are the chat's own: one that is taken back must not come from the service.
+        service = ShownService(replace(config, sampling={}), quiet=quiet)
         service.open()
     except KeyboardInterrupt:
         raise Interrupted("The model was still loading.") from None
     with service, Interrupts() as interrupts:
-        Chat(service, interrupts, system=system, quiet=quiet).run()
+        Chat(service, interrupts, config.sampling, system=system, quiet=quiet).run()
 
 
 class Chat:
@@ -34,6 +37,7 @@ class Chat:
         self,
         service: ShownService,
         interrupts: Interrupts,
+        options: Mapping[str, Any],
         *,
         system: str | None,
         quiet: bool,
@@ -42,8 +46,7 @@ class Chat:
         self.interrupts = interrupts
         self.quiet = quiet
         self.conversation = Conversation(system)
-        self.options: dict[str, Any] = dict(service.config.sampling)
-        self.tokens = 0  # of the conversation, as of the latest answer
+        self.options: dict[str, Any] = dict(options)
         self.answers = 0
         self.over = False
         self._read = line_reader([f"/{name}" for name in COMMANDS])
@@ -58,6 +61,16 @@ class Chat:
     def context(self) -> int:
         """The longest conversation with its answer, in tokens."""
         return int(self.service.stats()["engine"]["max_model_len"])
+
+    @property
+    def tokens(self) -> int:
+        """The length of the conversation so far."""
+        if not (self.converses and self.conversation.turns):
+            return 0
+        try:
+            return self.service.count_tokens([self.conversation.messages])[0]
+        except InvalidRequestError:  # it was loaded, or the model changed, and it is too long
+            return self.context
 
     def meet_model(self) -> None:
         """Find out whether the model holds conversations."""
@@ -110,7 +123,6 @@ class Chat:
             raise
         shown.end_line()
         self.answers += 1
-        self.tokens = result["tokens_used"]["total"]
         if self.converses:
             self.conversation.add(text, result["text"])
         write_why_cut_off(result, self.context, quiet=self.quiet)
@@ -122,9 +134,8 @@ class Chat:
         is_too_long = getattr(error.__cause__, "parameter", None) in ("input_tokens", "input_text")
         if not is_too_long and "maximum model length" not in str(error):
             return CommandError(str(error), "/set shows the options, /clear begins anew.")
-        before = f", {self.tokens:,} of them used so far" if self.conversation.turns else ""
         return CommandError(
-            f"with this message the conversation exceeds the context of {self.model_id}, "
-            f"{self.context:,} tokens{before}; the message was not sent",
+            f"with this message the conversation exceeds the context of {self.model_id}: "
+            f"{self.tokens:,} of {self.context:,} tokens were used before it",
             "/clear begins a new conversation; /save FILE keeps this one first.",
         )

@@ -57,22 +57,24 @@ def _model(chat: Chat, model_id: str) -> None:
 
 def _set(chat: Chat, argument: str) -> None:
     name, _, text = argument.partition(" ")
-    if not name:
-        for option, value in sorted(chat.options.items()):
-            write_data(f"{option} {json.dumps(value)}")
+    if not text:
         if not chat.options:
             write_note("No option is set: the model's own defaults hold.", quiet=chat.quiet)
+        for option, value in sorted(chat.options.items()):
+            if name in ("", option):
+                write_data(f"{option} {json.dumps(value)}")
         return
-    value = _value(text.strip())
-    changed = {**chat.options, name: value}
-    check_sampling_options(changed, "/set")
-    if value is None:
-        del changed[name]
-    chat.options = changed
+    changed = {**chat.options, name: _value(text.strip())}
+    try:
+        check_sampling_options(changed, "/set")
+    except ValueError as error:
+        problem, _, hint = str(error).partition("; ")
+        raise CommandError(problem, hint or "/set shows what is set.") from error
+    chat.options = {option: value for option, value in changed.items() if value is not None}
 
 
 def _value(text: str) -> Any:
-    if text in ("", "default"):
+    if text == "default":
         return None
     try:
         return json.loads(text)
@@ -94,7 +96,6 @@ def _system(chat: Chat, text: str) -> None:
 
 def _clear(chat: Chat, _: str) -> None:
     chat.conversation.turns.clear()
-    chat.tokens = 0
     write_note("A new conversation begins.", quiet=chat.quiet)
 
 
@@ -133,7 +134,6 @@ def _load(chat: Chat, file: str) -> None:
         problem = f"cannot read {path}: {error.strerror or error}"
         raise CommandError(problem, "Name a file that /save wrote.") from error
     chat.conversation.replace(messages)
-    chat.tokens = chat.service.count_tokens([messages])[0] if chat.converses else 0
     write_note(f"Loaded {len(messages)} messages; go on from there.", quiet=chat.quiet)
 
 

@@ -35,7 +35,7 @@ def line_reader(commands: Sequence[str]) -> Callable[[], str]:
     session: PromptSession[str] = PromptSession(
         ">>> ",
         multiline=True,
-        prompt_continuation="... ",
+        prompt_continuation=lambda _width, _line, wraps: "" if wraps else "... ",
         key_bindings=bindings,
         completer=WordCompleter(list(commands), sentence=True),
         complete_while_typing=False,
