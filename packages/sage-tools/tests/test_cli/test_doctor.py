@@ -263,6 +263,18 @@ def test_quiet_and_without_colour(sage: CommandLine, site: Path, root: Path) -> 
     assert first.startswith("problem  Registry")
 
 
+def test_ctrl_c_does_not_wait_for_what_hangs(sage: CommandLine, site: Path) -> None:
+    (site / "vllm.py").write_text("import time\ntime.sleep(100)\n")
+    terminal = sage.terminal("llm", "doctor", PYTHONPATH=str(site))
+    terminal.read_until("Checking vLLM ...")
+    terminal.type("\x03")
+    assert terminal.finish() == 130
+    assert terminal.text.splitlines()[-2:] == [
+        "Error: Interrupted.",
+        "Hint: It only looks: nothing was changed.",
+    ]
+
+
 def test_a_check_that_fails_or_hangs_is_a_finding_and_hides_no_other() -> None:
     never = threading.Event()
 

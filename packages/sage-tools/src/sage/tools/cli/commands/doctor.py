@@ -38,7 +38,7 @@ def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
                 if not as_json and not (quiet and finding.status is Status.OK):
                     _write(finding)
     except KeyboardInterrupt:
-        raise Interrupted("What was found so far is above.") from None
+        raise Interrupted("It only looks: nothing was changed.") from None
     counts = {status: sum(each.status is status for each in findings) for status in Status}
     problems, warnings = counts[Status.PROBLEM], counts[Status.WARNING]
     if as_json:
@@ -96,7 +96,13 @@ def _wrapped(text: str, room: int, column: int) -> list[str]:
     if room < 1 or len(text) <= room:
         return [text]
     indent = " " * (column or 2)
-    return textwrap.wrap(text, max(room, 20), subsequent_indent=indent, break_on_hyphens=False)
+    return textwrap.wrap(
+        text,
+        max(room, 20),
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+        break_long_words=False,  # a path can be copied only if it is whole
+    )
 
 
 def _counted(count: int, what: str) -> str:
