@@ -1,4 +1,4 @@
-"""VLLMRuntime: all that is said to vLLM itself. The only module that imports vllm.
+"""VLLMRuntime: all that is said to vLLM itself. Only this module and inline_patches import it.
 
 Everything but ``sampling_params``, ``pooling_params`` and ``render`` belongs to one thread, the
 one that called ``build``.
@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
-from functools import wraps
 from itertools import count
 from multiprocessing import connection
 from typing import Any, Literal
@@ -30,6 +29,12 @@ from sage.common.components.sage_vllm.errors import (
 )
 from sage.common.components.sage_vllm.gpu_shares import gpu_shares
 from sage.common.components.sage_vllm.host_memory import host_memory
+from sage.common.components.sage_vllm.inline_patches import (
+    keep_adapters_off_plain_requests,
+    one_at_a_time,
+    process_groups_kept,
+    share_process,
+)
 from sage.common.components.sage_vllm.lifeline import HOST_VARIABLE
 from sage.common.components.sage_vllm.malloc_tuning import MALLOC_ENVIRONMENT, tune_malloc
 from sage.common.components.sage_vllm.memory_check import DEFAULT_SHARE
@@ -45,7 +50,6 @@ from sage.common.core.errors import nearest
 
 _OURS = ("model", "runner", "convert", "served_model_name")  # set from the EngineSpec
 _BUILD_LOCK = threading.Lock()  # building reads settings from the process's environment
-_one_at_a_time = threading.RLock()  # held where inline engines compute
 _inline_runtimes: set[int] = set()  # guarded by _BUILD_LOCK; they share torch's process groups
 
 
@@ -230,7 +234,7 @@ class VLLMRuntime:
 
     def step(self) -> list[Any]:
         """Run one step; return the outputs of the requests that it finished."""
-        with _one_at_a_time if self._inline else nullcontext():
+        with one_at_a_time if self._inline else nullcontext():
             outputs: list[Any] = self._engine.step()
         return outputs
 
@@ -239,7 +243,7 @@ class VLLMRuntime:
         self._renderer.shutdown()
         with _BUILD_LOCK:
             _inline_runtimes.discard(id(self))
-            with _process_groups_kept() if _inline_runtimes else nullcontext():
+            with process_groups_kept() if _inline_runtimes else nullcontext():
                 self._engine.engine_core.shutdown()
         if not self._inline:
             _close_sockets(self._engine.engine_core)
@@ -271,112 +275,6 @@ def _watch_engine_processes(client: Any, on_death: Callable[[], None]) -> None:
         on_death()
 
     threading.Thread(target=watch, name="sage-engine-watch", daemon=True).start()
-
-
-class _BriefGC:
-    """Stands for the module gc in those of vLLM's modules that freeze and unfreeze the heap."""
-
-    collect = staticmethod(gc.collect)
-
-    @staticmethod
-    def freeze() -> None:
-        """Do nothing: an engine's objects must be collectable when it is replaced."""
-
-    unfreeze = freeze
-
-
-def _keep_collections_short() -> None:
-    """Freeze what importing vLLM has made, once: some 650,000 objects.
-
-    vLLM collects garbage whenever an engine is built or shut down. Going over all objects each
-    time would halt the other engines of this process for half a second.
-    """
-    from vllm.distributed import parallel_state
-    from vllm.utils import gc_utils
-    from vllm.v1.engine import core
-    from vllm.v1.worker import gpu_model_runner, gpu_worker
-
-    if core.gc is _BriefGC:
-        return
-    for module in (core, gc_utils, gpu_model_runner, gpu_worker, parallel_state):
-        module.gc = _BriefGC
-    gc.freeze()
-
-
-def _one_forward_pass_at_a_time() -> None:
-    """Keep a model's first passes, in the build of an inline engine, out of others' steps.
-
-    vLLM keeps the context of a forward pass in a global of a module, and its kernels for the CPU
-    keep their scratch memory in one too: two threads at once would read each other's.
-    """
-    from vllm import forward_context
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
-
-    override = forward_context.override_forward_context
-    if override.__module__ == __name__:
-        return  # it is in place already
-
-    @contextmanager
-    def override_alone(context: Any) -> Iterator[None]:
-        with _one_at_a_time, override(context):
-            yield
-
-    forward_context.override_forward_context = override_alone
-    for name in ("_dummy_sampler_run", "_dummy_pooler_run"):
-        setattr(GPUModelRunner, name, _alone(getattr(GPUModelRunner, name)))
-
-
-def _keep_adapters_off_plain_requests(spec: EngineSpec, *, inline: bool) -> None:
-    """Mend vLLM's LoRA on the CPU, which adapts requests that name no adapter too.
-
-    Beside a request with an adapter, theirs is numbered -1, and that picks the last adapter that
-    is loaded.
-    """
-    if not inline:
-        raise ValueError(
-            f"LoRA adapters for {spec.model_id!r} on a CPU need engine_mode 'inline': in a process "
-            f"of its own, vLLM's engine would apply them to requests that name none"
-        )
-    from vllm.lora.ops.torch_ops import lora_ops
-    from vllm.lora.punica_wrapper import punica_cpu
-
-    shrink = lora_ops.bgmv_shrink
-    if shrink.__module__ == __name__:
-        return
-
-    def shrink_adapted(
-        inputs: Any, weights: Any, output: Any, indices: Any, scaling: float = 1.0
-    ) -> None:
-        shrink(inputs, weights, output, indices, scaling)
-        output[indices < 0] = 0
-
-    lora_ops.bgmv_shrink = punica_cpu.bgmv_shrink = shrink_adapted
-
-
-def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with _one_at_a_time:
-            return function(*args, **kwargs)
-
-    return run
-
-
-@contextmanager
-def _process_groups_kept() -> Iterator[None]:
-    """Keep vLLM from destroying torch's process groups, which other inline engines still need.
-
-    An EngineCore that shuts down always destroys them: it takes itself for the only one in its
-    process.
-    """
-    from vllm.v1.engine import core
-
-    destroy = core.cleanup_dist_env_and_memory
-    core.cleanup_dist_env_and_memory = gc.collect
-    try:
-        yield
-    finally:
-        core.cleanup_dist_env_and_memory = destroy
 
 
 def build(
@@ -411,12 +309,16 @@ def build(
             known_types=_known_types(),
         )
         if on_cpu and arguments.get("enable_lora"):
-            _keep_adapters_off_plain_requests(spec, inline=inline)
+            if not inline:
+                raise ValueError(
+                    f"LoRA adapters for {spec.model_id!r} on a CPU need engine_mode 'inline': in a "
+                    f"process of its own, vLLM's engine would apply them to requests that name none"
+                )
+            keep_adapters_off_plain_requests()
         if on_cpu and inline:
             tune_malloc()
         if inline:
-            _one_forward_pass_at_a_time()
-            _keep_collections_short()
+            share_process()
         with _environment(_engine_environment(inline=inline, on_cpu=on_cpu)):
             engine = _build_engine(spec, engine_args)
         runtime = VLLMRuntime(spec, engine, inline=inline, on_death=on_death)
