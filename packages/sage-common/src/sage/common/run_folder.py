@@ -67,7 +67,7 @@ class RunRecord:
             "kind": kind,
             "pid": pid,
             "start_ticks": start_ticks(pid),
-            "started": datetime.now(tz=UTC).isoformat(timespec="seconds"),
+            "started": datetime.now(tz=UTC).isoformat(timespec="milliseconds"),
         }
         # Not inherited by programs that this one starts, unless they are passed it by name.
         self._fd: int | None = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)

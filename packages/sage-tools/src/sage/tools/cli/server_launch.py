@@ -104,13 +104,16 @@ def launch(
             state="starting",
             log=str(log) if background else None,
         )
+    popen = None
     try:
-        popen = _spawn(command, record.fileno(), log if background else None)
+        popen = _spawn(command, record, log if background else None)
+        process = ServerProcess(popen.pid)
+        record.update(pid=popen.pid, start_ticks=process.started)
     except BaseException:
+        if popen is not None:
+            ServerProcess(popen.pid).end(0)
         record.remove()
         raise
-    process = ServerProcess(popen.pid)
-    record.update(pid=popen.pid, start_ticks=process.started)
     return Launched(popen=popen, process=process, record=record)
 
 
@@ -154,7 +157,7 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _spawn(command: Sequence[str], lock: int, log: Path | None) -> subprocess.Popen[bytes]:
+def _spawn(command: Sequence[str], record: RunRecord, log: Path | None) -> subprocess.Popen[bytes]:
     libc = ctypes.CDLL(None)
 
     def end_with_parent() -> None:
@@ -162,17 +165,21 @@ def _spawn(command: Sequence[str], lock: int, log: Path | None) -> subprocess.Po
 
     # vLLM's processes look for the id of the server that they are to end with; see lifeline.py.
     wrapped = ["/bin/sh", "-c", f'export {HOST_VARIABLE}=$$; exec "$@"', "sh", *command]
-    with _output(log) as output:
-        return subprocess.Popen(
-            wrapped,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            pass_fds=(lock,),  # with it the record's life is the server's
-            start_new_session=True,
-            preexec_fn=end_with_parent if log is None else None,
-            env={**_environment(), **os.environ},
-        )
+    lock = os.dup(record.fileno())  # that one is closed in a fork
+    try:
+        with _output(log) as output:
+            return subprocess.Popen(
+                wrapped,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=(lock,),  # with it the record's life is the server's
+                start_new_session=True,
+                preexec_fn=end_with_parent if log is None else None,
+                env={**_environment(), **os.environ},
+            )
+    finally:
+        os.close(lock)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class ServerProcess:
         """
         children = self._children()
         _send(self._descriptor, signal.SIGTERM if timeout > 0 else signal.SIGKILL)
-        gently = self.has_ended(timeout)
+        gently = timeout > 0 and self.has_ended(timeout)
         if not gently:
             children += self._children()  # those that were started meanwhile
             for descriptor in (self._descriptor, *children):

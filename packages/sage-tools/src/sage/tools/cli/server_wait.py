@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -51,8 +52,10 @@ def wait_until_ready(server: Launched, *, timeout: float, quiet: bool) -> None:
 def _ended(server: Launched, log: Path | None) -> CommandError:
     # Not reaped yet: with its id, its children can be told from others.
     end = os.waitid(os.P_PID, server.popen.pid, os.WEXITED | os.WNOWAIT)
-    exited = end is not None and end.si_code == os.CLD_EXITED
-    how = f"{'exit code' if exited else 'signal'} {end.si_status if end is not None else ''}"
+    how = "ended"
+    if end is not None:
+        was_killed = end.si_code != os.CLD_EXITED
+        how = signal.Signals(end.si_status).name if was_killed else f"exit code {end.si_status}"
     cause = ""
     if log is not None:
         for line in last_lines(log, _TAIL):

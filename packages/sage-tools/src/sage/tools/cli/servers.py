@@ -24,23 +24,24 @@ def matching(records: list[Record], target: str) -> list[Record]:
     ]
 
 
-def one_server(target: str) -> Record:
-    """The server that is meant; raises CommandError if there is none, or more than one."""
+def one_server(target: str | None) -> Record | None:
+    """The server that is meant; without a target the only one, None if none runs.
+
+    Raises CommandError where several could be meant, or none is what ``target`` says.
+    """
     servers = running("server")
-    found = matching(servers, target)
-    if len(found) == 1:
-        return found[0]
-    if found:
+    found = servers if target is None else matching(servers, target)
+    if len(found) > 1:
         raise CommandError(
-            f"{len(found)} servers run that {target!r} could mean: {listed(found)}.",
-            "Give the port of one of them.",
+            f"{len(found)} servers are running: {listed(found)}.", "Give the port of one of them."
         )
+    if found or target is None:
+        return found[0] if found else None
     services = matching(running("service"), target)
     if services:
         raise CommandError(
             f"{target!r} is a service inside the program {services[0]['program']!r} "
-            f"(pid {services[0]['pid']}); it belongs to that program and is never stopped from "
-            "outside.",
+            f"(pid {services[0]['pid']}), to which it belongs.",
             "End the program, or have it close the service.",
         )
     raise CommandError(

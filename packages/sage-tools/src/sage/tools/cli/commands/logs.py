@@ -42,21 +42,17 @@ def logs(
 
 def _log(server: str | None) -> Path:
     from sage.tools.cli.server_launch import log_path
-    from sage.tools.cli.servers import listed, one_server, running
+    from sage.tools.cli.servers import matching, one_server, running
 
-    servers = running("server")
-    if server is None and len(servers) > 1:
-        raise CommandError(
-            f"{len(servers)} servers are running: {listed(servers)}.",
-            "Give the name or port of one.",
-        )
-    if server is None and not servers:
+    if server is not None and server.isdigit() and not matching(running("server"), server):
+        last = log_path(int(server))
+        if last.exists():
+            return last
+    record = one_server(server)
+    if record is None:
         raise CommandError(
             "No server is running.", "`sage llm logs PORT` shows the last log of a port."
         )
-    if server is not None and server.isdigit() and log_path(int(server)).exists():
-        return log_path(int(server))
-    record = servers[0] if server is None else one_server(server)
     if record["log"] is None:
         raise CommandError(
             f"{record['name']} on port {record['port']} runs in the foreground of a terminal, and "

@@ -121,8 +121,9 @@ def _serve(
 
     try:
         wait_until_ready(server, timeout=timeout, quiet=quiet)
-        server.record.update(state="ready")
-        _report(server.record.facts, as_json=as_json, quiet=quiet)
+        with suppress(OSError):  # a full disk: `status` asks the server itself
+            server.record.update(state="ready")
+        _report({**server.record.facts, "state": "ready"}, as_json=as_json, quiet=quiet)
         if background:
             return
         code = server.popen.wait()

@@ -26,6 +26,7 @@ def status(
     from sage.tools.cli.status_view import StatusView
 
     view = StatusView(in_place=watch and not as_json)
+    idle = False
     try:
         while True:
             records = view.records()
@@ -33,9 +34,10 @@ def status(
                 write_json(records)
             elif records:
                 view.write(records)
-            else:
+            elif not idle:
                 view.clear()
                 write_note("Nothing runs. `sage llm start` starts a server.", quiet=quiet)
+            idle = not records
             if not watch:
                 return
             time.sleep(_WATCH_SECONDS)

@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from sage.tools.cli.errors import CommandError
 from sage.tools.cli.output import write_data, write_json, write_note
 
 from .model_options import Json, Quiet
@@ -27,23 +26,20 @@ def stop(
     a name, port or pid that no server has is one. Services inside programs are left alone.
     """
     from sage.tools.cli.server_process import ServerProcess
-    from sage.tools.cli.servers import listed, one_server, running
+    from sage.tools.cli.servers import one_server, running
 
     if server is not None and every:
         raise typer.BadParameter("give one server or --all, not both")
-    servers = [one_server(server)] if server is not None else running("server")
-    if len(servers) > 1 and not every:
-        raise CommandError(
-            f"{len(servers)} servers are running: {listed(servers)}.",
-            "Give the name or port of one, or --all.",
-        )
+    only = None if every else one_server(server)
+    servers = running("server") if every else [] if only is None else [only]
     if not servers:
         write_note("No server is running.", quiet=quiet or as_json)
     stopped = []
     for record in servers:
         process = ServerProcess.find(record)
-        if process is None:
-            continue  # it ended just now; what has its process id by now is none of ours
+        if process is None:  # what has its process id by now is none of ours
+            write_note(f"{record['name']} has ended already.", quiet=quiet or as_json)
+            continue
         gently = process.end(0 if force else timeout)
         stopped.append({**record, "state": "stopped" if gently else "killed"})
         if not as_json:
