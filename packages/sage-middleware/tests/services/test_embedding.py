@@ -82,6 +82,25 @@ def test_a_batch_of_any_size_is_embedded_in_order(service: VLLMService) -> None:
     assert len(np.unique(vectors.round(4), axis=0)) == 1500
 
 
+def test_a_text_that_is_too_long_fails_alone(service: VLLMService) -> None:
+    alone = np.array(service.embed(TEXTS)["vectors"])
+    futures = [service.embed_async(text) for text in (*TEXTS, "word " * 600, *TEXTS)]
+    with pytest.raises(ValueError, match="256 tokens"):
+        futures.pop(3).result()
+    vectors = np.array([future.result()["vectors"][0] for future in futures])
+    assert (vectors * np.tile(alone, (2, 1))).sum(axis=1).min() > 0.999
+
+
+def test_texts_that_nobody_waits_for_any_more_are_dropped(service: VLLMService) -> None:
+    futures = [service.embed_async(f"text number {n} of many") for n in range(3000)]
+    done_before = service.stats()["embedding"]["requests_done"]
+    for future in futures:
+        future.cancel()
+    assert service.embed("fine")["dim"] == 384
+    assert service.stats()["embedding"]["requests_done"] - done_before < 2000
+    assert service.stats()["embedding"]["in_flight"] == 0
+
+
 def test_dimensions_are_refused_where_the_model_was_not_trained_for_it(
     service: VLLMService,
 ) -> None:

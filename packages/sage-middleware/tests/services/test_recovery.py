@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sage.common.components.sage_vllm.errors import EngineDeadError, PoisonRequestError
@@ -186,6 +187,26 @@ def test_killed_engine_process_in_the_middle_of_256_requests(model_root: Path) -
             os.kill(pid, signal.SIGKILL)
         assert _texts(service.generate(PROMPTS[:4])) == undisturbed[:4]
         assert service.stats()["restarts"] == 2
+
+
+def test_killed_engine_process_with_texts_that_wait_to_be_tokenised(model_root: Path) -> None:
+    config = {
+        "embedding_model_id": CHAT_MODEL,
+        "model_root": model_root,
+        "embedding_engine": {**ENGINE, "max_num_seqs": 4},  # of 256 texts, most wait
+        "engine_mode": "process",
+    }
+    with VLLMService(config) as service:
+        undisturbed = np.array(service.embed(PROMPTS)["vectors"])
+        some = threading.Event()
+        futures = [service.embed_async(prompt) for prompt in PROMPTS]
+        futures[20].add_done_callback(lambda _: some.set())
+        some.wait(60)
+        for pid in _engine_processes():
+            os.kill(pid, signal.SIGKILL)
+        vectors = np.array([future.result()["vectors"][0] for future in futures])
+        assert (vectors * undisturbed).sum(axis=1).min() > 0.999
+        assert service.stats()["embedding"]["restarts"] == 1
 
 
 def _config(model_root: Path) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import logging
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
-from itertools import count
+from itertools import count, islice
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -66,7 +67,8 @@ class VLLMEngine:
     vLLM's LLMEngine belongs to one thread, and it is fastest on the thread that built it (OpenMP
     keeps its threads per calling thread). So a driver thread owns it: it takes requests and
     aborts from an inbox between two steps, and all requests in the engine are batched together,
-    whichever thread they came from. Tokenising happens on the callers' threads.
+    whichever thread they came from. Prompts are tokenised on the callers' threads, and texts to
+    embed on the driver: they take it less time all at once than to share cores with their callers.
 
     An engine that dies is built again on the same thread, and the requests that it had are
     replayed; their callers see a delay. A request that kills it again and again fails alone.
@@ -77,6 +79,7 @@ class VLLMEngine:
         self._inbox: SimpleQueue[Any] = SimpleQueue()
         self._in_flight: dict[str, EngineRequest] = {}
         self._replays = ReplayQueue()
+        self._texts: deque[EngineRequest] = deque()  # to be tokenised by the driver
         self._deadlines: list[tuple[float, str]] = []
         self._ids = count()
         self._lock = threading.Lock()
@@ -148,8 +151,7 @@ class VLLMEngine:
     ) -> Future[Embedding]:
         """Start an embedding; see Engine.embed."""
         params = self._running().pooling_params(normalize=normalize, dimensions=dimensions)
-        request = EngineRequest(f"r{next(self._ids)}", self._render(text), params, to_embedding)
-        return self._enqueue(request)
+        return self._enqueue(EngineRequest(f"r{next(self._ids)}", text, params, to_embedding))
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Return how many tokens a prompt has; see Engine.count_tokens."""
@@ -160,7 +162,7 @@ class VLLMEngine:
         runtime = self._runtime
         load = vllm_runtime.SchedulerLoad() if runtime is None else runtime.load
         return self._tally.stats(
-            in_flight=len(self._in_flight) + len(self._replays),
+            in_flight=len(self._in_flight) + len(self._replays) + len(self._texts),
             max_batch_size=self._info.max_batch_size,
             load=load,
         )
@@ -265,15 +267,19 @@ class VLLMEngine:
         """Take what is in the inbox, waiting only while idle; return False at the end."""
         while True:
             self._replay(runtime)
-            wait = not self._in_flight
+            wait = not self._in_flight and not self._texts
             if wait and self._draining and self._end_if_nothing_came():
                 return False
             try:
                 command = self._inbox.get(block=wait)
             except Empty:
+                if self._texts and not self._replays:
+                    self._add_texts(runtime)
                 return True
             if isinstance(command, EngineRequest):
-                if self._replays:
+                if isinstance(command.input, str):
+                    self._texts.append(command)
+                elif self._replays:
                     self._replays.append(command)
                 else:
                     self._add(runtime, command)
@@ -299,6 +305,22 @@ class VLLMEngine:
             if request is None:
                 return
             self._add(runtime, request)
+
+    def _add_texts(self, runtime: vllm_runtime.VLLMRuntime) -> None:
+        """Add texts up to what keeps the engine busy: the tokenising of the others can wait."""
+        while self._texts and self._texts[0].future.cancelled():
+            self._texts.popleft()
+        room = max(0, 2 * self._max_batch_size - len(self._in_flight))
+        texts = [request.input for request in islice(self._texts, room)]
+        if not texts:
+            return
+        for engine_input in runtime.render_texts(texts):
+            request = self._texts.popleft()  # not before: one that kills may be before it
+            if isinstance(engine_input, Exception):
+                _settle(request.future, error=engine_input)
+            else:
+                request.input = engine_input
+                self._add(runtime, request)
 
     def _add(self, runtime: vllm_runtime.VLLMRuntime, request: EngineRequest) -> None:
         if request.future.cancelled():
@@ -401,8 +423,9 @@ class VLLMEngine:
     def _fail_all(self, end: EngineError) -> None:
         with self._lock:
             self._end = self._end or end
-            requests = [*self._in_flight.values(), *self._replays.clear()]
+            requests = [*self._in_flight.values(), *self._replays.clear(), *self._texts]
             self._in_flight.clear()
+            self._texts.clear()
             while not self._inbox.empty():
                 command = self._inbox.get()
                 if isinstance(command, EngineRequest):
