@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from command_line import lines, refused
 
+from sage.common.model_registry.vllm_registry import import_model
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -90,6 +92,13 @@ def test_what_cannot_be_measured_is_refused_before_the_model_is_loaded(
     options: list[str], said: str, sage: CommandLine
 ) -> None:
     refused(sage("llm", "bench", CHAT_MODEL, *options), said, code=2)
+
+
+def test_a_model_for_embedding_is_refused(sage: CommandLine, source: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    import_model("owner/embedder", source, link=True, tags={"type": "embedding"}, root=own)
+    done = sage("llm", "bench", "owner/embedder", SAGE_VLLM_MODEL_ROOT=str(own))
+    refused(done, "owner/embedder is for embedding", code=2)
 
 
 def test_a_model_that_is_not_there(sage: CommandLine) -> None:

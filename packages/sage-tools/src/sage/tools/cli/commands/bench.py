@@ -85,7 +85,7 @@ def bench(
             tensor_parallel_size=tensor_parallel_size,
         ),
     )
-    _check_length(model_id, revision, max_model_len, prompt_tokens + max_tokens)
+    _check_model(model_id, revision, max_model_len, prompt_tokens + max_tokens)
     try:
         start = time.perf_counter()
         with ShownService(config, quiet=quiet) as service:
@@ -111,11 +111,14 @@ def _levels(text: str) -> list[int]:
     return levels
 
 
-def _check_length(model_id: str, revision: str | None, asked: int | None, needed: int) -> None:
+def _check_model(model_id: str, revision: str | None, asked: int | None, needed: int) -> None:
     """Before the model is loaded: that may take minutes."""
     from sage.common.model_registry.vllm_registry import get_model
 
-    longest = asked or get_model(model_id, revision).tags.get("context_length")
+    tags = get_model(model_id, revision).tags
+    if tags.get("type") == "embedding":
+        raise typer.BadParameter(f"{model_id} is for embedding; a text model can be measured")
+    longest = asked or tags.get("context_length")
     if isinstance(longest, int) and needed > longest:
         raise typer.BadParameter(
             f"--prompt-tokens and --max-tokens are {needed} together; the model takes {longest}"
