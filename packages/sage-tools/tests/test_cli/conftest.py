@@ -79,3 +79,14 @@ def endless_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import_model("test/base", base, root=root)
     import_model("test/endless", write_tiny_model(folder / "chat", context=32_768), root=root)
     return root
+
+
+@pytest.fixture
+def environment(
+    tmp_path: Path, model_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """A run folder of one test alone, here too, and the registry of tiny models."""
+    values = {"SAGE_RUN_ROOT": str(tmp_path / "run"), "SAGE_VLLM_MODEL_ROOT": str(model_root)}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    return values

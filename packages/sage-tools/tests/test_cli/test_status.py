@@ -17,8 +17,6 @@ from recorded_server import program, server, service
 from sage.common.run_folder import read_records
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from command_line import CommandLine
 
 METRICS = """# HELP vllm:num_requests_running Number of requests
@@ -28,16 +26,6 @@ vllm:request_success_total{engine="0",finished_reason="stop",model_name="chat"} 
 vllm:request_success_total{engine="0",finished_reason="length",model_name="chat"} 4.0
 vllm:generation_tokens_total{engine="0",model_name="chat"} 1e+03
 """
-
-
-@pytest.fixture
-def environment(
-    tmp_path: Path, model_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, str]:
-    values = {"SAGE_RUN_ROOT": str(tmp_path / "run"), "SAGE_VLLM_MODEL_ROOT": str(model_root)}
-    for name, value in values.items():
-        monkeypatch.setenv(name, value)
-    return values
 
 
 @contextmanager

@@ -15,8 +15,6 @@ from recorded_server import program, server, service
 from sage.common.run_folder import RunRecord, read_records, start_ticks
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from command_line import CommandLine
 
 STUBBORN = """
@@ -26,16 +24,6 @@ child = subprocess.Popen(["sleep", "600"])
 ready('up')
 signal.pause()
 """
-
-
-@pytest.fixture
-def environment(
-    tmp_path: Path, model_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, str]:
-    values = {"SAGE_RUN_ROOT": str(tmp_path / "run"), "SAGE_VLLM_MODEL_ROOT": str(model_root)}
-    for name, value in values.items():
-        monkeypatch.setenv(name, value)
-    return values
 
 
 def test_nothing_to_stop_is_no_failure(sage: CommandLine, environment: dict[str, str]) -> None:

@@ -68,16 +68,26 @@ class ServerProcess:
         """Descriptors of the other processes of its session, which has its id while it lives."""
         found = []
         for pid in [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]:
-            try:
-                if pid != self._pid and os.getsid(pid) == self._pid:
-                    found.append(os.pidfd_open(pid))
-            except OSError:  # it has ended
-                continue
+            if pid != self._pid and self._is_of_session(pid):
+                try:
+                    descriptor = os.pidfd_open(pid)
+                except ProcessLookupError:
+                    continue
+                if self._is_of_session(pid):  # still: what is held is what was looked at
+                    found.append(descriptor)
+                else:
+                    os.close(descriptor)
         if start_ticks(self._pid) != self.started:  # the session's id may be another's by now
             for descriptor in found:
                 os.close(descriptor)
             return []
         return found
+
+    def _is_of_session(self, pid: int) -> bool:
+        try:
+            return os.getsid(pid) == self._pid
+        except (ProcessLookupError, PermissionError):
+            return False
 
 
 def _has_ended(descriptor: int, wait: float) -> bool:
