@@ -116,7 +116,7 @@ class TestEstimate:
         done = sage("llm", "run", CHAT, "--estimate", "--max-model-len", "100000000000")
         assert done.returncode == 1
         assert "Verdict:  does not fit" in done.stdout
-        assert "max_model_len" in done.stdout
+        assert "set --max-model-len " in done.stdout
 
     def test_no_model_is_trained_for_it(self, sage: CommandLine, tmp_path: Path) -> None:
         none = str(tmp_path / "none")

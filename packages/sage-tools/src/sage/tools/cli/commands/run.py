@@ -205,7 +205,7 @@ def _texts(prompt: str | None, *, chats: bool) -> list[str]:
     has_terminal = sys.stdin is not None and sys.stdin.isatty()
     if sys.stdin is not None and not has_terminal:
         try:
-            texts += sys.stdin.buffer.read().decode().splitlines()
+            texts += sys.stdin.buffer.read().decode().removesuffix("\n").split("\n")
         except UnicodeDecodeError as error:
             raise typer.BadParameter(f"what is piped in is no UTF-8 text: {error}") from error
     if any(text.strip() for text in texts):

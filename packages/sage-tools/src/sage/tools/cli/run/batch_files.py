@@ -51,14 +51,16 @@ def run_file(
             service_class=ShownService, args=(config,), kwargs={"quiet": quiet}
         )
         env.register_service_factory(_SERVICE, service)
-        stream = env.from_source(CountedJSONLSource, source, total)
+        stream = env.from_source(CountedJSONLSource, source, total, name="read")
         dead_letters = partial(JSONLSink, job.failed)
         if embeds:
             # The model is an argument, so that no other one goes on with the run.
-            stream = stream.map(TextOf, model_id=config.embedding_model_id)
-            stream = stream.map(VLLMEmbeddingOperator, _SERVICE, on_error=dead_letters)
+            stream = stream.map(TextOf, model_id=config.embedding_model_id, name="text")
+            stream = stream.map(
+                VLLMEmbeddingOperator, _SERVICE, on_error=dead_letters, name="embed"
+            )
         else:
-            stream = stream.map(PromptOf, _SERVICE, model_id=config.model_id)
+            stream = stream.map(PromptOf, _SERVICE, model_id=config.model_id, name="prompt")
             stream = stream.map(
                 VLLMServiceGenerator,
                 _SERVICE,
@@ -67,9 +69,10 @@ def run_file(
                 merge_fields=False,
                 retries=2,
                 on_error=dead_letters,
+                name="generate",
                 **config.sampling,
             )
-        stream.sink(JSONLSink, output)
+        stream.sink(JSONLSink, output, name="write")
         _submit(env, job, quiet=quiet, overwrite=overwrite)
     failed = job.end()
     if as_json:

@@ -16,7 +16,7 @@ def embed_texts(
     config: VLLMServiceConfig, texts: Sequence[str], *, as_json: bool, quiet: bool
 ) -> None:
     """Print a line of JSON for each text as its vector is there, or the whole result as JSON."""
-    texts = [text for text in texts if text.strip()]
+    texts = [text.rstrip("\r") for text in texts if text.strip()]
     try:
         with ShownService(config, quiet=quiet) as service:
             if as_json:

@@ -18,6 +18,8 @@ from sage.common.model_registry.vllm_registry import format_bytes, get_model
 from sage.tools.cli.machine_memory import Memory, machine_memory
 from sage.tools.cli.output import write_data, write_json
 
+from .loading import as_flags
+
 
 def write_estimate(
     model_id: str,
@@ -54,7 +56,7 @@ def _verdict(estimate: MemoryEstimate, memory: Memory, share: float | None) -> _
     try:
         check_fits(estimate, free=memory.free, total=memory.total, share=share)
     except InsufficientMemoryError as error:
-        return _Verdict(fits=False, reason=error.reason)
+        return _Verdict(fits=False, reason=as_flags(error.reason))
     return _Verdict(fits=True, reason=None)
 
 

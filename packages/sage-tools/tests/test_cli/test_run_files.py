@@ -1,0 +1,167 @@
+"""`sage llm run --input --output`: answers and vectors in files, bad lines, runs that stopped."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from command_line import lines, refused
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from command_line import CommandLine
+
+CHAT = "test/tiny-chat"
+SHORT = ("-t", "0", "--max-tokens", "4", "--quiet")
+
+
+@pytest.fixture
+def root(model_root: Path) -> Path:
+    return model_root
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    """An input and an output."""
+    return str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")
+
+
+def write(path: str, records: list[Any]) -> None:
+    with open(path, "w") as file:  # noqa: PTH123 - a name is what the command gets
+        file.writelines(f"{json.dumps(record)}\n" for record in records)
+
+
+def read(path: str) -> list[Any]:
+    with open(path) as file:  # noqa: PTH123 - as above
+        return [json.loads(line) for line in file]
+
+
+def run(source: str, output: str, *options: str) -> list[str]:
+    return ["llm", "run", CHAT, "--input", source, "--output", output, *options]
+
+
+def test_each_record_gets_its_answer_and_a_second_run_says_that_all_is_done(
+    sage: CommandLine, files: tuple[str, str], tmp_path: Path
+) -> None:
+    source, output = files
+    turns = [{"role": "user", "content": "one"}]
+    write(
+        source,
+        [
+            "one",
+            {"id": 7, "prompt": "one"},
+            {"messages": turns},
+            turns,
+            {"prompt": "two", "options": {"max_tokens": 2}},
+            {"prompt": "word " * 600},
+        ],
+    )
+    done = sage(*run(source, output, *SHORT, "--json"))
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == {"output": output, "records": 6, "failed": 1}
+    assert "1 of 6 records failed" in done.stderr
+    assert "Traceback" not in done.stderr
+    answers = read(output)
+    assert [sorted(answer) for answer in answers] == [
+        ["generated", "generation", "prompt"],
+        ["generated", "generation", "id", "prompt"],
+        ["generated", "generation", "messages"],
+        ["generated", "generation", "messages"],
+        ["generated", "generation", "options", "prompt"],
+    ]
+    assert len({answer["generated"] for answer in answers[:4]}) == 1  # each as a conversation
+    assert [answer["generation"]["tokens_used"]["completion"] for answer in answers] == [
+        *(4, 4, 4, 4, 2),
+    ]
+    (failure,) = read(f"{output}.failed")
+    assert "512 tokens" in failure["error"]["message"]
+    assert sorted(file.name for file in tmp_path.iterdir() if file.is_file()) == [
+        *("in.jsonl", "out.jsonl", "out.jsonl.failed"),
+    ]
+    again = sage(*run(source, output))
+    assert (again.returncode, again.stdout) == (1, "")
+    assert f"{output} is complete already, 6 records" in again.stderr
+    assert "Loading" not in again.stderr
+    assert read(output) == answers
+
+
+def test_a_run_that_was_stopped_goes_on(
+    sage: CommandLine, files: tuple[str, str], tmp_path: Path
+) -> None:
+    source, output = files
+    write(source, [{"id": n, "prompt": f"number {n}"} for n in range(2000)])
+    options = ("-t", "0", "--max-tokens", "16")
+    terminal = sage.terminal(*run(source, output, *options))
+    terminal.read_until("of 2,000")
+    while not _written(tmp_path):
+        terminal.read_more(1)
+    terminal.type("\x03")
+    assert terminal.finish() == 130
+    assert "Run the same command again to go on where it was." in terminal.text
+    written = _written(tmp_path)
+    assert 0 < written < 2000
+    other = sage(*run(source, output, "-t", "0", "--max-tokens", "3"))
+    refused(other, "max_tokens", "--overwrite")
+    done = sage(*run(source, output, *options))
+    assert lines(done) == []
+    (ended,) = re.findall(r"run: ended after .*: ([\d,]+) read, ([\d,]+) written", done.stderr)
+    # What is written after the last commit is done once more.
+    assert 2000 - written <= int(ended[1].replace(",", "")) < 2000
+    assert [record["id"] for record in read(output)] == list(range(2000))
+    assert sorted(file.name for file in tmp_path.glob("*.jsonl*")) == ["in.jsonl", "out.jsonl"]
+
+
+def _written(folder: Path) -> int:
+    partial = folder / "out.jsonl.partial"
+    return len(partial.read_bytes().splitlines()) if partial.exists() else 0
+
+
+def test_overwrite_begins_anew_and_vectors_come_in_files_too(
+    sage: CommandLine, files: tuple[str, str]
+) -> None:
+    source, output = files
+    write(source, ["one", {"id": 2, "text": "two"}, {"prompt": "three"}])
+    write(output, [{"from": "another run"}])
+    refused(sage(*run(source, output, "--embed")), "1 records", "3", "--overwrite")
+    assert read(output) == [{"from": "another run"}]
+    assert lines(sage(*run(source, output, "--embed", "--overwrite", "--quiet"))) == []
+    records = read(output)
+    assert [sorted(record) for record in records] == [
+        ["embedding", "prompt"],
+        ["embedding", "id", "text"],
+        ["embedding", "prompt"],
+    ]
+    assert {len(record["embedding"]) for record in records} == {64}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"prompt": "a"}\n\n{"prompt"}\n', "in.jsonl, line 3: no JSON"),
+        ('"a"\n{"question": "b"}\n', "line 2: it has no 'prompt' and no 'messages'"),
+        ('{"prompt": ""}\n', "line 1: '' is nothing to work on"),
+        ("7\n", "line 1: 7 is nothing to work on"),
+        ("[]\n" * 9, "and 4 more"),
+    ],
+)
+def test_bad_lines_are_named_before_anything_is_loaded(
+    text: str, said: str, sage: CommandLine, files: tuple[str, str], tmp_path: Path
+) -> None:
+    source, output = files
+    (tmp_path / "in.jsonl").write_text(text)
+    done = sage(*run(source, output))
+    refused(done, said)
+    assert "Loading" not in done.stderr
+
+
+def test_files_that_cannot_be(sage: CommandLine, files: tuple[str, str], tmp_path: Path) -> None:
+    source, output = files
+    refused(sage(*run(source, output)), source, "--input")
+    write(source, ["a"])
+    refused(sage(*run(source, "/proc/nowhere/out.jsonl")), "/proc/nowhere", "can write")
+    refused(sage(*run(source, f"{source}/out.jsonl")), source, "can write")
+    refused(sage(*run(source, str(tmp_path))), "folder")
+    refused(sage(*run(source, source)), "--output")
