@@ -163,6 +163,14 @@ class TestRefused:
         said = "sage llm model download --model owner/absent"
         refused(sage("llm", "run", "owner/absent", "-p", "a"), "owner/absent", said)
 
+    def test_an_embedding_model_answers_nothing(
+        self, sage: CommandLine, source: Path, tmp_path: Path
+    ) -> None:
+        root = tmp_path / "embedding"
+        vllm_registry.import_model("owner/e", source, tags={"type": "embedding"}, root=root)
+        done = sage("llm", "run", "owner/e", "-p", "a", SAGE_VLLM_MODEL_ROOT=str(root))
+        refused(done, "owner/e is an embedding model", "--embed")
+
     def test_a_pipe_that_is_no_text_is_code_2(self, sage: CommandLine) -> None:
         process = sage.start("llm", "run", CHAT, reads=True)
         assert process.stdin is not None
@@ -220,9 +228,3 @@ class TestStopped:
         assert terminal.finish() == 130
         assert terminal.text.endswith("Hint: Nothing was generated yet.\n")
         assert session_members(terminal.process.pid) == []
-
-    def test_no_color_draws_nothing(self, sage: CommandLine) -> None:
-        terminal = sage.terminal("llm", "run", CHAT, "-p", "a", "--max-tokens", "2", NO_COLOR="1")
-        assert terminal.finish() == 0
-        assert "\x1b" not in terminal.raw
-        assert f"Loading {CHAT} ..." in terminal.text

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sage.tools.cli.errors import CommandError
 from sage.tools.cli.model_choice import chosen_model
+from sage.tools.cli.output import write_note
 
 from .engine_options import (
     AutoDownload,
@@ -136,7 +138,16 @@ def run(
         if not write_estimate(model_id, revision, arguments, embeds=embed, as_json=as_json):
             raise typer.Exit(1)
         return
-    config = _config(model_id, revision, arguments, sampling, engine_mode=engine_mode, embed=embed)
+    _check_kind(model_id, revision, embed=embed, quiet=quiet)
+    config = _config(
+        model_id,
+        revision,
+        arguments,
+        sampling,
+        embed=embed,
+        engine_mode=engine_mode.value,
+        auto_download=auto_download,
+    )
     if source is not None and output is not None:
         from sage.tools.cli.run.batch_files import run_file
 
@@ -223,8 +234,8 @@ def _config(
     arguments: dict[str, Any],
     sampling: dict[str, Any],
     *,
-    engine_mode: EngineMode,
     embed: bool,
+    **others: Any,
 ) -> "VLLMServiceConfig":
     from sage.common.components.sage_vllm.config import VLLMServiceConfig
 
@@ -233,12 +244,25 @@ def _config(
             embedding_model_id=model_id,
             embedding_revision=revision,
             embedding_engine=arguments,
-            engine_mode=engine_mode.value,
+            **others,
         )
     return VLLMServiceConfig(
-        model_id=model_id,
-        revision=revision,
-        engine=arguments,
-        sampling=sampling,
-        engine_mode=engine_mode.value,
+        model_id=model_id, revision=revision, engine=arguments, sampling=sampling, **others
     )
+
+
+def _check_kind(model_id: str, revision: str | None, *, embed: bool, quiet: bool) -> None:
+    """Raise CommandError for a model that does not generate; say where one is not made to embed."""
+    from sage.common.model_registry.vllm_registry import get_model
+
+    is_for_embedding = get_model(model_id, revision).tags.get("type") == "embedding"
+    if is_for_embedding and not embed:
+        raise CommandError(
+            f"{model_id} is an embedding model, which generates no text",
+            "Give --embed for vectors, or another model.",
+        )
+    if embed and not is_for_embedding:
+        write_note(
+            f"{model_id} is a text model, converted: an embedding model is faster and better.",
+            quiet=quiet,
+        )
