@@ -184,14 +184,14 @@ class TestDownload:
         self, sage: CommandLine, hub: LocalHub, files: dict[str, bytes], tmp_path: Path
     ) -> None:
         hub.add_model(MODEL, files)
-        tool = tmp_path / "bin" / "nvidia-smi"  # a machine with a GPU of 0 MiB... of 1 MiB, 0 free
+        tool = tmp_path / "bin" / "nvidia-smi"  # which asks a GPU for its memory
         tool.parent.mkdir()
-        tool.write_text("#!/bin/sh\necho '0, 0'\n")
+        tool.write_text("#!/bin/sh\necho 'Toy, 1.0, [N/A], [N/A]'\n")
         tool.chmod(0o755)
         path = f"{tool.parent}:{sage.environment['PATH']}"
         done = sage("llm", "model", "download", MODEL, PATH=path)
         assert "Warning" not in done.stderr  # a GPU that tells nothing
-        tool.write_text("#!/bin/sh\necho '1, 1'\n")
+        tool.write_text("#!/bin/sh\necho 'Toy, 1.0, 1, 1'\n")
         big = {**files, "model.safetensors": safetensors(1_500_000)}
         hub.add_model(MODEL, big)
         done = sage("llm", "model", "download", MODEL, PATH=path)

@@ -12,7 +12,7 @@ _SMI_SECONDS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """An NVIDIA GPU; memory in bytes."""
+    """An NVIDIA GPU; memory in bytes, 0 where it has none of its own or does not tell."""
 
     name: str
     driver: str
@@ -54,8 +54,12 @@ def gpus() -> list[Gpu]:
     found = []
     for line in done.stdout.splitlines():
         name, driver, total, free = (cell.strip() for cell in line.split(","))
-        found.append(Gpu(name=name, driver=driver, total=int(total) << 20, free=int(free) << 20))
+        found.append(Gpu(name=name, driver=driver, total=_bytes(total), free=_bytes(free)))
     return found
+
+
+def _bytes(mebibytes: str) -> int:
+    return int(mebibytes) << 20 if mebibytes.isdigit() else 0
 
 
 def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Cpu:

@@ -45,7 +45,7 @@ def _gpu() -> Memory | None:
         largest = max(gpus(), key=lambda gpu: gpu.total, default=None)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
-    if largest is None:
+    if largest is None or not largest.total:
         return None
     return Memory(device="the GPU", total=largest.total, free=largest.free)
 
