@@ -123,15 +123,15 @@ def _serve(
         wait_until_ready(server, timeout=timeout, quiet=quiet)
         with suppress(OSError):  # a full disk: `status` asks the server itself
             server.record.update(state="ready")
-        _report({**server.record.facts, "state": "ready"}, as_json=as_json, quiet=quiet)
+        facts = {**server.record.facts, "state": "ready"}
+        with suppress(BrokenPipeError):  # whoever read the address has gone: it serves all the same
+            _report(facts, as_json=as_json, quiet=quiet)
         if background:
             return
         code = server.popen.wait()
     except KeyboardInterrupt:
         _end(server)
         raise Interrupted("The server was ended, `sage llm start` starts it again.") from None
-    except BrokenPipeError:  # whoever read the address has gone, which is none of its business
-        raise
     except BaseException:
         _end(server)
         raise
