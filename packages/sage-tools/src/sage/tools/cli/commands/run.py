@@ -216,9 +216,10 @@ def _texts(prompt: str | None, *, chats: bool) -> list[str]:
     has_terminal = sys.stdin is not None and sys.stdin.isatty()
     if sys.stdin is not None and not has_terminal:
         try:
-            texts += sys.stdin.buffer.read().decode().removesuffix("\n").split("\n")
+            piped = sys.stdin.buffer.read().decode().removesuffix("\n")
         except UnicodeDecodeError as error:
             raise typer.BadParameter(f"what is piped in is no UTF-8 text: {error}") from error
+        texts += piped.split("\n") if piped else []  # an empty line would be part of the prompt
     if any(text.strip() for text in texts):
         return texts
     if chats and prompt is None and has_terminal and sys.stdout.isatty():
