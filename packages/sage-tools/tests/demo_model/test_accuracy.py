@@ -22,11 +22,14 @@ pytest.importorskip("vllm", reason="needs a real vLLM: `make setup` installs one
 
 _ASK = """
 import json, sys
-from vllm import LLM, SamplingParams
+from vllm import LLM
 model, questions = json.load(sys.stdin)
 llm = LLM(model=model, enforce_eager=True)
 conversations = [[{"role": "user", "content": question}] for question in questions]
-outputs = llm.chat(conversations, SamplingParams(temperature=0, max_tokens=64), use_tqdm=False)
+params = llm.get_default_sampling_params()  # the model's own
+assert params.temperature == 0, "so small a model must not make up answers now and then"
+params.max_tokens = 64
+outputs = llm.chat(conversations, params, use_tqdm=False)
 with open(sys.argv[1], "w") as file:
     json.dump([output.outputs[0].text for output in outputs], file)
 """

@@ -207,7 +207,13 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     model.config.dtype = "bfloat16"
     model.config.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
-    _write_json(folder / "generation_config.json", eos_token_id=END_ID, pad_token_id=PAD_ID)
+    # By vLLM's default, 1, so small a model would now and then make up an answer.
+    _write_json(
+        folder / "generation_config.json",
+        eos_token_id=END_ID,
+        pad_token_id=PAD_ID,
+        temperature=0.0,
+    )
     _write_json(
         folder / "tokenizer_config.json",
         tokenizer_class="PreTrainedTokenizerFast",
