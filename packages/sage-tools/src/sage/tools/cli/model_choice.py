@@ -44,14 +44,18 @@ def chosen_model(
             return last.model_id
     if not trains:
         raise CommandError("there is no local model yet", f"Run {_EXAMPLE}.")
-    from sage.tools.demo_model import ensure_demo_model
+    from sage.common.components.sage_vllm.errors import VLLMNotInstalledError
+    from sage.tools.demo_model import MODEL_ID, ensure_demo_model
 
     write_note(
         "No local model yet: training the tiny demo model once, for about a minute. For a real "
         f"one: {_EXAMPLE}",
         quiet=quiet,
     )
-    return ensure_demo_model()
+    try:
+        return ensure_demo_model()
+    except ModuleNotFoundError as error:  # torch, which comes with vLLM
+        raise VLLMNotInstalledError(MODEL_ID, str(error)) from error
 
 
 def _ensure_local(model_id: str, revision: str | None, *, auto_download: bool, quiet: bool) -> None:
