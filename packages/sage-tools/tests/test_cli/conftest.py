@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ for folder in (HERE, REGISTRY_TESTS):  # importlib mode leaves them out
 from command_line import CommandLine  # noqa: E402 - needs the path above
 from local_hub import LocalHub  # noqa: E402 - needs the path above
 from model_files import safetensors  # noqa: E402 - needs the path above
+from real_server import free_port  # noqa: E402 - needs the path above
 
 from sage.common.components.sage_vllm.tiny_model import write_tiny_model  # noqa: E402 - as above
 from sage.common.model_registry.vllm_registry import import_model  # noqa: E402 - as above
@@ -90,3 +92,21 @@ def environment(
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     return values
+
+
+@pytest.fixture(scope="module")
+def servers(model_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+    """The command line with a run folder of one module alone, which is this process's too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAGE_VLLM_MODEL_ROOT", str(model_root))
+        patch.setenv("SAGE_RUN_ROOT", str(tmp_path_factory.mktemp("servers") / "run"))
+        patch.delenv("NO_COLOR", raising=False)
+        with CommandLine(dict(os.environ)) as sage:
+            yield sage
+            sage("llm", "stop", "--all", "--force")
+
+
+@pytest.fixture
+def port() -> int:
+    """A port that nobody listens on."""
+    return free_port()

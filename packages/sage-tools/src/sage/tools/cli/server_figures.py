@@ -9,7 +9,7 @@ from .servers import Record, reached
 
 Health = Literal["ready", "failed", "silent", "down"]
 
-_PATIENCE = 1.5  # seconds for all servers together; one that hangs must not hang the asker
+_PATIENCE = 3.0  # seconds for all servers together; one that hangs must not hang the asker
 _BETWEEN_SAMPLES = 0.5
 _METRICS = {
     "vllm:request_success_total": "requests_done",

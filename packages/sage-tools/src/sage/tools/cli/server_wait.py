@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sage.common.model_registry.vllm_registry import format_seconds
 
+from .download_display import clip
 from .errors import CommandError
 from .output import is_rich, write_note
 from .server_figures import health
@@ -21,6 +22,9 @@ from .status_line import status_line
 _LOOK_EVERY = 0.2
 _PLAIN_EVERY = 10.0
 _TAIL = 20
+_CAUSE_WITHIN = 500
+_LONGEST_CAUSE = 300
+_PROCESS = re.compile(r"^\(\w+ pid=\d+\) ")
 _SAID = re.compile(r"(?:\(\w+ pid=\d+\) )?INFO [\d-]+ [\d:]+ \[[^\]]*\] (.*\w.*)")
 _CAUSE = re.compile(
     r"(?:\(\w+ pid=\d+\) )?(?:ERROR [\d-]+ [\d:]+ \[[^\]]*\] )?([\w.]*(?:Error|Exception): .+)"
@@ -60,13 +64,23 @@ def _ended(server: Launched, log: Path | None) -> CommandError:
     if log is not None:
         for line in last_lines(log, _TAIL):
             write_note(f"  | {line}")
-        causes = [match[1] for line in last_lines(log, 500) if (match := _CAUSE.fullmatch(line))]
-        first = [each for each in causes if "initialization failed" not in each]
-        cause = f": {first[-1]}" if first else ""
+        cause = _cause(last_lines(log, _CAUSE_WITHIN))
     return CommandError(
-        f"The server ended while it started ({how}){cause}",
+        f"The server ended while it started ({how}){cause and f': {cause}'}",
         f"What it said last is shown above.{_see(log)}",
     )
+
+
+def _cause(lines: list[str]) -> str:
+    """The last error in a log that is not about another one; empty if there is none."""
+    cause = ""
+    for line, following in zip(lines, [*lines[1:], ""], strict=False):
+        match = _CAUSE.fullmatch(line)
+        if match is not None and "initialization failed" not in line:
+            # Pydantic says on the next line what it found.
+            found = match[1] if " validation error" not in line else _PROCESS.sub("", following)
+            cause = clip(found.partition(" [type=")[0].strip(), _LONGEST_CAUSE)
+    return cause
 
 
 def _see(log: Path | None) -> str:

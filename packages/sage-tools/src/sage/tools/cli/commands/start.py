@@ -2,9 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,6 +29,7 @@ from .model_options import (
 )
 
 if TYPE_CHECKING:
+    from sage.tools.cli.interrupts import Interrupts
     from sage.tools.cli.server_launch import Launched
 
 _EXTRA = "sage.vllm_arguments"
@@ -87,6 +86,7 @@ def start(
         get_model,
         touch_model,
     )
+    from sage.tools.cli.interrupts import Interrupts
     from sage.tools.cli.model_choice import chosen_model
     from sage.tools.cli.server_launch import check_port, check_vllm, launch, server_command
 
@@ -108,39 +108,41 @@ def start(
     command = server_command(found, host=host, port=port, arguments=arguments, extra=extra)
     with suppress(RegistryNotWritableError):  # a shared one may be read-only
         touch_model(model_id, found.commit)
-    with _ends_as_by_ctrl_c():
+    with Interrupts() as interrupts:
         server = launch(found, host=host, port=port, command=command, background=background)
-        _serve(server, timeout=timeout, background=background, as_json=as_json, quiet=quiet)
+        try:
+            interrupts.allow()
+            code = _serve(
+                server, timeout=timeout, background=background, as_json=as_json, quiet=quiet
+            )
+        except KeyboardInterrupt:
+            _end(server, interrupts)
+            raise Interrupted("The server was ended, `sage llm start` starts it again.") from None
+        except BaseException:
+            _end(server, interrupts)
+            raise
+    if not background:
+        server.record.remove()
+        if code not in (0, -signal.SIGTERM):  # which are how `sage llm stop` ends it
+            raise CommandError(
+                f"The server ended by itself ({code}).", "What it said above tells more."
+            )
+        write_note("The server was stopped.", quiet=quiet)
 
 
 def _serve(
     server: "Launched", *, timeout: float, background: bool, as_json: bool, quiet: bool
-) -> None:
-    """Wait for the server; in the foreground, to its end."""
+) -> int:
+    """Wait for the server; in the foreground, to its end, of which it returns the code."""
     from sage.tools.cli.server_wait import wait_until_ready
 
-    try:
-        wait_until_ready(server, timeout=timeout, quiet=quiet)
-        with suppress(OSError):  # a full disk: `status` asks the server itself
-            server.record.update(state="ready")
-        facts = {**server.record.facts, "state": "ready"}
-        with suppress(BrokenPipeError):  # whoever read the address has gone: it serves all the same
-            _report(facts, as_json=as_json, quiet=quiet)
-        if background:
-            return
-        code = server.popen.wait()
-    except KeyboardInterrupt:
-        _end(server)
-        raise Interrupted("The server was ended, `sage llm start` starts it again.") from None
-    except BaseException:
-        _end(server)
-        raise
-    server.record.remove()
-    if code not in (0, -signal.SIGTERM):  # which are how `sage llm stop` ends it
-        raise CommandError(
-            f"The server ended by itself ({code}).", "What it said above tells more."
-        )
-    write_note("The server was stopped.", quiet=quiet)
+    wait_until_ready(server, timeout=timeout, quiet=quiet)
+    with suppress(OSError):  # a full disk: `status` asks the server itself
+        server.record.update(state="ready")
+    facts = {**server.record.facts, "state": "ready"}
+    with suppress(BrokenPipeError):  # whoever read the address has gone: it serves all the same
+        _report(facts, as_json=as_json, quiet=quiet)
+    return 0 if background else server.popen.wait()
 
 
 def _report(facts: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
@@ -157,31 +159,13 @@ def _report(facts: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
     sys.stdout.flush()  # whoever waits for the address in a pipe gets it now
 
 
-def _end(server: "Launched") -> None:
-    """End the server and all it started; a second Ctrl-C does not wait for it."""
+def _end(server: "Launched", interrupts: "Interrupts") -> None:
+    """End the server and all it started; another Ctrl-C does not wait for it."""
     try:
+        interrupts.allow()
         server.process.end(_STOP_SECONDS)
     except KeyboardInterrupt:
         server.process.end(0)
     finally:
         server.popen.wait()
         server.record.remove()
-
-
-@contextmanager
-def _ends_as_by_ctrl_c() -> Iterator[None]:
-    """Take the end of the terminal, and `kill`, for a Ctrl-C, so that no server is left behind."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    before = {each: signal.getsignal(each) for each in signals}
-    for each in signals:
-        if before[each] != signal.SIG_IGN:  # as by nohup
-            signal.signal(each, interrupt)
-    try:
-        yield
-    finally:
-        for each in signals:
-            signal.signal(each, before[each])
