@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sage.common.components.sage_vllm.errors import EngineClosedError
+from sage.common.components.sage_vllm.mapped_memory import promised_bytes
 from sage.common.components.sage_vllm.service import VLLMService
 
 CHAT_MODEL, BASE_MODEL = "test/tiny-chat", "test/tiny-base"
@@ -59,6 +60,18 @@ def test_closing_in_the_middle_of_a_switch_ends_both_engines(model_root: Path) -
     assert [t.name for t in threading.enumerate() if t.name.startswith("sage-engine")] == []
     with pytest.raises(EngineClosedError):
         service.generate("late")
+
+
+def test_a_cache_is_promised_until_it_is_used_and_given_back_at_the_end(model_root: Path) -> None:
+    config = _config(model_root)
+    size = config["engine"]["kv_cache_memory_bytes"]
+    before = promised_bytes()
+    with VLLMService(config) as service:
+        fresh = promised_bytes() - before
+        assert 0.8 * size < fresh <= size
+        service.generate(["a " * n for n in range(1, 40)], max_tokens=40)
+        assert promised_bytes() - before < fresh
+    assert promised_bytes() == before
 
 
 def test_ten_cycles_of_opening_and_closing_leave_nothing(model_root: Path) -> None:

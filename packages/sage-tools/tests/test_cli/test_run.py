@@ -224,6 +224,8 @@ class TestStopped:
     ) -> None:
         terminal = sage.terminal("llm", "run", CHAT, "-p", "Hello", "--engine-mode", mode)
         terminal.read_until(f"Loading {CHAT} 2 s")
+        while mode == "process" and len(session_members(terminal.process.pid)) < 2:
+            terminal.read_more(1)  # until the engine's process is there
         terminal.type("\x03")
         assert terminal.finish() == 130
         assert terminal.text.endswith("Hint: Nothing was generated yet.\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sage.common.components.sage_vllm.host_memory import host_memory
+from sage.common.components.sage_vllm.mapped_memory import promised_bytes
 
 _LARGEST_KV_CACHE = 4 << 30
 _BATCH_SIZE = 256  # vLLM's default for max_num_seqs on a CPU
@@ -20,8 +21,7 @@ def cpu_defaults(model: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     - no compilation: it takes minutes and gains little;
     - a KV cache no larger than a full batch of the longest sequences can fill, at most 4 GiB and a
-      quarter of the free memory: vLLM's own default is nearly all memory of the machine, and it
-      writes to all of it before the first token;
+      quarter of the free memory: vLLM's own default is nearly all memory of the machine;
     - bfloat16 where the processor has AVX-512, and float32 elsewhere: 16-bit matrix products are
       emulated there, at about an eighth of the speed. Left alone, vLLM takes float16 for models
       that were stored in it and for embedding models, and that is emulated nearly everywhere: 30
@@ -39,8 +39,8 @@ def cpu_defaults(model: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that can be had without swapping."""
-    return host_memory().available
+    """Return the bytes of memory that can be had without swapping and are promised to nobody."""
+    return max(0, host_memory().available - promised_bytes())
 
 
 def _largest_use(model: Path, arguments: Mapping[str, Any]) -> int:

@@ -8,12 +8,13 @@ built, once, in the modules and classes of vLLM.
 from __future__ import annotations
 
 import gc
-import mmap
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
+
+from sage.common.components.sage_vllm.mapped_memory import map_zeros
 
 one_at_a_time = threading.RLock()
 """Held where inline engines compute."""
@@ -135,10 +136,7 @@ class _TorchWithMappedZeros:
 
         if torch.device(device).type != "cpu" or dtype != torch.int8 or size == (0,):
             return torch.zeros(*size, dtype=dtype, device=device)
-        mapping = mmap.mmap(-1, size[0], flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with suppress(OSError, AttributeError):  # where there are no huge pages
-            mapping.madvise(mmap.MADV_HUGEPAGE)
-        return torch.frombuffer(mapping, dtype=dtype)
+        return torch.frombuffer(map_zeros(size[0]), dtype=dtype)
 
 
 def _map_kv_caches() -> None:
