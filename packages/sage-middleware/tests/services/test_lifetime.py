@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import threading
 from concurrent.futures import Future
@@ -72,6 +73,21 @@ def test_a_cache_is_promised_until_it_is_used_and_given_back_at_the_end(model_ro
         service.generate(["a " * n for n in range(1, 40)], max_tokens=40)
         assert promised_bytes() - before < fresh
     assert promised_bytes() == before
+
+
+def test_an_engine_leaves_no_settings_to_the_programs_that_this_one_starts(
+    model_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"VLLM_LOGGING_LEVEL", "VLLM_LOGGING_STREAM", "VLLM_NO_USAGE_STATS"}
+    settings |= {"VLLM_ENABLE_V1_MULTIPROCESSING", "SAGE_VLLM_ENGINE_HOST"}
+    for name in settings:
+        monkeypatch.delenv(name, raising=False)
+    with VLLMService(_config(model_root)) as service:
+        service.generate("a")
+        assert settings.isdisjoint(os.environ)
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "WARNING")
+    with VLLMService(_config(model_root)):
+        assert os.environ["VLLM_LOGGING_LEVEL"] == "WARNING"
 
 
 def test_ten_cycles_of_opening_and_closing_leave_nothing(model_root: Path) -> None:

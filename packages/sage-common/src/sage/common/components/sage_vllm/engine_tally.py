@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sage.common.components.sage_vllm.engine import EngineStats
 
 if TYPE_CHECKING:
-    from sage.common.components.sage_vllm.vllm_runtime import SchedulerLoad
+    from sage.common.components.sage_vllm.scheduler_load import SchedulerLoad
 
 _RECENT = 1000  # requests whose latency the percentiles are of
 _PERCENTILES = (50, 90, 99)

@@ -2,7 +2,7 @@
 
 vLLM takes an inline engine for the only one there is: its kernels, its garbage collections, its
 teardown. Each change says what would happen without it. They are made when an inline engine is
-built, once, in the modules and classes of vLLM.
+built, once, in the modules and classes of vLLM that vllm_runtime hands over.
 """
 
 from __future__ import annotations
@@ -20,26 +20,12 @@ one_at_a_time = threading.RLock()
 """Held where inline engines compute."""
 
 
-def share_process() -> None:
-    """Prepare this process for inline engines."""
-    from vllm.v1.engine import core
-
-    if core.gc is _BriefGC:
-        return
-    _make_forward_passes_one_at_a_time()
-    _register_kernels_once()
-    _map_kv_caches()
-    _keep_collections_short()
-
-
 @contextmanager
-def process_groups_kept() -> Iterator[None]:
+def process_groups_kept(core: Any) -> Iterator[None]:
     """Keep vLLM from destroying torch's process groups, which other inline engines still need.
 
-    An EngineCore that shuts down always destroys them.
+    An EngineCore, of the module ``core``, that shuts down always destroys them.
     """
-    from vllm.v1.engine import core
-
     destroy = core.cleanup_dist_env_and_memory
     core.cleanup_dist_env_and_memory = gc.collect
     try:
@@ -48,15 +34,12 @@ def process_groups_kept() -> Iterator[None]:
         core.cleanup_dist_env_and_memory = destroy
 
 
-def keep_adapters_off_plain_requests() -> None:
+def keep_adapters_off_plain_requests(lora_ops: Any, punica_cpu: Any) -> None:
     """Mend vLLM's LoRA on the CPU, which adapts requests that name no adapter too.
 
     Beside a request with an adapter, theirs is numbered -1, and that picks the last adapter that
     is loaded.
     """
-    from vllm.lora.ops.torch_ops import lora_ops
-    from vllm.lora.punica_wrapper import punica_cpu
-
     shrink = lora_ops.bgmv_shrink
     if shrink.__module__ == __name__:
         return
@@ -70,15 +53,12 @@ def keep_adapters_off_plain_requests() -> None:
     lora_ops.bgmv_shrink = punica_cpu.bgmv_shrink = shrink_adapted
 
 
-def _make_forward_passes_one_at_a_time() -> None:
+def make_forward_passes_one_at_a_time(forward_context: Any, model_runner: Any) -> None:
     """Keep a model's first passes, in the build of an inline engine, out of others' steps.
 
     vLLM keeps the context of a forward pass in a global of a module, and its kernels for the CPU
     keep their scratch memory in one too: two threads at once would read each other's.
     """
-    from vllm import forward_context
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
-
     override = forward_context.override_forward_context
 
     @contextmanager
@@ -88,7 +68,7 @@ def _make_forward_passes_one_at_a_time() -> None:
 
     forward_context.override_forward_context = override_alone
     for name in ("_dummy_sampler_run", "_dummy_pooler_run"):
-        setattr(GPUModelRunner, name, _alone(getattr(GPUModelRunner, name)))
+        setattr(model_runner, name, _alone(getattr(model_runner, name)))
 
 
 def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -100,15 +80,12 @@ def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _register_kernels_once() -> None:
+def register_kernels_once(platform: Any) -> None:
     """Let the first engine alone put the CPU's kernels in the place of Triton's.
 
     Each further time goes over every name of every module, which keeps the GIL from the engines
     at work for a tenth of a second, and wraps the kernels once more.
     """
-    from vllm.platforms import current_platform
-
-    platform = type(current_platform)
     register = platform.register_triton_kernel_overrides
 
     def register_once(_cls: Any) -> None:
@@ -125,24 +102,23 @@ class _TorchWithMappedZeros:
     itself, and takes memory as it is used.
     """
 
-    def __getattr__(self, name: str) -> Any:
-        import torch
+    def __init__(self, torch: Any) -> None:
+        self._torch = torch
 
-        return getattr(torch, name)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._torch, name)
 
     def zeros(self, *size: Any, dtype: Any, device: Any) -> Any:
         """Return a tensor of zeros; a KV cache is one of so many bytes."""
-        import torch
-
+        torch = self._torch
         if torch.device(device).type != "cpu" or dtype != torch.int8 or size == (0,):
             return torch.zeros(*size, dtype=dtype, device=device)
         return torch.frombuffer(map_zeros(size[0]), dtype=dtype)
 
 
-def _map_kv_caches() -> None:
-    from vllm.v1.worker import utils
-
-    utils.torch = _TorchWithMappedZeros()
+def map_kv_caches(worker_utils: Any) -> None:
+    """Map the KV caches that are allocated in vLLM's module of this name."""
+    worker_utils.torch = _TorchWithMappedZeros(worker_utils.torch)
 
 
 class _BriefGC:
@@ -157,17 +133,12 @@ class _BriefGC:
     unfreeze = freeze
 
 
-def _keep_collections_short() -> None:
+def keep_collections_short(*modules: Any) -> None:
     """Freeze what importing vLLM has made, once: some 650,000 objects.
 
-    vLLM collects garbage whenever an engine is built or shut down. Going over all objects each
-    time would halt the other engines of this process for half a second.
+    These modules of vLLM collect garbage whenever an engine is built or shut down. Going over all
+    objects each time would halt the other engines of this process for half a second.
     """
-    from vllm.distributed import parallel_state
-    from vllm.utils import gc_utils
-    from vllm.v1.engine import core
-    from vllm.v1.worker import gpu_model_runner, gpu_worker
-
-    for module in (core, gc_utils, gpu_model_runner, gpu_worker, parallel_state):
+    for module in modules:
         module.gc = _BriefGC
     gc.freeze()

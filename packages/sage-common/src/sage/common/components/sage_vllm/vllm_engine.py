@@ -44,6 +44,7 @@ from sage.common.components.sage_vllm.errors import (
     PoisonRequestError,
 )
 from sage.common.components.sage_vllm.replay_queue import ReplayQueue
+from sage.common.components.sage_vllm.scheduler_load import SchedulerLoad
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ class VLLMEngine:
     def stats(self) -> EngineStats:
         """Return the counters as of the last step."""
         runtime = self._runtime
-        load = vllm_runtime.SchedulerLoad() if runtime is None else runtime.load
+        load = SchedulerLoad() if runtime is None else runtime.load
         return self._tally.stats(
             in_flight=len(self._in_flight) + len(self._replays) + len(self._texts),
             max_batch_size=self._info.max_batch_size,

@@ -1,4 +1,4 @@
-"""VLLMRuntime: all that is said to vLLM itself. Only this module and inline_patches import it.
+"""VLLMRuntime: all that is said to vLLM itself. Only this module imports it.
 
 Everything but ``sampling_params``, ``pooling_params`` and ``render`` belongs to one thread, the
 one that called ``build``.
@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import fields, replace
 from itertools import count
 from multiprocessing import connection
 from typing import Any, Literal
 
 from sage.common.components.sage_vllm.cpu_defaults import available_memory, cpu_defaults
 from sage.common.components.sage_vllm.engine import EngineInfo, EngineSpec, LoraAdapter, Prompt
+from sage.common.components.sage_vllm.engine_environment import (
+    engine_environment,
+    environment,
+    quiet_environment,
+)
 from sage.common.components.sage_vllm.errors import (
     EngineStartError,
     InvalidRequestError,
@@ -31,12 +35,14 @@ from sage.common.components.sage_vllm.gpu_shares import gpu_shares
 from sage.common.components.sage_vllm.host_memory import host_memory
 from sage.common.components.sage_vllm.inline_patches import (
     keep_adapters_off_plain_requests,
+    keep_collections_short,
+    make_forward_passes_one_at_a_time,
+    map_kv_caches,
     one_at_a_time,
     process_groups_kept,
-    share_process,
+    register_kernels_once,
 )
-from sage.common.components.sage_vllm.lifeline import HOST_VARIABLE
-from sage.common.components.sage_vllm.malloc_tuning import MALLOC_ENVIRONMENT, tune_malloc
+from sage.common.components.sage_vllm.malloc_tuning import tune_malloc
 from sage.common.components.sage_vllm.memory_check import DEFAULT_SHARE
 from sage.common.components.sage_vllm.memory_estimate import MemoryEstimate
 from sage.common.components.sage_vllm.model_check import check_model
@@ -46,52 +52,13 @@ from sage.common.components.sage_vllm.sampling_options import (
     REQUEST_OPTIONS,
     STRUCTURE_OPTIONS,
 )
+from sage.common.components.sage_vllm.scheduler_load import LoadRecorder, SchedulerLoad
 from sage.common.core.errors import nearest
 
 _OURS = ("model", "runner", "convert", "served_model_name")  # set from the EngineSpec
 _BUILD_LOCK = threading.Lock()  # building reads settings from the process's environment
 _inline_runtimes: set[int] = set()  # guarded by _BUILD_LOCK; they share torch's process groups
-
-
-@dataclass(slots=True)
-class SchedulerLoad:
-    """What vLLM's scheduler said of itself at the last step."""
-
-    running: int = 0
-    waiting: int = 0
-    kv_cache_usage: float = 0.0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-
-    @property
-    def prefix_cache_hit_rate(self) -> float:
-        """The share of prompt tokens, 0 to 1, that were in the prefix cache."""
-        return self.prefix_hits / self.prefix_queries if self.prefix_queries else 0.0
-
-
-class _LoadRecorder:
-    """Stands where vLLM's own StatLoggerManager would, and keeps the scheduler's figures.
-
-    vLLM's would register some hundred metrics in the process's one Prometheus registry.
-    """
-
-    def __init__(self, **_settings: Any) -> None:
-        self.load = SchedulerLoad()
-
-    def log_engine_initialized(self) -> None:
-        """Nothing to say."""
-
-    def log(self) -> None:
-        """Nothing to say."""
-
-    def record(self, *, scheduler_stats: Any, **_others: Any) -> None:
-        """Take the figures of one step."""
-        load = self.load
-        load.running = scheduler_stats.num_running_reqs
-        load.waiting = scheduler_stats.num_waiting_reqs
-        load.kv_cache_usage = scheduler_stats.kv_cache_usage
-        load.prefix_queries += scheduler_stats.prefix_cache_stats.queries
-        load.prefix_hits += scheduler_stats.prefix_cache_stats.hits
+_process_is_shared = False  # guarded by _BUILD_LOCK
 
 
 class VLLMRuntime:
@@ -116,7 +83,7 @@ class VLLMRuntime:
         self._inline = inline
         self._engine = engine
         self._renderer = engine.renderer
-        self._recorder = engine.logger_manager or _LoadRecorder()
+        self._recorder = engine.logger_manager or LoadRecorder()
         self._lora_config = engine.vllm_config.lora_config
         self._SamplingParams = SamplingParams
         self._PoolingParams = PoolingParams
@@ -263,10 +230,12 @@ class VLLMRuntime:
 
     def shut_down(self) -> None:
         """Free the engine: its memory, its process, vLLM's process groups."""
+        from vllm.v1.engine import core
+
         self._renderer.shutdown()
         with _BUILD_LOCK:
             _inline_runtimes.discard(id(self))
-            with process_groups_kept() if _inline_runtimes else nullcontext():
+            with process_groups_kept(core) if _inline_runtimes else nullcontext():
                 self._engine.engine_core.shutdown()
         if not self._inline:
             _close_sockets(self._engine.engine_core)
@@ -337,12 +306,15 @@ def build(
                     f"LoRA adapters for {spec.model_id!r} on a CPU need engine_mode 'inline': in a "
                     f"process of its own, vLLM's engine would apply them to requests that name none"
                 )
-            keep_adapters_off_plain_requests()
+            from vllm.lora.ops.torch_ops import lora_ops
+            from vllm.lora.punica_wrapper import punica_cpu
+
+            keep_adapters_off_plain_requests(lora_ops, punica_cpu)
         if on_cpu and inline:
             tune_malloc()
         if inline:
-            share_process()
-        with _environment(_engine_environment(inline=inline, on_cpu=on_cpu)):
+            _share_process()
+        with environment(engine_environment(inline=inline, on_cpu=on_cpu)):
             engine = _build_engine(spec, engine_args)
         runtime = VLLMRuntime(spec, engine, inline=inline, on_death=on_death)
     mode: Literal["inline", "process"] = "inline" if inline else "process"
@@ -356,6 +328,25 @@ def build(
         start_seconds=time.perf_counter() - began,
         memory_bytes=_held_bytes(estimate, arguments, None if on_cpu else total),
     )
+
+
+def _share_process() -> None:
+    """Prepare this process for inline engines, once."""
+    global _process_is_shared
+    if _process_is_shared:
+        return
+    from vllm import forward_context
+    from vllm.distributed import parallel_state
+    from vllm.platforms import current_platform
+    from vllm.utils import gc_utils
+    from vllm.v1.engine import core
+    from vllm.v1.worker import gpu_model_runner, gpu_worker, utils
+
+    make_forward_passes_one_at_a_time(forward_context, gpu_model_runner.GPUModelRunner)
+    register_kernels_once(type(current_platform))
+    map_kv_caches(utils)
+    keep_collections_short(core, gc_utils, gpu_model_runner, gpu_worker, parallel_state)
+    _process_is_shared = True
 
 
 def share_device(text: EngineSpec, embedding: EngineSpec) -> tuple[EngineSpec, EngineSpec]:
@@ -414,12 +405,9 @@ def _known_types() -> set[str]:
 
 
 def _import_vllm(model_id: str) -> None:
-    # Read by vllm when it is imported; whoever sets them otherwise has the last word.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
-        import vllm  # noqa: F401
+        with environment(quiet_environment()):
+            import vllm  # noqa: F401
     except ImportError as error:
         raise VLLMNotInstalledError(model_id, str(error)) from error
     # What vLLM and torch say of each other at every start helps no user of ours.
@@ -451,7 +439,7 @@ def _build_engine(spec: EngineSpec, engine_args: Any) -> Any:
     from vllm.v1.engine import llm_engine
 
     statistics = llm_engine.StatLoggerManager
-    llm_engine.StatLoggerManager = _LoadRecorder
+    llm_engine.StatLoggerManager = LoadRecorder
     try:
         # The defaults for batch sizes are those of vLLM's offline LLM class.
         config = engine_args.create_engine_config(UsageContext.LLM_CLASS)
@@ -475,24 +463,3 @@ def _reason(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     return "; ".join(detail["msg"] for detail in error.errors())
-
-
-def _engine_environment(*, inline: bool, on_cpu: bool) -> dict[str, str]:
-    if inline:
-        return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    settings = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", HOST_VARIABLE: str(os.getpid())}
-    return settings | MALLOC_ENVIRONMENT if on_cpu else settings
-
-
-@contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
