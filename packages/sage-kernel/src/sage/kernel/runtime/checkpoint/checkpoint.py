@@ -59,15 +59,15 @@ class Checkpoint:
         self._due = time.monotonic() + _INTERVAL
 
     def _read(self, operators: Sequence[Operator]) -> None:
-        saved = self._store.read()
+        saved, pipeline = self._store.read(), describe(operators)
         if not saved or (saved["position"] == 0 and not saved["complete"]):  # nothing is done yet
-            saved = {"version": _VERSION, "pipeline": describe(operators), "position": 0}
+            saved = {"version": _VERSION, "pipeline": pipeline, "position": 0}
             saved |= {"states": {}, "complete": False}
             self._store.write(**saved)
         if saved["version"] != _VERSION:
             problem = f"it has version {saved['version']}, this SAGE reads {_VERSION}; take another"
             raise CheckpointError(self._folder, problem)
-        changed = difference(saved["pipeline"], describe(operators))
+        changed = difference(saved["pipeline"], pipeline)
         if changed:
             raise CheckpointMismatchError(
                 self._folder,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from functools import partial
+from hashlib import sha256
 from pathlib import PurePath
 from typing import Any
 
-from sage.kernel.graph import FunctionSpec, Operator
+from sage.kernel.graph import Operator
 
 Description = list[dict[str, str]]
 
-_LONGEST = 100  # items of a container, or letters of a text, that are compared one by one
+_LONGEST = 100  # items of a container, or letters of a text: longer ones are told by a digest
 
 
 def obstacle(operators: Sequence[Operator]) -> str | None:
@@ -60,30 +62,48 @@ def _describe(operator: Operator) -> dict[str, str]:
     spec = operator.function
     if spec is None:
         return described
-    described["function"] = _name(spec.target)
+    described["function"] = _value(spec.target)
     arguments: dict[str, Any] = {str(i): arg for i, arg in enumerate(spec.args)}
     arguments |= {key: spec.kwargs[key] for key in sorted(spec.kwargs)}
     return described | {f"argument {key}": _value(arg) for key, arg in arguments.items()}
 
 
-def _name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__qualname__", None) or type(function).__qualname__
-
-
 def _value(value: Any) -> str:
-    """Return a text that is the same in every process, unlike many a repr()."""
-    if isinstance(value, str | bytes) and len(value) <= _LONGEST:
-        return repr(value)
-    if value is None or isinstance(value, bool | int | float):
+    """Return a text of one line that is the same in every process, unlike many a repr().
+
+    Values that differ have texts that differ, with two exceptions: functions are told by name, and
+    objects that this module knows nothing of by the name of their type.
+    """
+    if isinstance(value, str | bytes):
+        return repr(value) if len(value) <= _LONGEST else _digest(value, [repr(value)])
+    if value is None or isinstance(value, bool | int | float | range):
         return repr(value)
     if isinstance(value, PurePath):
         return repr(str(value))
-    if isinstance(value, Mapping | list | tuple) and len(value) <= _LONGEST:
-        if isinstance(value, Mapping):
-            return "{" + ", ".join(f"{_value(k)}: {_value(v)}" for k, v in value.items()) + "}"
-        return "[" + ", ".join(map(_value, value)) + "]"
-    if isinstance(value, str | bytes | Mapping | list | tuple | range | set | frozenset):
-        return f"a {type(value).__name__} of length {len(value)}"
-    if isinstance(value, FunctionSpec | type) or callable(value):
-        return _name(value)
+    if isinstance(value, list | tuple):
+        return _container(value, map(_value, value), "[]")
+    if isinstance(value, Mapping):
+        items = (f"{_value(key)}: {_value(item)}" for key, item in value.items())
+        return _container(value, items, "{}")
+    if isinstance(value, set | frozenset):
+        return _container(value, sorted(map(_value, value)), "{}")
+    if isinstance(value, partial):
+        arguments = [_value(argument) for argument in value.args]
+        arguments += [f"{key}={_value(value.keywords[key])}" for key in sorted(value.keywords)]
+        return f"{_value(value.func)}({', '.join(arguments)})"
+    if callable(value):
+        return getattr(value, "__qualname__", None) or type(value).__qualname__
     return f"a {type(value).__qualname__}"
+
+
+def _container(value: Sized, items: Iterable[str], brackets: str) -> str:
+    if len(value) > _LONGEST:
+        return _digest(value, items)
+    return brackets[0] + ", ".join(items) + brackets[1]
+
+
+def _digest(value: Sized, lines: Iterable[str]) -> str:
+    digest = sha256()
+    for line in lines:
+        digest.update(f"{line}\n".encode())
+    return f"a {type(value).__name__} of length {len(value)}, SHA-256 {digest.hexdigest()[:16]}..."
