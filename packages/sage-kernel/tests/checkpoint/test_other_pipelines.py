@@ -1,7 +1,8 @@
-"""What tells a pipeline from the one that began a checkpoint: the arguments of its functions."""
+"""What tells a pipeline from the one that began a checkpoint: the arguments and its sinks."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from sage.common.core.functions import SinkFunction
 from sage.kernel.api import DataStream, LocalEnvironment
-from sage.kernel.runtime.checkpoint import CheckpointMismatchError
+from sage.kernel.runtime.checkpoint import CheckpointMismatchError, DurableSink
+from sage.kernel.runtime.failed_record import FailedRecord
 
 
 def _no_op(record: Any) -> None: ...
@@ -94,3 +97,82 @@ def test_the_same_arguments_are_the_same_in_every_process(tmp_path: Path) -> Non
         command = [sys.executable, "-c", textwrap.dedent(code), folder, str(words)]
         environment = {**os.environ, "PYTHONHASHSEED": str(number)}
         subprocess.run(command, env=environment, check=True, timeout=20)
+
+
+class Numbers(DurableSink):
+    """Writes the numbers of records, or of those that failed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.numbers: list[int] = []
+
+    def begin(self, state: int | None) -> None:
+        self.numbers = json.loads(self.path.read_text())[:state] if state else []
+
+    def state(self) -> int:
+        return len(self.numbers)
+
+    def sync(self) -> None:
+        self.path.write_text(json.dumps(self.numbers))
+
+    def finish(self) -> None:
+        self.sync()
+        self.path.with_suffix(".finished").touch()
+
+    def execute(self, record: Any) -> None:
+        self.numbers.append(record.record if isinstance(record, FailedRecord) else record)
+
+
+def _odd_is_bad(number: int) -> int:
+    if number % 2:
+        raise ValueError("odd")
+    return number
+
+
+def test_dead_letters_that_are_counted_do_not_get_lost(tmp_path: Path) -> None:
+    dead, out, stops = tmp_path / "dead", tmp_path / "out", [50]
+
+    def stop_once(number: int) -> int:
+        if number in stops:
+            raise OSError(stops.pop())
+        return number
+
+    def run(on_error: Any) -> None:
+        env = LocalEnvironment("dead letters")
+        stream = env.from_collection(range(100)).map(_odd_is_bad, name="odd", on_error=on_error)
+        stream.map(stop_once).sink(Numbers, out)
+        env.submit(checkpoint=tmp_path / "checkpoint")
+
+    with pytest.raises(OSError, match="50"):
+        run(partial(Numbers, dead))
+    for other in ("skip", "raise", _no_op):
+        expected = "the dead-letter sink of 'odd' is gone, .*Submit the pipeline that began it, or"
+        with pytest.raises(CheckpointMismatchError, match=expected):
+            run(other)
+    run(partial(Numbers, dead))
+    assert json.loads(dead.read_text()) == [*range(1, 100, 2)]
+    assert json.loads(out.read_text()) == [*range(0, 100, 2)]
+    assert dead.with_suffix(".finished").exists()
+    run("skip")  # all is done and published: there is nothing that could get lost
+
+
+def test_a_sink_that_is_durable_no_more_is_refused(tmp_path: Path) -> None:
+    class Plain(SinkFunction):
+        def __init__(self, path: Path) -> None: ...
+
+        def execute(self, record: int) -> None: ...
+
+    def run(sink: type[SinkFunction], records: Callable[[], Iterator[int]]) -> None:
+        env = LocalEnvironment("sinks")
+        env.from_source(records, name="numbers").sink(sink, tmp_path / "out", name="write")
+        env.submit(checkpoint=tmp_path / "checkpoint")
+
+    def numbers() -> Iterator[int]:
+        yield 1
+        raise OSError("cut")
+
+    Plain.__qualname__ = Numbers.__qualname__
+    with pytest.raises(OSError, match="cut"):
+        run(Numbers, numbers)
+    with pytest.raises(CheckpointMismatchError, match="the sink of 'write' is gone"):
+        run(Plain, numbers)

@@ -21,7 +21,7 @@ from typing import Any
 
 from sage.kernel.graph import Operator
 from sage.kernel.runtime.checkpoint.description import describe, difference, obstacle
-from sage.kernel.runtime.checkpoint.durable_sinks import DurableSinks, Mark, States
+from sage.kernel.runtime.checkpoint.durable_sinks import DurableSinks, Mark, States, lost
 from sage.kernel.runtime.checkpoint.errors import (
     CheckpointError,
     CheckpointMismatchError,
@@ -67,7 +67,7 @@ class Checkpoint:
         if saved["version"] != _VERSION:
             problem = f"it has version {saved['version']}, this SAGE reads {_VERSION}; take another"
             raise CheckpointError(self._folder, problem)
-        changed = difference(saved["pipeline"], pipeline)
+        changed = difference(saved["pipeline"], pipeline) or lost(operators, saved["states"])
         if changed:
             raise CheckpointMismatchError(
                 self._folder,
@@ -148,7 +148,7 @@ class Checkpoint:
             self.commit(sinks)
             if self._source_ended and not failed:
                 sinks.finish()
-                self._store.write(complete=True)
+                self._store.write(complete=True, states={})
         finally:
             self.close()
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sage.kernel.graph import Operator
+from sage.kernel.graph import FunctionSpec, Operator
 from sage.kernel.runtime.checkpoint.durable_sink import DurableSink
 
 States = dict[str, Any]
@@ -57,6 +57,21 @@ class DurableSinks:
             if key in self._sinks:
                 mark = _adding(key, self._sinks[key], mark)
         return mark
+
+
+def lost(operators: Sequence[Operator], states: States) -> str:
+    """Say in words which sink has a state, but is no longer there; empty if none is missing."""
+    for operator in operators:
+        for dead_letters, function in ((False, operator.function), (True, operator.on_error)):
+            if _key(operator, dead_letters=dead_letters) in states and not _is_durable(function):
+                sink = "dead-letter sink" if dead_letters else "sink"
+                return f"the {sink} of {operator.name!r} is gone, which would lose what it wrote"
+    return ""
+
+
+def _is_durable(function: FunctionSpec | str | None) -> bool:
+    target = function.target if isinstance(function, FunctionSpec) else None
+    return isinstance(target, type) and issubclass(target, DurableSink)
 
 
 def _key(operator: Operator, *, dead_letters: bool) -> str:
