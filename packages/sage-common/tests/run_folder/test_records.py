@@ -157,24 +157,35 @@ def test_readers_at_once_agree_and_do_not_disturb_makers() -> None:
 
 def test_what_is_no_record_is_left_out_and_left_alone(root: Path) -> None:
     RunRecord("service", name="one").remove()
-    for name, text in (("broken", "{"), ("list", "[]")):
-        (root / f"{name}.json").write_text(text)
-    held = (root / "broken.lock").open("w")
-    fcntl.flock(held, fcntl.LOCK_EX)
-    with held:
+    foreign = ["mine.json", "mine.lock", "servers-1-0123abcd.json", "service-1-0123abcde.json"]
+    for name in foreign:
+        (root / name).write_text("{}")
+        os.utime(root / name, (0, 0))
+    assert read_records() == []
+    assert files(root) == foreign
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_record_that_cannot_be_read_goes_when_nobody_holds_it(text: str, root: Path) -> None:
+    RunRecord("service", name="one").remove()
+    record = root / "service-1-0123abcd.json"
+    record.write_text(text)
+    with record.with_suffix(".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
         assert read_records() == []
-        assert files(root) == ["broken.json", "broken.lock"]
+        assert len(files(root)) == 2
     assert read_records() == []
     assert files(root) == []
 
 
 def test_a_lock_left_without_facts_goes_when_it_is_old(root: Path) -> None:
     root.mkdir()
-    for name in ("new", "old"):
-        (root / f"{name}.lock").touch()
-    os.utime(root / "old.lock", (0, 0))
+    new, old = root / "server-1-0123abcd.lock", root / "server-2-0123abcd.lock"
+    for lock in (new, old):
+        lock.touch()
+    os.utime(old, (0, 0))
     assert read_records() == []
-    assert files(root) == ["new.lock"]
+    assert files(root) == [new.name]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can look on as another user")

@@ -7,7 +7,8 @@
 
 The system lets go of a lock (flock) however its holder ends, by SIGKILL or a power cut too.
 Whoever reads the records removes those whose lock is free; no name is ever used twice, so nobody
-removes what belongs to another. The lock is taken before the facts can be seen.
+removes what belongs to another. The lock is taken before the facts can be seen. Files of any other
+name are somebody else's.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakSet
 
 ROOT_VARIABLE = "SAGE_RUN_ROOT"
+_STEM = re.compile(r"(server|service)-\d+-[0-9a-f]{8}")
 _ORPHAN_SECONDS = 60.0
 """A lock without facts is removed when it is older: before, its record may be in the making."""
 
@@ -59,7 +62,7 @@ class RunRecord:
     OSError where the run folder cannot be written.
     """
 
-    def __init__(self, kind: str, **facts: Any) -> None:
+    def __init__(self, kind: Literal["server", "service"], **facts: Any) -> None:
         pid = os.getpid()
         stem = make_run_root() / f"{kind}-{pid}-{os.urandom(4).hex()}"
         self._path, self._lock_path = stem.with_suffix(".json"), stem.with_suffix(".lock")
@@ -118,7 +121,7 @@ def read_records() -> list[dict[str, Any]]:
     """
     root = run_root()
     found = []
-    for path in root.glob("*.json"):
+    for path in _ours(root, ".json"):
         try:
             if _is_stale(path):
                 _remove(path)
@@ -129,6 +132,10 @@ def read_records() -> list[dict[str, Any]]:
     for lock in _orphans(root):
         _remove(lock.with_suffix(".json"))
     return sorted(found, key=lambda facts: str(facts.get("started")))
+
+
+def _ours(root: Path, suffix: str) -> list[Path]:
+    return [path for path in root.glob(f"*{suffix}") if _STEM.fullmatch(path.stem)]
 
 
 def _is_stale(path: Path) -> bool:
@@ -151,7 +158,7 @@ def _is_stale(path: Path) -> bool:
 
 def _orphans(root: Path) -> Iterator[Path]:
     """Locks that their makers left before there were facts, which takes a SIGKILL to happen."""
-    for lock in root.glob("*.lock"):
+    for lock in _ours(root, ".lock"):
         try:
             is_old = time.time() - lock.stat().st_mtime > _ORPHAN_SECONDS
             if is_old and not lock.with_suffix(".json").exists() and _is_stale(lock):
