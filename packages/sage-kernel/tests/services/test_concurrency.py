@@ -36,19 +36,19 @@ class Gate(BaseService):
 
 
 @pytest.mark.parametrize("timeout", [None, 20])
-@pytest.mark.parametrize(("limit", "meet"), [(1, 1), (3, 3), (None, 8)])
+@pytest.mark.parametrize(("limit", "meet"), [(1, 1), (3, 3), (None, 48)])
 def test_as_many_calls_run_at_once_as_the_service_allows(
     limit: int | None, meet: int, timeout: float | None
 ) -> None:
-    with LocalEnvironment("concurrency") as env, ThreadPoolExecutor(8) as callers:
+    with LocalEnvironment("concurrency") as env, ThreadPoolExecutor(48) as callers:
         env.register_service("gate", Gate, limit, meet)
         proxy = env.service("gate")
-        calls = [callers.submit(proxy.process, n, timeout=timeout) for n in range(24)]
-        assert [call.result(20) for call in calls] == list(range(24))
+        calls = [callers.submit(proxy.process, n, timeout=timeout) for n in range(96)]
+        assert [call.result(20) for call in calls] == list(range(96))
         assert proxy.most_at_once() == meet
 
 
-@pytest.mark.parametrize(("limit", "meet"), [(1, 1), (3, 3), (None, 32)])
+@pytest.mark.parametrize(("limit", "meet"), [(1, 1), (3, 3), (None, 96)])
 def test_asynchronous_calls_keep_to_the_same_limit(limit: int | None, meet: int) -> None:
     with LocalEnvironment("concurrency") as env:
         env.register_service("gate", Gate, limit, meet)
@@ -107,9 +107,10 @@ def test_a_service_of_one_call_at_a_time_may_call_itself(timeout: float | None) 
         assert env.call_service("factorial", 6, timeout=timeout) == 720
 
 
-def test_threads_are_made_as_they_are_needed_and_used_again() -> None:
+@pytest.mark.parametrize("limit", [8, None])
+def test_threads_are_made_as_they_are_needed_and_used_again(limit: int | None) -> None:
     class Echo(BaseService):
-        max_concurrency = 8
+        max_concurrency = limit
 
         def process(self, payload: Any) -> Any:
             return payload

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -15,13 +16,16 @@ from sage.common.service import ServiceClosedError
 class DaemonThreads:
     """Runs the calls to one service on at most ``limit`` threads, made as they are needed.
 
+    A call begins once it has one of the ``slots``, and can be cancelled till then.
+
     The interpreter waits for the threads of a ThreadPoolExecutor before it ends, so one call that
     never returns would keep it from ending; it does not wait for these.
     """
 
-    def __init__(self, service: str, limit: int) -> None:
+    def __init__(self, service: str, limit: int | None, slots: AbstractContextManager[Any]) -> None:
         self._service = service
         self._limit = limit
+        self._slots = slots
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._changed = threading.Condition()
         self._threads = 0
@@ -34,14 +38,15 @@ class DaemonThreads:
         with self._changed:
             if self._closed:
                 raise ServiceClosedError(self._service)
-            self._calls.append((future, partial(function, *args, **kwargs)))
             if self._idle:
                 self._idle -= 1  # here, so that the next submit() does not count on it too
                 self._changed.notify()
-            elif self._threads < self._limit:
-                self._threads += 1
-                name = f"sage-service-{self._service}-{self._threads}"
+            elif self._limit is None or self._threads < self._limit:
+                name = f"sage-service-{self._service}-{self._threads + 1}"
+                # First: if the system has no thread left, the caller hears of it and nothing runs.
                 threading.Thread(target=self._work, name=name, daemon=True).start()
+                self._threads += 1
+            self._calls.append((future, partial(function, *args, **kwargs)))
         return future
 
     def close(self) -> None:
@@ -56,7 +61,7 @@ class DaemonThreads:
 
     def _work(self) -> None:
         while call := self._take():
-            _run(*call)
+            self._run(*call)
             del call  # keep neither arguments nor result while there is nothing to do
 
     def _take(self) -> tuple[Future[Any], Callable[[], Any]] | None:
@@ -66,14 +71,17 @@ class DaemonThreads:
                 self._changed.wait()
             return self._calls.popleft() if self._calls else None
 
-
-def _run(future: Future[Any], call: Callable[[], Any]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        result = call()
-    except BaseException as error:  # noqa: BLE001 - it is the caller's
-        future.set_exception(error)
-        del future  # the error's traceback refers to this frame
-    else:
-        future.set_result(result)
+    def _run(self, future: Future[Any], call: Callable[[], Any]) -> None:
+        try:
+            with self._slots:
+                if not future.set_running_or_notify_cancel():
+                    return
+                if self._closed:
+                    why = "it was closed before the call could run"
+                    raise ServiceClosedError(self._service, why)  # noqa: TRY301 - the call's error
+                result = call()
+        except BaseException as error:  # noqa: BLE001 - it is the caller's
+            future.set_exception(error)
+            del future  # the error's traceback refers to this frame
+        else:
+            future.set_result(result)

@@ -14,7 +14,6 @@ from sage.common.service import BaseService, ServiceClosedError, ServiceMethodNo
 from sage.kernel.runtime.service.daemon_threads import DaemonThreads
 
 _LIFECYCLE = frozenset({"setup", "start", "stop", "cleanup", "open", "close"})
-_UNBOUNDED_THREADS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class RunningService:
             if limit == 1
             else threading.BoundedSemaphore(limit)
         )
-        self._threads = DaemonThreads(name, limit or _UNBOUNDED_THREADS)
+        self._threads = DaemonThreads(name, limit, self._slots)
         self._endpoints: dict[str, Endpoint] = {}
         self._closed = False
 
@@ -82,7 +81,7 @@ class RunningService:
                 return function(*args, **kwargs)
 
         def submit(*args: Any, **kwargs: Any) -> Future[Any]:
-            return self._threads.submit(call, *args, **kwargs)
+            return self._threads.submit(function, *args, **kwargs)
 
         def submit_to_twin(*args: Any, **kwargs: Any) -> Future[Any]:
             future = twin(*args, **kwargs)
