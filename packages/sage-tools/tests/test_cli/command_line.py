@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -26,7 +27,12 @@ class CommandLine:
     """`sage` with one environment; a context manager that leaves no process behind."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self.environment = environment
+        # Commands see what a user's do, not how the tests run, or what an engine in them has set.
+        self.environment = {
+            name: value
+            for name, value in environment.items()
+            if name != "PYTHONUNBUFFERED" and not name.startswith("VLLM_")
+        }
         self._started: list[subprocess.Popen[Any]] = []
 
     def __enter__(self) -> CommandLine:
@@ -85,6 +91,7 @@ class Terminal:
         )
         os.close(slave)
         self.raw = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._seen = 0
 
     def read_until(self, text: str) -> str:
@@ -139,7 +146,7 @@ class Terminal:
             data = os.read(self._master, 65536)
         except OSError:  # how Linux says that the other side of a terminal is closed
             return False
-        self.raw += data.decode()
+        self.raw += self._decoder.decode(data)
         return bool(data)
 
 

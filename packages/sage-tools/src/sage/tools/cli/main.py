@@ -6,6 +6,8 @@ error is an `Error:` line and a `Hint:` line, with a traceback only where SAGE_D
 
 import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,15 +49,8 @@ def sage(
 def main() -> None:
     """Run `sage` and exit."""
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its warnings would run into our display
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # whatever the terminal's encoding is
-    code = _run()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        code = _reader_left()
+    _open_streams()
+    code = _flushed(_run())
     if code == _INTERRUPTED or "vllm" in sys.modules:
         # The hub's client cannot be stopped in the middle of a file, and a normal exit would wait
         # for its threads; what they wrote so far is safe where it is. With vLLM, whose services are
@@ -64,28 +59,48 @@ def main() -> None:
     sys.exit(code)
 
 
+def _open_streams() -> None:
+    """Have two streams to write to, whatever the terminal's encoding is, or if they are closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # as after >&-
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - to the very end
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _run() -> int:
     try:
         result = app(prog_name="sage", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         result = _INTERRUPTED
     except Interrupted as stop:
-        write_error("Interrupted.", stop.hint)
-        return _INTERRUPTED
+        return _failed(_INTERRUPTED, "Interrupted.", stop.hint)
     except (BrokenPipeError, SystemExit):  # Typer itself exits for a closed pipe, and only then
-        return _reader_left()
+        return 0  # as in `sage llm model show | head -1`: the reader has what it wanted
     except _USAGE_ERROR as error:
-        write_error(*error_lines(error), usage=True)
-        return 2
+        return _failed(2, *error_lines(error))
     except Exception as error:  # noqa: BLE001 - the last resort: no traceback for a user
-        write_error(*error_lines(error))
-        return 1
+        return _failed(1, *error_lines(error))
     if result == _INTERRUPTED:
-        write_error("Interrupted.", "Run the same command again to go on: complete files are kept.")
+        return _failed(_INTERRUPTED, "Interrupted.", "Run the same command again.")
     return result if isinstance(result, int) else 0
 
 
-def _reader_left() -> int:
-    """As in `sage llm model show | head -1`: the reader has what it wanted."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return 0
+def _flushed(code: int) -> int:
+    """Write out what is still held back; returns the exit code, which that can change."""
+    for stream, descriptor in ((sys.__stdout__, 1), (sys.__stderr__, 2)):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)  # Python flushes once more
+            if not code and not isinstance(error, BrokenPipeError):
+                code = _failed(1, *error_lines(error))
+    return code
+
+
+def _failed(code: int, problem: str, hint: str) -> int:
+    with suppress(OSError):  # nobody may be there to read it
+        write_error(problem, hint, usage=code == 2)
+    return code

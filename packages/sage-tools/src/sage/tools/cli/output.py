@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any, TextIO
 
 from sage.common.core.errors import SageError
@@ -55,7 +56,8 @@ def write_error(problem: str, hint: str, *, usage: bool = False) -> None:
 def error_lines(error: Exception) -> tuple[str, str]:
     """The problem and the way out; the traceback is printed at once where SAGE_DEBUG is set."""
     if os.environ.get("SAGE_DEBUG"):
-        print(_without_token("".join(traceback.format_exception(error))), file=sys.stderr)
+        with suppress(OSError):  # nobody may be there to read it
+            print(_without_token("".join(traceback.format_exception(error))), file=sys.stderr)
     problem, hint = getattr(error, "problem", None), getattr(error, "hint", None)
     if isinstance(problem, str) and isinstance(hint, str):
         return problem, hint

@@ -51,7 +51,6 @@ class StatusView:
             print()
         self.clear()
         write_table(_COLUMNS, [_row(record) for record in records])
-        sys.stdout.flush()
         self._lines = len(records) + 1
 
     def clear(self) -> None:

@@ -1,5 +1,6 @@
 """`sage llm logs`: what a background server says."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -44,7 +45,7 @@ def _log(server: str | None) -> Path:
     from sage.tools.cli.server_launch import log_path
     from sage.tools.cli.servers import matching, one_server, running
 
-    if server is not None and server.isdigit() and not matching(running("server"), server):
+    if server is not None and server.isdecimal() and not matching(running("server"), server):
         last = log_path(int(server))
         if last.exists():
             return last
@@ -72,8 +73,11 @@ def _follow(log: Path, end: int) -> None:
         while True:
             is_written = any(each["log"] == str(log) for each in running("server"))
             *whole, begun = (begun + file.read()).split("\n")
+            if not is_written:
+                whole += [begun] if begun else []
             for line in whole:
                 write_data(line)
+            sys.stdout.flush()  # whoever reads it in a pipe gets it now
             if not is_written:
                 return
             time.sleep(_LOOK_EVERY)

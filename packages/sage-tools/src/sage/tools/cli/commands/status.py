@@ -1,5 +1,6 @@
 """`sage llm status`: the servers and services of this user that run."""
 
+import sys
 import time
 from typing import Annotated
 
@@ -37,6 +38,7 @@ def status(
             elif not idle:
                 view.clear()
                 write_note("Nothing runs. `sage llm start` starts a server.", quiet=quiet)
+            sys.stdout.flush()  # whoever reads it in a pipe gets it now
             idle = not records
             if not watch:
                 return

@@ -1,6 +1,7 @@
 """Vectors of texts as JSON Lines."""
 
 import json
+import sys
 from collections.abc import Sequence
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
@@ -27,5 +28,6 @@ def embed_texts(
                 vectors = service.embed(some)["vectors"]
                 for text, vector in zip(some, vectors, strict=True):
                     print(json.dumps({"text": text, "embedding": vector}, ensure_ascii=False))
+                sys.stdout.flush()
     except KeyboardInterrupt:
         raise Interrupted("The vectors that were printed are complete.") from None
