@@ -79,9 +79,9 @@ def test_each_record_gets_its_answer_and_a_second_run_says_that_all_is_done(
     (failure,) = read(f"{output}.failed")
     assert "512 tokens" in failure["error"]["message"]
     assert sorted(file.name for file in tmp_path.iterdir() if file.is_file()) == [
-        *("in.jsonl", "out.jsonl", "out.jsonl.failed"),
+        *("in.jsonl", "out.jsonl", "out.jsonl.failed", "out.jsonl.run"),
     ]
-    again = sage(*run(source, output))
+    again = sage(*run(source, output, *SHORT[:-1]))
     assert (again.returncode, again.stdout) == (1, "")
     assert f"{output} is complete already, 6 records" in again.stderr
     assert "Loading" not in again.stderr
@@ -93,7 +93,7 @@ def test_a_run_that_was_stopped_goes_on(
 ) -> None:
     source, output = files
     write(source, [{"id": n, "prompt": f"number {n}"} for n in range(2000)])
-    options = ("-t", "0", "--max-tokens", "16")
+    options = ("-t", "0", "--max-tokens", "40")  # long enough to be stopped in the middle
     terminal = sage.terminal(*run(source, output, *options))
     terminal.read_until("of 2,000")
     while not _written(tmp_path):
@@ -111,12 +111,43 @@ def test_a_run_that_was_stopped_goes_on(
     # What is written after the last commit is done once more.
     assert 2000 - written <= int(ended[1].replace(",", "")) < 2000
     assert [record["id"] for record in read(output)] == list(range(2000))
-    assert sorted(file.name for file in tmp_path.glob("*.jsonl*")) == ["in.jsonl", "out.jsonl"]
+    assert sorted(file.name for file in tmp_path.glob("*.jsonl*")) == [
+        *("in.jsonl", "out.jsonl", "out.jsonl.run"),
+    ]
 
 
 def _written(folder: Path) -> int:
     partial = folder / "out.jsonl.partial"
     return len(partial.read_bytes().splitlines()) if partial.exists() else 0
+
+
+def test_only_the_run_that_made_an_output_is_told_that_all_is_done(
+    sage: CommandLine, files: tuple[str, str], tmp_path: Path
+) -> None:
+    source, output = files
+    write(source, ["one", "two"])
+    write(output, [{"precious": 1}, {"precious": 2}])  # as many as the input has
+    refused(sage(*run(source, output, *SHORT)), "nothing says which run made it", "--overwrite")
+    assert read(output) == [{"precious": 1}, {"precious": 2}]
+    assert lines(sage(*run(source, output, *SHORT, "--overwrite"))) == []
+    assert "complete already" in sage(*run(source, output, *SHORT[:-1])).stderr
+    answers = read(output)
+    base = sage("llm", "run", "test/tiny-base", *run(source, output, *SHORT)[3:])
+    refused(base, "another model and another commit", "--overwrite")
+    for others, said in (
+        (["--max-tokens", "5"], "another set of sampling options"),
+        (["--system", "Be brief."], "another system prompt"),
+        (["--dtype", "float32"], "another set of engine options"),
+    ):
+        refused(sage(*run(source, output, *SHORT, *others)), said, "--overwrite")
+    write(source, ["one", "three"])
+    refused(sage(*run(source, output, *SHORT)), "another input", "--overwrite")
+    write(source, ["one", "two"])
+    assert read(output) == answers
+    write(output, [answers[1], answers[0]])
+    refused(sage(*run(source, output, *SHORT)), "changed since", "--overwrite")
+    (tmp_path / "out.jsonl.run").write_text("[]")
+    refused(sage(*run(source, output, *SHORT)), "nothing says", "--overwrite")
 
 
 def test_overwrite_begins_anew_and_vectors_come_in_files_too(
@@ -125,7 +156,7 @@ def test_overwrite_begins_anew_and_vectors_come_in_files_too(
     source, output = files
     write(source, ["one", {"id": 2, "text": "two"}, {"prompt": "three"}])
     write(output, [{"from": "another run"}])
-    refused(sage(*run(source, output, "--embed")), "1 records", "3", "--overwrite")
+    refused(sage(*run(source, output, "--embed")), "nothing says which", "--overwrite")
     assert read(output) == [{"from": "another run"}]
     assert lines(sage(*run(source, output, "--embed", "--overwrite", "--quiet"))) == []
     records = read(output)

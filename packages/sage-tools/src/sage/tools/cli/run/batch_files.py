@@ -15,6 +15,7 @@ from sage.tools.cli.errors import CommandError, Interrupted
 from sage.tools.cli.output import write_json, write_note
 
 from .batch_input import CountedJSONLSource, PromptOf, TextOf, count_records
+from .finished_run import FinishedRun
 from .loading import ShownService
 
 _SERVICE = "vllm_service"
@@ -39,8 +40,8 @@ def run_file(
     total = count_records(source, keys)
     if source.resolve() == output.resolve():
         raise CommandError("the output is the input itself", "Name another --output.")
-    job = _Job(output)
-    if not job.begin(total, overwrite=overwrite):
+    job = _Job(config, source, output, system=system)
+    if not job.begin(overwrite=overwrite):
         write_note(
             f"{output} is complete already, {total:,} records; --overwrite makes it anew.",
             quiet=quiet,
@@ -101,12 +102,15 @@ def _submit(env: LocalEnvironment, job: "_Job", *, quiet: bool, overwrite: bool)
 class _Job:
     """The files of a run beside its output."""
 
-    def __init__(self, output: Path) -> None:
+    def __init__(
+        self, config: VLLMServiceConfig, source: Path, output: Path, *, system: str | None
+    ) -> None:
         self.output = output
         self.checkpoint = output.with_name(f"{output.name}.checkpoint")
         self.failed = output.with_name(f"{output.name}.failed")
+        self._run = FinishedRun(config, source, (output, self.failed), system=system)
 
-    def begin(self, total: int, *, overwrite: bool) -> bool:
+    def begin(self, *, overwrite: bool) -> bool:
         """Make ready to write; False if all is done. Raises CommandError."""
         if self.output.is_dir():
             raise CommandError(f"{self.output} is a folder", "Name a file with --output.")
@@ -122,22 +126,21 @@ class _Job:
         if overwrite:
             shutil.rmtree(self.checkpoint, ignore_errors=True)
         elif self.output.exists() and not self.checkpoint.exists():
-            there = _line_count(self.output) + _line_count(self.failed)
-            if there == total:
+            if not (difference := self._run.difference()):
                 return False
             raise CommandError(
-                f"{self.output} is there already, with {there:,} records where the input has "
-                f"{total:,}",
+                f"{self.output} is there already, and {difference}",
                 "Name another --output, or replace it with --overwrite.",
             )
         return True
 
     def end(self) -> int:
         """Tidy up after a complete run; returns how many records failed."""
-        shutil.rmtree(self.checkpoint, ignore_errors=True)
         failed = _line_count(self.failed)
         if not failed:
             self.failed.unlink(missing_ok=True)
+        self._run.write()
+        shutil.rmtree(self.checkpoint, ignore_errors=True)  # last: without it, it is at its end
         return failed
 
 
