@@ -71,6 +71,75 @@ class TestImport:
         assert (source / "config.json").is_file()
         assert not model.path.exists()
 
+    def test_links_into_the_registry_are_refused(
+        self, source: Path, root: Path, tmp_path: Path
+    ) -> None:
+        model = registry.import_model("owner/name", source, root=root)
+        indirect = tmp_path / "indirect"
+        indirect.mkdir()
+        for path in model.path.iterdir():
+            (indirect / path.name).symlink_to(path)
+        alias = tmp_path / "alias"
+        alias.symlink_to(root)
+        for model_id in ("owner/name", "owner/other"):
+            for folder in (model.path, indirect, alias / model.path.relative_to(root)):
+                with pytest.raises(registry.InvalidModelFolderError, match="without --link"):
+                    registry.import_model(model_id, folder, link=True, root=root)
+        assert registry.list_models(root=root) == [model]
+        assert registry.verify_model("owner/name", root=root).ok
+
+    def test_a_model_of_the_registry_can_be_copied_and_one_of_links_linked_again(
+        self, source: Path, root: Path
+    ) -> None:
+        copied = registry.import_model("owner/name", source, root=root)
+        registry.import_model("owner/name", copied.path, root=root)
+        linked = registry.import_model("owner/linked", source, link=True, root=root)
+        registry.import_model("owner/linked", linked.path, link=True, root=root)
+        for model_id in ("owner/name", "owner/linked"):
+            assert registry.verify_model(model_id, root=root).ok
+        assert (linked.path / "config.json").resolve() == source / "config.json"
+
+    @pytest.mark.parametrize("link", [False, True])
+    def test_folders_that_are_links_are_followed(
+        self, source: Path, root: Path, tmp_path: Path, *, link: bool
+    ) -> None:
+        elsewhere = tmp_path / "elsewhere"
+        (elsewhere / "deep").mkdir(parents=True)
+        (elsewhere / "config.json").write_text('{"word_embedding_dimension": 8}')
+        (elsewhere / "deep" / "file").write_text("")
+        (source / "1_Pooling").symlink_to(elsewhere)
+        (source / "again").symlink_to(elsewhere)
+        model = registry.import_model("owner/name", source, link=link, root=root)
+        assert {"1_Pooling/config.json", "1_Pooling/deep/file", "again/deep/file"} < set(
+            model.files
+        )
+        assert model.tags["type"] == "embedding"
+        assert registry.verify_model("owner/name", root=root).ok
+
+    @pytest.mark.parametrize("link", [False, True])
+    @pytest.mark.parametrize(
+        ("target", "reason"),
+        [
+            (".", "is a link back to a folder that it is in"),
+            ("..", "is a link back to a folder that it is in"),
+            ("a", "/to' in it is a link back to a folder that it is in"),
+            ("missing", "'trap' in it is a link to missing, not there"),
+            ("trap", "'trap' in it is a link to trap, not there"),
+            (os.devnull, "'trap' in it is neither a file nor a folder"),
+        ],
+    )
+    def test_links_that_lead_nowhere_or_in_circles_are_named(
+        self, source: Path, root: Path, target: str, reason: str, *, link: bool
+    ) -> None:
+        for one, other in ("ab", "ba"):
+            (source / one).mkdir()
+            if target == "a":
+                (source / one / "to").symlink_to(source / other)
+        (source / "trap").symlink_to(target)
+        with pytest.raises(registry.InvalidModelFolderError, match=reason):
+            registry.import_model("owner/name", source, link=link, root=root)
+        assert not root.exists()
+
     def test_the_same_files_again_are_the_same_commit(self, source: Path, root: Path) -> None:
         first = registry.import_model("owner/name", source, root=root)
         again = registry.import_model("owner/name", source, revision="v2", root=root)

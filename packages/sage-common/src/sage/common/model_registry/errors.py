@@ -132,10 +132,12 @@ class RevisionNotFoundError(ModelRegistryError, LookupError):
 class InvalidModelFolderError(ModelRegistryError, ValueError):
     """A folder given to import that is missing or holds no model."""
 
-    def __init__(self, model_id: str, folder: Path, reason: str) -> None:
+    def __init__(
+        self, model_id: str, folder: Path, reason: str, *, hint: str | None = None
+    ) -> None:
         super().__init__(
             f"Cannot import {model_id!r} from {str(folder)!r}: {reason}.",
-            hint="Give the folder that holds the model's config.json and its weights.",
+            hint=hint or "Give the folder that holds the model's config.json and its weights.",
             model_id=model_id,
         )
         self.folder = folder

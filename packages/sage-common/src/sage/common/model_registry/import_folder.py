@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,8 @@ from .model_id import check_file_path, check_model_id, check_revision
 from .publishing import publish, writing_model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import os
+    from collections.abc import Iterator, Mapping
 
     from .model_info import FileRecord, ModelInfo, Tag
 
@@ -35,8 +35,9 @@ def import_model(
     """Register the model in `folder` under `model_id`: its files copied, or with `link` linked.
 
     Its revision is "local" unless one is given, its commit a digest of its files, so importing the
-    same files again changes nothing but the tags. Linked files stay where they are; deleting the
-    model removes only the links. Hidden files and folders are left out.
+    same files again changes nothing but the tags. Linked files stay where they are, which must be
+    outside the registry; deleting the model removes only the links. Links in the folder are
+    followed. Hidden files and folders are left out.
 
     Raises InvalidModelIdError, InvalidModelFolderError, InsufficientDiskError,
     RegistryNotWritableError or ManifestCorruptError.
@@ -46,6 +47,8 @@ def import_model(
     source = Path(folder).expanduser().absolute()
     paths = _files_of(model_id, source)
     base = registry_root(root)
+    if link:
+        _check_outside(base, model_id, source, paths)
     read_manifest(base)  # a corrupt one is better found before copying gigabytes
     with writing_model(base, model_id):
         staged = staging_folder(base, model_id, "import")
@@ -76,15 +79,47 @@ def _files_of(model_id: str, source: Path) -> list[str]:
         raise InvalidModelFolderError(model_id, source, "it is not a folder")
     if not any(any(source.glob(pattern)) for pattern in _PROOFS_OF_A_MODEL):
         raise InvalidModelFolderError(model_id, source, "it has no config.json")
-    found = []
-    for folder, subfolders, names in os.walk(source):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found += [
-            check_file_path((Path(folder) / name).relative_to(source).as_posix())
-            for name in names
-            if not name.startswith(".")
-        ]
-    return sorted(found)
+    found = _walk(model_id, source, source, ())
+    return sorted(check_file_path(path.relative_to(source).as_posix()) for path in found)
+
+
+def _walk(model_id: str, source: Path, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """Yield the files under a folder; `above` are the real folders on the way to it."""
+    real = folder.resolve()
+    if any(each.is_relative_to(real) for each in above):
+        raise _bad_entry(model_id, source, folder, "is a link back to a folder that it is in")
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _walk(model_id, source, path, (*above, real))
+        elif path.is_file():
+            yield path
+        elif path.exists():
+            raise _bad_entry(model_id, source, path, "is neither a file nor a folder")
+        else:
+            raise _bad_entry(model_id, source, path, f"is a link to {path.readlink()}, not there")
+
+
+def _bad_entry(model_id: str, source: Path, path: Path, what: str) -> InvalidModelFolderError:
+    return InvalidModelFolderError(
+        model_id,
+        source,
+        f"{str(path.relative_to(source))!r} in it {what}",
+        hint="Mend or remove that, or give a folder that has only the model's files.",
+    )
+
+
+def _check_outside(root: Path, model_id: str, source: Path, paths: list[str]) -> None:
+    for path in paths:
+        if (source / path).resolve().is_relative_to(root.resolve()):
+            raise InvalidModelFolderError(
+                model_id,
+                source,
+                f"its {path!r} lies in the registry itself, and a link to it would break when the "
+                f"model that has it is replaced or deleted",
+                hint="Import it without --link (`link=True`), so that the files are copied.",
+            )
 
 
 def _place(source: Path, target: Path, *, link: bool) -> None:
