@@ -108,6 +108,29 @@ def test_one_that_does_not_parse_is_an_error_never_an_empty_registry(
     assert manifest.read_bytes() == content
 
 
+def test_a_folder_in_its_place_is_an_error_with_the_way_out(manifest: Path, root: Path) -> None:
+    manifest.unlink()
+    manifest.mkdir()
+    for use in (registry.list_models, registry.plan_prune):
+        with pytest.raises(registry.ManifestCorruptError, match="it is a folder") as caught:
+            use(root=root)
+        assert f"mv '{manifest}'" in caught.value.hint
+
+
+def test_a_model_that_is_listed_twice_is_an_error_with_the_way_out(
+    manifest: Path, root: Path
+) -> None:
+    raw = json.loads(manifest.read_text())
+    raw["models"] *= 2
+    manifest.write_text(json.dumps(raw))
+    for use in (registry.list_models, registry.plan_prune):
+        with pytest.raises(
+            registry.ManifestCorruptError, match=r"it lists owner/name/[0-9a-f]{40} twice"
+        ) as caught:
+            use(root=root)
+        assert f"mv '{manifest}'" in caught.value.hint
+
+
 def test_one_of_a_newer_version_asks_for_an_upgrade(manifest: Path, root: Path) -> None:
     manifest.write_text('{"version": 2, "models": [], "new": true}')
     with pytest.raises(registry.ManifestVersionError, match="pip install --upgrade"):
@@ -130,6 +153,7 @@ def test_one_of_a_newer_version_asks_for_an_upgrade(manifest: Path, root: Path) 
         ("files", {"config.json": {"size": "1", "sha256": "0"}}),
         ("size_bytes", "many"),
         ("last_used", "yesterday"),
+        ("last_used", "2026-01-31T12:00:00"),
         ("tags", []),
     ],
 )

@@ -32,6 +32,8 @@ def read_manifest(root: Path) -> list[ModelInfo]:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except IsADirectoryError as error:
+        raise ManifestCorruptError(path, "it is a folder") from error
     except UnicodeDecodeError as error:
         raise ManifestCorruptError(path, f"it is not UTF-8 ({error.reason})") from error
     try:
@@ -55,7 +57,13 @@ def _parse(root: Path, path: Path, text: str) -> list[ModelInfo]:
         raise ManifestVersionError(path, version, supported=VERSION)
     if version != VERSION:
         raise ManifestCorruptError(path, f"it has version {version!r}")
-    return [ModelInfo.from_json(root, entry) for entry in raw["models"]]
+    models = [ModelInfo.from_json(root, entry) for entry in raw["models"]]
+    listed: set[Path] = set()
+    for model in models:
+        if model.path in listed:
+            raise ManifestCorruptError(path, f"it lists {model.model_id}/{model.commit} twice")
+        listed.add(model.path)
+    return models
 
 
 @contextmanager

@@ -92,13 +92,16 @@ class ModelInfo:
             raise ValueError(f"{model_id} has path {raw['path']!r}, not '{model_id}/{commit}'")
         if not isinstance(raw["size_bytes"], int) or not isinstance(raw["tags"], dict):
             raise TypeError(f"{model_id} has a size_bytes or tags of the wrong kind")
+        last_used = datetime.fromisoformat(raw["last_used"])
+        if last_used.tzinfo is None:
+            raise ValueError(f"{model_id} has last_used {raw['last_used']!r}, without a time zone")
         return cls(
             model_id=model_id,
             revision=check_revision(raw["revision"]),
             commit=commit,
             path=root / raw["path"],
             size_bytes=raw["size_bytes"],
-            last_used=datetime.fromisoformat(raw["last_used"]),
+            last_used=last_used,
             tags=raw["tags"],
             files={
                 check_file_path(path): FileRecord.from_json(record)
