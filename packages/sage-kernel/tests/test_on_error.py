@@ -302,6 +302,22 @@ def test_an_error_that_takes_no_notes_keeps_its_type() -> None:
     assert caught.value.code == 7
 
 
+def test_an_error_of_a_dead_letter_sink_that_takes_no_attributes_is_raised() -> None:
+    @dataclass(frozen=True)
+    class FullError(Exception):
+        path: str
+
+    def write(_: FailedRecord) -> None:
+        raise FullError("dead.jsonl")
+
+    env = LocalEnvironment("frozen")
+    env.from_collection([0]).map(lambda x: 1 / x, on_error=write)
+    with pytest.raises(FullError) as caught:
+        env.submit()
+    assert caught.value.path == "dead.jsonl"
+    assert isinstance(caught.value.__context__, ZeroDivisionError)
+
+
 def test_the_first_of_many_errors_is_the_one_raised() -> None:
     def fail(record: int) -> int:
         raise BadRecordError(record)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -72,6 +72,47 @@ def test_a_plain_method_that_timed_out_keeps_its_slot_and_others_go_on(
     with pytest.raises(ServiceTimeoutError):
         env.call_service("slow", method="plain", timeout=0.05)
     assert env.call_service("slow", method="quick", timeout=10) == "quick"
+
+
+def test_a_call_that_timed_out_before_it_began_never_runs() -> None:
+    class Busy(BaseService):
+        def __init__(self) -> None:
+            self.ran: list[str] = []
+
+        def process(self, payload: str) -> list[str]:
+            if payload == "first":
+                begun.set()
+                assert release.wait(10)
+            self.ran.append(payload)
+            return self.ran
+
+    begun, release = threading.Event(), threading.Event()
+    with LocalEnvironment("busy") as env, ThreadPoolExecutor(1) as callers:
+        env.register_service("busy", Busy)
+        first = callers.submit(env.call_service, "busy", "first")  # on its caller's own thread
+        assert begun.wait(10)
+        with pytest.raises(ServiceTimeoutError):
+            env.call_service("busy", "second", timeout=0.05)
+        release.set()
+        first.result(10)
+        assert env.call_service("busy", "third", timeout=10) == ["first", "third"]
+
+
+@pytest.mark.parametrize("timeout", [None, 10])
+@pytest.mark.parametrize("error", [CancelledError, TimeoutError])
+def test_an_error_of_the_service_that_looks_like_ours_arrives_as_it_was_raised(
+    error: type[Exception], timeout: float | None
+) -> None:
+    class Raises(BaseService):
+        def process(self, payload: str) -> None:
+            raise error(payload)
+
+    with LocalEnvironment("raises") as env:
+        env.register_service("raises", Raises)
+        with pytest.raises(error) as caught:
+            env.call_service("raises", "the service's own", timeout=timeout)
+    assert type(caught.value) is error
+    assert str(caught.value) == "the service's own"
 
 
 def test_cancelling_an_asynchronous_call_cancels_the_future_of_the_twin(

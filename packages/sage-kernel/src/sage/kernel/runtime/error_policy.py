@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from sage.kernel.graph import OnError
@@ -58,7 +59,8 @@ class ErrorPolicy:
                 self._on_error(failed)
                 self.dead_lettered += 1
         except BaseException as sink_error:
-            sink_error.__cause__ = sink_error.__cause__ or error
+            with suppress(Exception):  # one that is a frozen dataclass takes no attributes
+                sink_error.__cause__ = sink_error.__cause__ or error
             with self._lock:
                 self.failed += 1
             self._fail(

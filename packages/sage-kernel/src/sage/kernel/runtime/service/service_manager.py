@@ -10,6 +10,7 @@ from typing import Any
 
 from sage.common.core.context import RuntimeContext
 from sage.common.service import ServiceClosedError, ServiceNotFoundError, ServiceTimeoutError
+from sage.kernel.runtime.running_functions import annotate
 from sage.kernel.runtime.service.running_service import RunningService
 from sage.kernel.runtime.service.service_call_proxy import ServiceCallProxy
 from sage.kernel.runtime.service.service_factory import ServiceFactory
@@ -30,15 +31,15 @@ class ServiceManager:
         self._running: dict[str, RunningService] = {}
         self._lock = threading.RLock()
         self._closing = threading.RLock()
-        self._state = "new"  # new → started → closed
+        self._started = False
+        self._closed = threading.Event()
 
     def register(self, name: str, factory: ServiceFactory) -> ServiceFactory:
         """Add a service; its name must be new and the manager not started yet."""
         with self._lock:
-            if self._state != "new":
-                raise RuntimeError(
-                    f"cannot register service {name!r}: the services are {self._state}"
-                )
+            if self._started or self.closed:
+                state = "closed" if self.closed else "started"
+                raise RuntimeError(f"cannot register service {name!r}: the services are {state}")
             if name in self._factories:
                 raise ValueError(
                     f"a service named {name!r} is already registered; choose another name"
@@ -47,16 +48,23 @@ class ServiceManager:
         return factory
 
     def start(self) -> None:
-        """Open all services; if one fails, close those before it and raise its error."""
+        """Open all services; if one fails, close those before it and raise its error.
+
+        It waits for another thread that is opening them. Where ``close`` is called meanwhile, the
+        service that is opening is the last, and all are closed when this returns.
+        """
+        if self._closed.is_set():
+            raise RuntimeError("the services have been closed; make a new environment")
         with self._lock:
-            if self._state == "started":
+            if self._started or self._closed.is_set():
                 return
-            if self._state == "closed":
-                raise RuntimeError("the services have been closed; make a new environment")
-            self._state = "started"
+            self._started = True
             try:
                 for name, factory in self._factories.items():
                     self._running[name] = self._open(name, factory)
+                    if self._closed.is_set():
+                        self.close()  # again: the other one was too early for this service
+                        return
             except BaseException:
                 self.close()
                 raise
@@ -84,6 +92,8 @@ class ServiceManager:
         try:
             return future.result(timeout)
         except CancelledError:
+            if not future.cancelled():
+                raise  # the service's own
             raise ServiceClosedError(name, "it was closed before the call could run") from None
         except TimeoutError:
             if timeout is None or future.done():
@@ -112,8 +122,9 @@ class ServiceManager:
 
     def close(self) -> None:
         """Close all services, the last registered first; calls in flight end with an error."""
+        self._closed.set()  # at once, for start() to see
         with self._lock:
-            self._state = "closed"
+            pass  # until the service that is opening is open
         # Not under the same lock: what a service waits for as it stops may be making a call.
         with self._closing, ExitStack() as stack:
             for running in self._running.values():
@@ -122,7 +133,11 @@ class ServiceManager:
     @property
     def closed(self) -> bool:
         """Whether close() was called."""
-        return self._state == "closed"
+        return self._closed.is_set()
+
+    def is_open(self, name: str) -> bool:
+        """Whether the service takes calls, also while those after it are still opening."""
+        return name in self._running
 
     def _open(self, name: str, factory: ServiceFactory) -> RunningService:
         try:
@@ -131,7 +146,7 @@ class ServiceManager:
             running = RunningService(name, service)
             service.open()
         except BaseException as error:
-            error.add_note(f"while starting service {name!r}")
+            annotate(error, f"while starting service {name!r}")
             raise
         logger.debug("service %r is up", name)
         return running
@@ -142,5 +157,5 @@ class ServiceManager:
             return running
         if name not in self._factories:
             raise ServiceNotFoundError(name, list(self._factories))
-        why = "it has been closed" if self._state == "closed" else "it has not been started yet"
+        why = "it has been closed" if self.closed else "it has not been started yet"
         raise ServiceClosedError(name, why)
