@@ -167,6 +167,32 @@ def test_a_source_that_raises_ends_the_run_and_releases_what_it_holds(
     assert not [t for t in threading.enumerate() if t.name.startswith("sage-lost")]
 
 
+def test_a_flatmap_that_is_left_early_releases_what_it_holds(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    released = []
+
+    def explode(record: int) -> Iterator[int]:
+        try:
+            yield record
+            yield record
+        finally:
+            released.append(record)
+            raise OSError("cannot release")
+
+    def check(record: int) -> None:
+        assert released == []
+        raise PoisonError(record)
+
+    env = LocalEnvironment("flatmap")
+    env.from_collection([7]).flatmap(explode).sink(check)
+    with pytest.raises(PoisonError) as caught:  # and it is held, with its traceback
+        env.submit()
+    assert released == [7]
+    assert caught.value.args == (7,)
+    assert "a flatmap's generator that was left early could not be closed" in caplog.text
+
+
 # -- memory ------------------------------------------------------------------------------------
 
 

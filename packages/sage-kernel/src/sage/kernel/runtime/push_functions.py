@@ -7,11 +7,14 @@ operator that raised it, never to one before it. What cannot be told from other 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from sage.kernel.runtime.error_policy import ErrorPolicy
 from sage.kernel.runtime.metrics_counts import Counts
+
+logger = logging.getLogger(__name__)
 
 Push = Callable[[Any], None]
 
@@ -71,10 +74,21 @@ def _flatmap(
                 return
             try:
                 emit(output)
+            except BaseException:  # the error's traceback would keep a generator open
+                _close(outputs)
+                raise
             finally:
                 out += 1
 
     return push
+
+
+def _close(outputs: Iterator[Any]) -> None:
+    if isinstance(outputs, Generator):
+        try:
+            outputs.close()
+        except Exception:
+            logger.exception("a flatmap's generator that was left early could not be closed")
 
 
 def _keyby(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, _counts: Counts) -> Push:
