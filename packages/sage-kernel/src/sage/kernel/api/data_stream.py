@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 from sage.common.core.errors import nearest
@@ -17,13 +16,14 @@ class DataStream:
     """The output of one operator. Every method adds an operator that consumes it.
 
     ``function`` is a function class, followed by its constructor's arguments, or a plain callable,
-    followed by arguments that are bound before the record. Common options:
+    followed by arguments that are bound before the record; a ``functools.partial`` of either holds
+    such arguments. Common options:
 
     - ``parallelism``: replicas, each with a thread; above 1 the order of records is not kept.
     - ``name``: the operator's name in errors and logs, the function's by default.
     - ``on_error``: ``"raise"`` stops the pipeline and submit() raises the error; ``"skip"`` logs
-      the record and goes on; a SinkFunction class or callable, or a ``functools.partial`` of one,
-      receives a FailedRecord each.
+      the record and goes on; a SinkFunction class or callable, or a partial of one, receives a
+      FailedRecord each.
     """
 
     def __init__(self, operators: list[Operator], operator: Operator) -> None:
@@ -75,7 +75,7 @@ class DataStream:
         kwargs: dict[str, Any],
     ) -> DataStream:
         options = {key: kwargs.pop(key) for key in _OPTIONS if key in kwargs}
-        spec = FunctionSpec(kind=kind, target=function, args=args, kwargs=kwargs)
+        spec = FunctionSpec.of(kind, function, args, kwargs)
         return add_operator(self.operators, kind, spec, inputs=(self.operator.id,), options=options)
 
 
@@ -99,12 +99,8 @@ def add_operator(
         if on_error not in ("raise", "skip"):
             hint = nearest(on_error, ["raise", "skip"])
             raise ValueError(f"on_error takes 'raise', 'skip' or a sink, not {on_error!r}; {hint}")
-    elif isinstance(on_error, partial):  # a class is to be built with them once, not per record
-        on_error = FunctionSpec(
-            kind="sink", target=on_error.func, args=on_error.args, kwargs=on_error.keywords
-        )
     else:
-        on_error = FunctionSpec(kind="sink", target=on_error)
+        on_error = FunctionSpec.of("sink", on_error, (), {})
     operator = Operator(
         id=len(operators),
         name=options.get("name") or (spec.name if spec else kind),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,17 +55,34 @@ class FunctionSpec:
             raise TypeError(
                 f"{self.kind}() takes a function class or a callable, not {self.target!r}"
             )
-        if self._is_function_class() and not issubclass(self.target, BASES[self.kind]):  # type: ignore[arg-type]
+        if _is_function_class(self.target) and not issubclass(self.target, BASES[self.kind]):  # type: ignore[arg-type]
             raise TypeError(self._wrong_class())
+        if any(map(_is_async, self._called())):
+            raise TypeError(
+                f"{self.kind}() cannot run {self.name}, which is `async def`: it would get a "
+                f"coroutine that nobody awaits. Use a plain function, or map() an AsyncMapFunction "
+                f"whose submit() returns asyncio.run_coroutine_threadsafe(coroutine, loop)"
+            )
+
+    @classmethod
+    def of(
+        cls, kind: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> FunctionSpec:
+        """Describe what a user gave; a partial of a function class is the class with arguments."""
+        if isinstance(function, partial) and _is_function_class(function.func):
+            args, kwargs = (*function.args, *args), {**function.keywords, **kwargs}
+            function = function.func
+        return cls(kind=kind, target=function, args=args, kwargs=kwargs)
 
     @property
     def name(self) -> str:
-        """The class's or callable's own name."""
-        return getattr(self.target, "__name__", None) or type(self.target).__name__
+        """The class's or callable's own name; a partial's is that of its function."""
+        target = _without_arguments(self.target)
+        return getattr(target, "__name__", None) or type(target).__name__
 
     def build(self) -> Any:
         """Return an instance with ``setup``, ``execute`` and ``cleanup``."""
-        if self._is_function_class():
+        if _is_function_class(self.target):
             return self.target(*self.args, **self.kwargs)
         bound = partial(self.target, *self.args, **self.kwargs) if self._has_arguments() else None
         return CallableFunction(bound or self.target)
@@ -72,11 +90,29 @@ class FunctionSpec:
     def _has_arguments(self) -> bool:
         return bool(self.args or self.kwargs)
 
-    def _is_function_class(self) -> bool:
-        return isinstance(self.target, type) and issubclass(self.target, BaseFunction)
+    def _called(self) -> tuple[Any, ...]:
+        """Return what may be the code that runs for a record."""
+        if _is_function_class(self.target):
+            return (self.target.execute,)  # type: ignore[attr-defined]
+        target = _without_arguments(self.target)
+        return (target, type(target).__call__)
 
     def _wrong_class(self) -> str:
         fitting = [kind for kind, bases in BASES.items() if issubclass(self.target, bases)]  # type: ignore[arg-type]
         hint = f"; use {fitting[0]}()" if fitting else ""
         wanted = " or ".join(base.__name__ for base in BASES[self.kind])
         return f"{self.kind}() takes a {wanted}, and {self.name} is none{hint}"
+
+
+def _is_function_class(target: Any) -> bool:
+    return isinstance(target, type) and issubclass(target, BaseFunction)
+
+
+def _is_async(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _without_arguments(target: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(target, partial):
+        target = target.func
+    return target
