@@ -31,6 +31,11 @@ def test_the_kv_cache_leaves_most_of_the_memory_free(tmp_path: Path) -> None:
     assert size <= available_memory() // 3  # a quarter, of what was free a moment ago
 
 
+def test_a_model_without_a_configuration_of_this_kind_is_left_to_vllm(tmp_path: Path) -> None:
+    (tmp_path / "params.json").write_text("{}")
+    assert 0 < cpu_defaults(tmp_path, {})["kv_cache_memory_bytes"] <= 4 << 30
+
+
 def test_vllms_own_setting_is_left_to_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     assert "kv_cache_memory_bytes" not in cpu_defaults(tmp_path, {})

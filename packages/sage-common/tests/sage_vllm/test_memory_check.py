@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sage.common.components.sage_vllm.engine import EngineSpec
+from sage.common.components.sage_vllm.engine import EngineInfo, EngineSpec
+from sage.common.components.sage_vllm.engine_pool import fits_instead_of
 from sage.common.components.sage_vllm.errors import EngineError
 from sage.common.components.sage_vllm.gpu_shares import gpu_shares
 from sage.common.components.sage_vllm.memory_check import InsufficientMemoryError, check_fits
@@ -164,3 +165,25 @@ def test_shares_that_exceed_the_device_are_refused(tmp_path: Path) -> None:
         gpu_shares(*specs(tmp_path, 70), **memory)
     with pytest.raises(InsufficientMemoryError, match=r"'test/embed' takes 0\.95"):
         gpu_shares(*specs(tmp_path, None, 0.95), **memory)
+
+
+def test_whether_it_would_fit_in_the_place_of_another_is_told_before_that_is_stopped() -> None:
+    old = EngineInfo(
+        model_id="test/old",
+        mode="process",
+        dtype="bfloat16",
+        max_model_len=1000,
+        max_batch_size=1,
+        start_seconds=1.0,
+        memory_bytes=16 * GB,
+    )
+    # On a GPU: a share of 0.8 is free as soon as the old one's is given back.
+    assert fits_instead_of(old, refusal(ESTIMATE, free=3 * GB, total=20 * GB, share=0.8))
+    # Something else has some of the memory, so the share will not be free.
+    assert not fits_instead_of(old, refusal(ESTIMATE, free=GB // 2, total=20 * GB, share=0.9))
+    # It is too large for its share, whatever is free.
+    large = replace(ESTIMATE, weight_bytes=17 * GB)
+    assert not fits_instead_of(old, refusal(large, free=3 * GB, total=20 * GB, share=0.8))
+    # On a CPU an engine takes what it needs.
+    assert fits_instead_of(old, refusal(ESTIMATE, free=3 * GB, total=20 * GB))
+    assert not fits_instead_of(old, refusal(large, free=3 * GB, total=20 * GB))

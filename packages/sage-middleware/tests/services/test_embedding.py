@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +112,40 @@ def test_dimensions_are_refused_where_the_model_was_not_trained_for_it(
     with pytest.raises(ValueError, match="256 tokens"):
         service.embed("word " * 600)
     assert service.embed("fine")["dim"] == 384
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"normalize": 1}, "normalize must be True or False, not 1"),
+        ({"dimensions": 0}, "dimensions must be a whole number above 0, not 0"),
+        ({"dimensions": "64"}, "dimensions must be .* not '64'"),
+    ],
+)
+def test_an_option_of_a_wrong_type_is_refused(
+    service: VLLMService, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        service.embed("text", **options)
+
+
+def test_vectors_are_shortened_where_the_model_was_trained_for_it(
+    model_root: Path, sentence_model: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(sentence_model, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "matryoshka_dimensions": [64, 384]}))
+    import_model("test/matryoshka", folder, root=model_root)
+    config = {"embedding_model_id": "test/matryoshka", "model_root": model_root}
+    with VLLMService(config) as embedding:
+        whole = np.array(embedding.embed("text")["vectors"][0])
+        result = embedding.embed("text", dimensions=64)
+        assert result["dim"] == 64
+        short = np.array(result["vectors"][0])
+        expected = whole[:64] / np.linalg.norm(whole[:64])
+        assert short == pytest.approx(expected, abs=1e-3)
+        with pytest.raises(ValueError, match="128"):
+            embedding.embed("text", dimensions=128)
 
 
 def test_a_service_may_only_embed(service: VLLMService) -> None:

@@ -18,9 +18,10 @@ import prometheus_client
 import pytest
 from safetensors.numpy import save_file
 
-from sage.common.components.sage_vllm.errors import InvalidRequestError
+from sage.common.components.sage_vllm.errors import InvalidRequestError, ModelInUseError
 from sage.common.components.sage_vllm.prometheus import VLLMServiceCollector
 from sage.common.components.sage_vllm.service import VLLMService
+from sage.common.components.sage_vllm.vllm_engine import _EngineDied
 from sage.common.model_registry.vllm_registry import ModelNotFoundError, get_model, import_model
 
 CHAT_MODEL = "test/tiny-chat"
@@ -96,6 +97,9 @@ def test_choice_regex_and_grammar_bind_the_text(service: VLLMService) -> None:
         ({"deadline": 0}, "deadline.*above 0, not 0"),
         ({"priority": 1.5}, "priority.*whole number, not 1.5"),
         ({"lora": 3}, "lora.*must be a string, not 3"),
+        ({"logit_bias": {5: "x"}}, "logit_bias.*token ids and numbers"),
+        ({"logit_bias": {"5": 1}}, "logit_bias.*token ids and numbers"),
+        ({"extra_args": {1: 2}}, "extra_args.*strings as keys"),
         ({"lora": CHAT_MODEL}, "is no LoRA adapter"),
     ],
 )
@@ -121,6 +125,9 @@ def test_tokens_are_counted_as_they_will_be_used(service: VLLMService) -> None:
     prompts = ["Hello", [{"role": "user", "content": "Hello"}]]
     used = [r["tokens_used"]["prompt"] for r in service.generate(prompts)]
     assert service.count_tokens(prompts) == used
+    longer = "word " * 600  # than the model takes: to count is how one cuts
+    assert service.count_tokens(longer)[0] > 600
+    assert service.count_tokens([{"role": "user", "content": longer}])[0] > 600
     assert used[1] > used[0]
 
 
@@ -135,6 +142,8 @@ def test_a_deadline_gives_the_text_so_far(service: VLLMService) -> None:
     assert whole.startswith(cut["text"])
     (at_once,) = service.generate("Hello", max_tokens=400, ignore_eos=True, deadline=1e-9)
     assert at_once["finish_reason"] == "deadline"
+    (three,) = service.generate("Hello", n=3, temperature=1, deadline=1e-9)
+    assert [choice["finish_reason"] for choice in three["choices"]] == ["deadline"] * 3
     (in_time,) = service.generate("Hello", max_tokens=3, deadline=60)
     assert in_time["finish_reason"] == "length"
     assert_idle(service)
@@ -159,6 +168,9 @@ def test_a_thousand_calls_cancelled_at_random_leave_nothing(service: VLLMService
     before = _resident_bytes()
     round_of_calls(1000)
     assert_idle(service)
+    engine: Any = service._engines.text.engine
+    core = engine._runtime._engine.engine_core.engine_core
+    assert core.scheduler.get_num_unfinished_requests() == 0  # in vLLM too
     gc.collect()
     assert _resident_bytes() - before < 30 << 20
 
@@ -209,6 +221,64 @@ def test_an_adapter_of_the_registry_is_chosen_per_call(model_root: Path, tmp_pat
             service.generate("Hello", lora="test/wide-adapter")
         with pytest.raises(ModelNotFoundError, match="test/adapter"):
             service.generate("Hello", lora="test/adaptor")
+        with pytest.raises(ModelInUseError):
+            service.delete_model("test/adapter")
+
+
+def test_an_adapter_that_does_not_load_fails_its_calls_alone(
+    model_root: Path, tmp_path: Path
+) -> None:
+    base = get_model(CHAT_MODEL, root=model_root)
+    folder = _write_adapter(tmp_path / "broken", base.path, rank=4, target="no_such_proj")
+    import_model("test/broken-adapter", folder, root=model_root)
+    folder = _write_adapter(tmp_path / "sound", base.path, rank=4)
+    import_model("test/sound-adapter", folder, root=model_root)
+    config = {
+        "model_id": CHAT_MODEL,
+        "model_root": model_root,
+        "engine": {"enable_lora": True, "max_lora_rank": 8, "kv_cache_memory_bytes": 64 << 20},
+        "sampling": {"temperature": 0, "max_tokens": 8},
+    }
+    with VLLMService(config) as service:
+        for _ in range(2):
+            with pytest.raises(InvalidRequestError, match="'test/broken-adapter' does not load"):
+                service.generate("Hello", lora="test/broken-adapter")
+        plain = service.generate("Hello")[0]["text"]
+        assert service.generate("Hello", lora="test/sound-adapter")[0]["text"] != plain
+        assert service.stats()["restarts"] == 0
+
+
+def test_adapters_are_not_mixed_up_when_the_engine_is_built_again(
+    model_root: Path, tmp_path: Path
+) -> None:
+    base = get_model(CHAT_MODEL, root=model_root)
+    names = ("test/adapter-a", "test/adapter-b")
+    for seed, name in enumerate(names):
+        folder = _write_adapter(tmp_path / name, base.path, rank=4, seed=seed)
+        import_model(name, folder, root=model_root)
+    config = {
+        "model_id": CHAT_MODEL,
+        "model_root": model_root,
+        "engine_mode": "inline",
+        "engine": {
+            "enable_lora": True,
+            "max_loras": 2,
+            "max_lora_rank": 8,
+            "kv_cache_memory_bytes": 64 << 20,
+        },
+        "sampling": {"temperature": 0, "max_tokens": 8},
+    }
+    a, b = names
+    with VLLMService(config) as service:
+        text_of = {name: service.generate("Hello", lora=name)[0]["text"] for name in names}
+        assert text_of[a] != text_of[b]
+        engine: Any = service._engines.text.engine
+        again = service.generate_async("Hello", lora=b, max_tokens=300, ignore_eos=True)
+        engine._inbox.put(_EngineDied(engine._runtime_number))
+        assert again.result()[0]["text"].startswith(text_of[b])
+        assert service.stats()["restarts"] == 1
+        assert service.generate("Hello", lora=a)[0]["text"] == text_of[a]
+        assert service.generate("Hello", lora=b)[0]["text"] == text_of[b]
 
 
 def test_an_engine_without_lora_says_how_to_have_it(service: VLLMService, tmp_path: Path) -> None:
@@ -271,14 +341,16 @@ def _resident_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-def _write_adapter(folder: Path, base: Path, *, rank: int) -> Path:
+def _write_adapter(
+    folder: Path, base: Path, *, rank: int, target: str = "q_proj", seed: int = 1
+) -> Path:
     config = json.loads((base / "config.json").read_text())
     hidden = config["hidden_size"]
-    noise = np.random.default_rng(1)
+    noise = np.random.default_rng(seed)
     tensors = {}
     for layer in range(config["num_hidden_layers"]):
-        for target in ("q_proj", "o_proj"):
-            stem = f"base_model.model.model.layers.{layer}.self_attn.{target}"
+        for name in (target, "o_proj"):
+            stem = f"base_model.model.model.layers.{layer}.self_attn.{name}"
             for part, shape in (("lora_A", (rank, hidden)), ("lora_B", (hidden, rank))):
                 weights = noise.normal(scale=0.5, size=shape)
                 tensors[f"{stem}.{part}.weight"] = weights.astype(np.float32)
@@ -288,7 +360,7 @@ def _write_adapter(folder: Path, base: Path, *, rank: int) -> Path:
         "peft_type": "LORA",
         "r": rank,
         "lora_alpha": rank,
-        "target_modules": ["q_proj", "o_proj"],
+        "target_modules": [target, "o_proj"],
         "base_model_name_or_path": CHAT_MODEL,
         "bias": "none",
     }

@@ -5,16 +5,23 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import signal
 import threading
-from concurrent.futures import Future
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_processes import engine_processes
 
+from sage.common.components.sage_vllm.engine import Engine, EngineSpec
 from sage.common.components.sage_vllm.errors import EngineClosedError
 from sage.common.components.sage_vllm.mapped_memory import promised_bytes
 from sage.common.components.sage_vllm.service import VLLMService
+from sage.common.components.sage_vllm.testing import EchoEngine
+from sage.common.components.sage_vllm.vllm_engine import VLLMEngine
 
 CHAT_MODEL, BASE_MODEL = "test/tiny-chat", "test/tiny-base"
 
@@ -63,6 +70,109 @@ def test_closing_in_the_middle_of_a_switch_ends_both_engines(model_root: Path) -
         service.generate("late")
 
 
+def test_closing_while_a_replaced_engine_finishes_its_calls_ends_them(model_root: Path) -> None:
+    service = VLLMService(_config(model_root))
+    service.open()
+    service.switch_model(BASE_MODEL)  # what the first switch imports takes long
+    calls = [service.generate_async(f"{n}", max_tokens=500, ignore_eos=True) for n in range(64)]
+    switched = service.process_async({"task": "switch_model", "options": {"model_id": CHAT_MODEL}})
+    while service.health()["engines"]["text"]["model_id"] != CHAT_MODEL:
+        threading.Event().wait(0.001)
+    assert not calls[-1].done()
+    service.close()
+    assert switched.done()
+    with pytest.raises(EngineClosedError):
+        calls[-1].result(timeout=0)
+    assert [t.name for t in threading.enumerate() if t.name.startswith("sage-engine")] == []
+
+
+class Held:
+    """Builds real engines, from the ``first`` on only when it is let."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.count = 0
+        self.building = threading.Event()
+        self.let = threading.Event()
+
+    def __call__(self, spec: EngineSpec) -> Engine:
+        self.count += 1
+        if self.count >= self.first:
+            self.building.set()
+            assert self.let.wait(60)
+        return VLLMEngine(spec)
+
+
+def test_closing_while_the_first_engine_is_built_leaves_none(model_root: Path) -> None:
+    held = Held(1)
+    service = VLLMService(_config(model_root), engine_factory=held)
+    errors: list[BaseException] = []
+
+    def open_it() -> None:
+        try:
+            service.open()
+        except EngineClosedError as error:
+            errors.append(error)
+
+    opening = threading.Thread(target=open_it)
+    opening.start()
+    assert held.building.wait(60)
+    waiting = service.generate_async("early")
+    closing = threading.Thread(target=service.close)
+    closing.start()
+    with pytest.raises(EngineClosedError):
+        waiting.result(timeout=10)  # at once, not when the engine is built
+    held.let.set()
+    for thread in (closing, opening):
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    assert len(errors) == 1
+    assert [t.name for t in threading.enumerate() if t.name.startswith("sage-engine")] == []
+
+
+def test_a_deadline_counts_from_the_call_not_from_the_engine(model_root: Path) -> None:
+    held = Held(1)
+    with ThreadPoolExecutor(1) as pool:
+        service = VLLMService(_config(model_root), engine_factory=held)
+        opened = pool.submit(service.open)
+        assert held.building.wait(60)
+        cut = service.generate_async("Hello", max_tokens=400, ignore_eos=True, deadline=0.01)
+        held.let.set()
+        opened.result(60)
+    try:
+        (result,) = cut.result(timeout=60)
+        assert result["finish_reason"] == "deadline"
+        assert result["tokens_used"]["completion"] <= 1
+    finally:
+        service.close()
+
+
+def test_an_engine_process_that_does_not_answer_does_not_keep_the_service_open(
+    model_root: Path, session_members: Callable[[int], list[str]]
+) -> None:
+    service = VLLMService({**_config(model_root), "engine_mode": "process"})
+    service.open()
+    for pid in engine_processes():
+        os.kill(pid, signal.SIGSTOP)
+    call = service.generate_async("Hello")
+    service.close()
+    with pytest.raises(EngineClosedError):
+        call.result(timeout=0)
+    assert engine_processes() == []
+    assert [line for line in session_members(os.getsid(0)) if "VLLM" in line] == []
+
+
+def test_errors_of_a_closed_service_do_not_grow(model_root: Path) -> None:
+    config = {"model_id": "test/echo", "model_root": model_root}
+    service = VLLMService(config, engine_factory=EchoEngine)
+    service.open()
+    service.close()
+    for _ in range(100):
+        with pytest.raises(EngineClosedError) as raised:
+            service.generate("late")
+    assert len(traceback.extract_tb(raised.value.__traceback__)) < 20
+
+
 def test_a_cache_is_promised_until_it_is_used_and_given_back_at_the_end(model_root: Path) -> None:
     config = _config(model_root)
     size = config["engine"]["kv_cache_memory_bytes"]
@@ -90,15 +200,21 @@ def test_an_engine_leaves_no_settings_to_the_programs_that_this_one_starts(
         assert os.environ["VLLM_LOGGING_LEVEL"] == "WARNING"
 
 
-def test_ten_cycles_of_opening_and_closing_leave_nothing(model_root: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "first", "cycles"),
+    [("inline", 3, 10), ("process", 1, 2)],  # where each takes half a minute
+)
+def test_cycles_of_opening_and_closing_leave_nothing(
+    model_root: Path, mode: str, first: int, cycles: int
+) -> None:
     def cycle() -> None:
-        with VLLMService(_config(model_root)) as service:
+        with VLLMService({**_config(model_root), "engine_mode": mode}) as service:
             assert service.generate("Hello")[0]["text"]
 
-    for _ in range(3):
+    for _ in range(first):
         cycle()
     memory, descriptors, threads = _resident_bytes(), _descriptors(), threading.active_count()
-    for _ in range(10):
+    for _ in range(cycles):
         cycle()
     assert _resident_bytes() - memory < 40 << 20
     assert _descriptors() <= descriptors

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_processes import engine_processes
 
 from sage.common.components.sage_vllm.errors import EngineDeadError, PoisonRequestError
 from sage.common.components.sage_vllm.service import VLLMService
@@ -108,6 +109,29 @@ def test_a_poison_request_fails_alone(service: VLLMService) -> None:
     assert service.generate("fine")[0]["text"]
 
 
+def test_calls_made_while_the_engine_is_built_again_wait_for_it(
+    service: VLLMService, tmp_path: Path
+) -> None:
+    undisturbed = _texts(service.generate(PROMPTS[:8]))
+    tokens = service.count_tokens(PROMPTS[0])
+    once = tmp_path / "once"
+    once.touch()
+    crash = service.generate_async("crash", extra_args={"once": str(once)})
+    while service.health()["state"] != "recovering":
+        assert not crash.done()
+        threading.Event().wait(0.0001)
+    during = []
+    while service.health()["state"] == "recovering":
+        during.append(service.generate_async(PROMPTS[:8]))
+        assert service.count_tokens(PROMPTS[0]) == tokens
+        threading.Event().wait(0.05)
+    assert len(during) > 1
+    for future in during:
+        assert _texts(future.result()) == undisturbed
+    assert crash.result()
+    assert service.stats()["restarts"] == 1
+
+
 def test_a_stream_goes_on_after_a_crash_without_repeating_itself(
     service: VLLMService, tmp_path: Path
 ) -> None:
@@ -176,14 +200,14 @@ def test_killed_engine_process_in_the_middle_of_256_requests(model_root: Path) -
             future.add_done_callback(lambda _, index=index: count(index))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
             futures.append(future)
         half.wait(60)
-        for pid in _engine_processes():
+        for pid in engine_processes():
             os.kill(pid, signal.SIGKILL)
         texts = _texts([future.result()[0] for future in futures])
         assert texts == undisturbed
         assert counts == [1] * len(PROMPTS)
         assert service.stats()["restarts"] == 1
         # An engine that dies while it is idle is up again before anybody asks.
-        for pid in _engine_processes():
+        for pid in engine_processes():
             os.kill(pid, signal.SIGKILL)
         assert _texts(service.generate(PROMPTS[:4])) == undisturbed[:4]
         assert service.stats()["restarts"] == 2
@@ -202,7 +226,7 @@ def test_killed_engine_process_with_texts_that_wait_to_be_tokenised(model_root: 
         futures = [service.embed_async(prompt) for prompt in PROMPTS]
         futures[20].add_done_callback(lambda _: some.set())
         some.wait(60)
-        for pid in _engine_processes():
+        for pid in engine_processes():
             os.kill(pid, signal.SIGKILL)
         vectors = np.array([future.result()["vectors"][0] for future in futures])
         assert (vectors * undisturbed).sum(axis=1).min() > 0.999
@@ -220,9 +244,3 @@ def _config(model_root: Path) -> dict[str, Any]:
 
 def _texts(results: list[dict[str, Any]]) -> list[str]:
     return [result["text"] for result in results]
-
-
-def _engine_processes() -> list[int]:
-    tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    children = [int(child) for task in tasks for child in task.read_text().split()]
-    return [pid for pid in children if "VLLM" in Path(f"/proc/{pid}/comm").read_text()]

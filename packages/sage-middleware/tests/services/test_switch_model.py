@@ -81,11 +81,14 @@ class OneAtATime:
 
     def __init__(self) -> None:
         self.alive: Engine | None = None
+        self.hold: threading.Event | None = None  # what building waits for
 
     def __call__(self, spec: EngineSpec) -> Engine:
         if self.alive is not None and self.alive.state == "ready":
             estimate = estimate_memory(spec, "cpu")
             raise InsufficientMemoryError(spec.model_id, "one is there", estimate, 0)
+        if self.hold is not None:
+            assert self.hold.wait(60)
         self.alive = VLLMEngine(spec)
         return self.alive
 
@@ -154,6 +157,50 @@ def test_the_fallback_for_embedding_follows_the_text_model(service: VLLMService)
     service.switch_model(OTHER)
     assert service.embed("one")["model_id"] == OTHER
     assert service.stats()["embedding"]["model_id"] == OTHER
+
+
+def test_embedding_asked_for_while_no_text_engine_is_there_waits(model_root: Path) -> None:
+    config = {"model_id": ONE, "model_root": model_root, "engine": ENGINE}
+    one_at_a_time = OneAtATime()
+    with VLLMService(config, engine_factory=one_at_a_time) as service:
+        one_at_a_time.hold = threading.Event()
+        switch = service.process_async({"task": "switch_model", "options": {"model_id": OTHER}})
+        while service.health()["engines"]:
+            threading.Event().wait(0.001)
+        embedded = service.embed_async("early")
+        one_at_a_time.hold.set()
+        switch.result(timeout=60)
+        with pytest.raises(InsufficientMemoryError):  # as there is memory for one engine
+            embedded.result(timeout=60)
+        with pytest.raises(InsufficientMemoryError):
+            service.embed("late")
+    with VLLMService(config) as service:
+        service.embed("one")
+        switch = service.process_async({"task": "switch_model", "options": {"model_id": OTHER}})
+        while not switch.done():
+            assert service.embed("meanwhile")["dim"]
+        assert service.embed("one")["model_id"] == OTHER
+
+
+def test_another_revision_of_the_embedding_model_is_switched_to(
+    model_root: Path, tmp_path: Path
+) -> None:
+    embedding = "test/embedding"
+    for revision, seed in (("one", 1), ("two", 2)):
+        folder = write_tiny_model(tmp_path / revision, seed=seed)
+        import_model(embedding, folder, revision=revision, root=model_root)
+    config = {
+        "embedding_model_id": embedding,
+        "embedding_revision": "one",
+        "embedding_engine": ENGINE,
+        "model_root": model_root,
+    }
+    with VLLMService(config) as service:
+        before = service.embed("text")["vectors"]
+        service._engines.reload(embedding, "two")
+        assert service.embed("text")["vectors"] != before
+        service._engines.reload(embedding, "one")
+        assert service.embed("text")["vectors"] == before
 
 
 def _texts(service: VLLMService, prompts: list[str]) -> dict[str, str]:

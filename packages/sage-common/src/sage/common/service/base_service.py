@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -58,15 +59,20 @@ class BaseService(ContextBound):
             raise
 
     def close(self) -> None:
-        """Run stop and cleanup, once. Errors are logged: nothing is left to save by raising."""
-        if not self._opened or self._closed:
-            return
-        self._closed = True
-        try:
-            if self._started:
-                self._run_logged(self.stop)
-        finally:  # a second Ctrl-C in stop() must not leave what setup() acquired
-            self._run_logged(self.cleanup)
+        """Run stop and cleanup, once; of several threads that close at once, all return after that.
+
+        Errors are logged: nothing is left to save by raising.
+        """
+        # Made here, and by one of those threads, for subclasses that forget super().__init__().
+        with self.__dict__.setdefault("_close_lock", threading.RLock()):
+            if not self._opened or self._closed:
+                return
+            self._closed = True
+            try:
+                if self._started:
+                    self._run_logged(self.stop)
+            finally:  # a second Ctrl-C in stop() must not leave what setup() acquired
+                self._run_logged(self.cleanup)
 
     def _run_logged(self, step: Callable[[], None]) -> None:
         try:

@@ -45,14 +45,14 @@ def available_memory() -> int:
 
 def _largest_use(model: Path, arguments: Mapping[str, Any]) -> int:
     """Return the bytes that a full batch of sequences of full length fills, in float32."""
-    config = json.loads((model / "config.json").read_text())
     try:
+        config = json.loads((model / "config.json").read_text())
         heads = config["num_attention_heads"]
         head_size = config.get("head_dim") or config["hidden_size"] // heads
         kv_heads = config.get("num_key_value_heads") or heads
         length = arguments.get("max_model_len") or config["max_position_embeddings"]
         per_token = 2 * 4 * config["num_hidden_layers"] * kv_heads * head_size
-    except KeyError:  # not a plain transformer: nothing to go by
+    except (FileNotFoundError, KeyError):  # not a plain transformer: nothing to go by
         return _LARGEST_KV_CACHE
     sequences: int = arguments.get("max_num_seqs") or _BATCH_SIZE
     blocks_each: int = -(-length // _BLOCK) + 1

@@ -16,6 +16,8 @@ Prompt = str | Sequence[Message]
 
 EngineMode = Literal["auto", "inline", "process"]
 
+Role = Literal["generate", "embed"]
+
 EngineState = Literal["ready", "recovering", "failed", "closed"]
 
 OnText = Callable[[str], None]
@@ -32,7 +34,7 @@ class EngineSpec:
 
     model_id: str
     path: Path
-    role: Literal["generate", "embed"] = "generate"
+    role: Role = "generate"
     mode: EngineMode = "auto"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     allow_pickle: bool = False

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,9 @@ from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.engine import (
     Engine,
     EngineFactory,
+    EngineInfo,
     EngineSpec,
+    Role,
     SharesDevice,
 )
 from sage.common.components.sage_vllm.engine_slot import EngineSlot
@@ -40,7 +43,7 @@ class EnginePool:
         self._loading: dict[Path, int] = {}
         self._phase: ServiceState = "closed"
         self._last_error: BaseException | None = None
-        self._switching = threading.Lock()
+        self._replacing = threading.Lock()  # held by whoever puts engines into slots
         self._fallback_lock = threading.Lock()
         self._fallback_loading = False
         self._arguments = {"generate": config.engine, "embed": config.embedding_engine}
@@ -51,33 +54,40 @@ class EnginePool:
 
     def open(self) -> None:
         """Load the configured models; raises ModelNotFoundError, EngineError or ValueError."""
+        with self._replacing:
+            self._phase = "loading"
+            try:
+                self._fill_slots()
+            except BaseException as error:
+                self._phase = "failed"
+                self._last_error = error
+                raise
+            self._phase = "ready"
+
+    def _fill_slots(self) -> None:
         config = self._config
-        self._phase = "loading"
-        try:
-            if config.model_id is not None and config.embedding_model_id is not None:
-                self._share_device(config.model_id)
-            if config.model_id is not None:
-                self.text.put(self._load(self._text_spec(config.model_id, config.revision)))
-            else:
-                reason = "this service only embeds: its configuration has no 'model_id'"
-                self.text.refuse(ValueError(reason))
-            if config.embedding_model_id is not None:
-                self.embedding.put(self._load(self._embedding_spec()))
-        except BaseException as error:
-            self._phase = "failed"
-            self._last_error = error
-            raise
-        self._phase = "ready"
+        if config.model_id is not None and config.embedding_model_id is not None:
+            self._share_device(config.model_id)
+        if config.model_id is not None:
+            text = self._spec(config.model_id, config.revision, role="generate")
+            self._put_or_close(self.text, self._load(text))
+        else:
+            reason = "this service only embeds: its configuration has no 'model_id'"
+            self.text.refuse(ValueError(reason))
+        if config.embedding_model_id is not None:
+            self._put_or_close(self.embedding, self._load(self._embedding_spec()))
 
     def close(self) -> None:
-        """End calls in flight with EngineClosedError and free the engines."""
+        """End calls in flight with EngineClosedError and free all engines, those too that are being
+        loaded or replaced."""
         if self._phase != "failed":
             self._phase = "closed"
-        slots = (self.text, self.embedding)
-        for slot in slots:
+        for slot in (self.text, self.embedding):
             slot.refuse()  # first of all: closing an engine takes a while
-        for slot in slots:
-            slot.close()
+        for engine in list(self._specs):
+            engine.close()
+        with self._replacing:  # whoever holds it cannot put an engine into a slot any more
+            pass
 
     @property
     def state(self) -> ServiceState:
@@ -92,23 +102,25 @@ class EnginePool:
 
     def health(self) -> dict[str, Any]:
         """Return the state of the service and of each engine, and the latest error, as data."""
+        engines = {"text": self.text.engine, "embedding": self.embedding.engine}
         return {
             "state": self.state,
             "engines": {
                 role: {
-                    "model_id": slot.engine.info.model_id,
-                    "state": slot.engine.state,
-                    "restarts": slot.engine.stats().restarts,
+                    "model_id": engine.info.model_id,
+                    "state": engine.state,
+                    "restarts": engine.stats().restarts,
                 }
-                for role, slot in (("text", self.text), ("embedding", self.embedding))
-                if slot.engine is not None
+                for role, engine in engines.items()
+                if engine is not None
             },
             "last_error": None if self._last_error is None else str(self._last_error),
         }
 
     def is_loaded(self, path: Path) -> bool:
         """Whether an engine has its model from this folder, or is about to."""
-        return path in self._loading or any(spec.path == path for spec in self._specs.values())
+        paths = [spec.path for spec in list(self._specs.values())]
+        return path in self._loading or path in paths
 
     # -- the embedding engine -------------------------------------------------------------------
 
@@ -124,64 +136,80 @@ class EnginePool:
         run(self._load_fallback)
 
     def _load_fallback(self) -> None:
-        spec = self._embedding_spec()
-        logger.warning(
-            "no embedding_model_id is configured: embedding with the text model %s, converted, "
-            "which is slower and less accurate than an embedding model",
-            spec.model_id,
-        )
         try:
-            self._put_or_close(self.embedding, self._load(spec))
+            with self._replacing:
+                if self.embedding.engine is not None:
+                    return  # it was only on its way
+                spec = self._embedding_spec()
+                logger.warning(
+                    "no embedding_model_id is configured: embedding with the text model %s, "
+                    "converted, which is slower and less accurate than an embedding model",
+                    spec.model_id,
+                )
+                self._put_or_close(self.embedding, self._load(spec))
         except Exception as error:  # noqa: BLE001 - it belongs to the calls that wait for it
             self._fallback_loading = False  # a call that comes from now on tries again
             self.embedding.fail_waiting(error)
-        self._fallback_loading = False
+        finally:
+            self._fallback_loading = False
 
     # -- switching ------------------------------------------------------------------------------
 
-    def switch(self, model_id: str, revision: str | None = None) -> EngineSpec:
-        """Replace the text engine; calls made meanwhile are served or wait.
+    def reload(self, model_id: str, revision: str | None) -> None:
+        """Have the engines of this model, but for the fallback, switch to this revision of it."""
+        roles: dict[Role, EngineSlot] = {"generate": self.text, "embed": self.embedding}
+        if self._config.embedding_model_id is None:
+            del roles["embed"]
+        for role, slot in roles.items():
+            if (engine := slot.engine) is not None and engine.info.model_id == model_id:
+                self.switch(model_id, revision, role=role)
+
+    def switch(
+        self, model_id: str, revision: str | None = None, *, role: Role = "generate"
+    ) -> None:
+        """Replace an engine by one of another model; calls made meanwhile are served or wait.
 
         Any error leaves the old model serving, and is raised.
         """
-        with self._switching:
-            old = self.text.engine
+        slot = self.text if role == "generate" else self.embedding
+        with self._replacing:
+            old = slot.engine
             if self._phase in ("closed", "failed") or old is None:
-                self.text.check_open()
+                slot.check_open()
                 raise EngineClosedError(model_id)
             self._phase = "switching"
             try:
-                spec = self._text_spec(model_id, revision)
+                spec = self._spec(model_id, revision, role=role)
                 if spec == self._specs[old] and old.state in ("ready", "recovering"):
-                    return spec
-                self._replace(old, spec)
+                    return
+                self._replace(slot, old, spec)
             except Exception as error:
                 self._last_error = error
                 raise
             finally:
                 if self._phase == "switching":
                     self._phase = "ready"
-            self._drop_fallback()
-            return spec
+            if role == "generate":
+                self._drop_fallback()
 
-    def _replace(self, old: Engine, spec: EngineSpec) -> None:
+    def _replace(self, slot: EngineSlot, old: Engine, spec: EngineSpec) -> None:
         try:
             new = self._load(spec)
         except InsufficientMemoryError as error:
-            if not _fits_instead_of(old, error):
+            if not fits_instead_of(old.info, error):
                 raise
         else:
             self._probe(new)
-            self._put_or_close(self.text, new)
+            self._put_or_close(slot, new)
             self._retire(old)
             return
         logger.info("%s and %s do not fit side by side", old.info.model_id, spec.model_id)
-        self._replace_in_turn(old, spec)
+        self._replace_in_turn(slot, old, spec)
 
-    def _replace_in_turn(self, old: Engine, spec: EngineSpec) -> None:
+    def _replace_in_turn(self, slot: EngineSlot, old: Engine, spec: EngineSpec) -> None:
         """Free the old engine, then load the new one; calls wait in between."""
         old_spec = self._specs[old]
-        self.text.take_out()
+        slot.take_out()
         self._retire(old)
         try:
             new = self._load(spec)
@@ -190,20 +218,30 @@ class EnginePool:
             try:
                 again = self._load(old_spec)
             except Exception as error:
-                self._phase = "failed"
-                self.text.close(error)
+                self._fail(slot, error)
                 raise
-            self._put_or_close(self.text, again)
+            self._put_or_close(slot, again)
             raise
-        self._put_or_close(self.text, new)
+        self._put_or_close(slot, new)
+
+    def _fail(self, slot: EngineSlot, error: Exception) -> None:
+        if self._phase != "closed":
+            self._phase = "failed"
+        slot.refuse(error)
 
     def _probe(self, engine: Engine) -> None:
-        """Have a new engine generate one token, so that a broken one never gets a caller."""
+        """Have a new engine do its work once, so that a broken one never gets a caller."""
+        embeds = self._specs[engine].role == "embed"
         try:
-            engine.submit("Hello", {"max_tokens": 1, "temperature": 0}).result(_PROBE_SECONDS)
+            future: Future[Any] = (
+                engine.embed("Hello", normalize=True)
+                if embeds
+                else engine.submit("Hello", {"max_tokens": 1, "temperature": 0})
+            )
+            future.result(_PROBE_SECONDS)
         except Exception as error:
             self._retire(engine, drain=False)
-            reason = f"it loads but does not generate: {error}"
+            reason = f"it loads but does not {'embed' if embeds else 'generate'}: {error}"
             raise EngineStartError(engine.info.model_id, reason) from error
 
     def _drop_fallback(self) -> None:
@@ -229,14 +267,12 @@ class EnginePool:
         if not isinstance(self._factory, SharesDevice):
             return
         text, embedding = self._factory.share_device(
-            self._text_spec(text_model_id, self._config.revision), self._embedding_spec()
+            self._spec(text_model_id, self._config.revision, role="generate"),
+            self._embedding_spec(),
         )
         self._arguments = {"generate": text.arguments, "embed": embedding.arguments}
 
     # -- loading --------------------------------------------------------------------------------
-
-    def _text_spec(self, model_id: str, revision: str | None) -> EngineSpec:
-        return self._spec(model_id, revision, role="generate")
 
     def _embedding_spec(self) -> EngineSpec:
         config = self._config
@@ -247,9 +283,7 @@ class EnginePool:
             raise EngineClosedError(config.model_id or "")
         return replace(self._specs[text], role="embed", arguments=config.embedding_engine)
 
-    def _spec(
-        self, model_id: str, revision: str | None, *, role: Literal["generate", "embed"]
-    ) -> EngineSpec:
+    def _spec(self, model_id: str, revision: str | None, *, role: Role) -> EngineSpec:
         config = self._config
         root = config.model_root
         if config.auto_download:
@@ -266,6 +300,8 @@ class EnginePool:
 
     def _load(self, spec: EngineSpec) -> Engine:
         root = self._config.model_root
+        if self._phase == "closed":
+            raise EngineClosedError(spec.model_id)
         self._loading[spec.path] = self._loading.get(spec.path, 0) + 1
         try:
             with suppress(vllm_registry.RegistryNotWritableError):  # a shared one may be read-only
@@ -282,8 +318,11 @@ class EnginePool:
                 del self._loading[spec.path]
 
 
-def _fits_instead_of(old: Engine, error: InsufficientMemoryError) -> bool:
+def fits_instead_of(old: EngineInfo, error: InsufficientMemoryError) -> bool:
     """Whether a model that does not fit beside an engine would fit in its place."""
     if error.estimate is None:
         return False
-    return error.estimate.total_bytes <= error.available + old.info.memory_bytes
+    room = error.available + old.memory_bytes
+    if error.share_bytes is not None:
+        return error.estimate.total_bytes <= error.share_bytes <= room
+    return error.estimate.total_bytes <= room

@@ -15,6 +15,8 @@ from sage.common.components.sage_vllm.engine import (
     TokenLogprob,
 )
 
+_NOTHING = Completion(text="", finish_reason="deadline", token_count=0)
+
 
 class EngineRequest:
     """What the engine needs to work on a request, and to work on it again after a crash."""
@@ -85,13 +87,16 @@ def to_generation(request: EngineRequest, output: Any) -> tuple[Generation, int,
 
     Without an output, the result is what there is at its deadline.
     """
-    completions = request.unfinished.values() if request.incremental else output.outputs
-    found = [_completion(c) for c in sorted(completions, key=lambda each: each.index)]
+    if request.incremental:
+        of = request.unfinished  # at its deadline, some may not have begun
+        found = [_completion(of[n]) if n in of else _NOTHING for n in range(request.params.n)]
+    else:
+        found = [_completion(c) for c in sorted(output.outputs, key=lambda each: each.index)]
     prompt_tokens = len(request.input["prompt_token_ids"])
     generation = Generation(
         request_id=request.id,
         prompt_token_count=prompt_tokens,
-        completions=found or [Completion(text="", finish_reason="deadline", token_count=0)],
+        completions=found,
         latency=time.perf_counter() - request.started,
     )
     return generation, prompt_tokens, sum(c.token_count for c in found)

@@ -35,14 +35,13 @@ class EngineSlot:
     def check_open(self) -> None:
         """Raise what calls are refused with, if they are."""
         if self._closed is not None:
-            raise self._closed
+            raise self._closed.with_traceback(None)  # else it would grow with each call
 
     def call(self, start: Start) -> Future[Any]:
         """Start a call on the engine, or as soon as there is one; raises what ``start`` raises."""
         while True:
             with self._lock:
-                if self._closed is not None:
-                    raise self._closed
+                self.check_open()
                 engine = self._engine
                 if engine is None:
                     waiting: Future[Any] = Future()
@@ -58,8 +57,7 @@ class EngineSlot:
     def put(self, engine: Engine) -> Engine | None:
         """Place an engine, start the calls that waited for it, and return the one before it."""
         with self._lock:
-            if self._closed is not None:
-                raise self._closed
+            self.check_open()
             before, self._engine = self._engine, engine
             waiting, self._waiting = self._waiting, []
         for start, future in waiting:
@@ -85,12 +83,6 @@ class EngineSlot:
         with self._lock:
             self._closed = self._closed or error or EngineClosedError(self._model_id)
         self.fail_waiting(self._closed)
-
-    def close(self, error: Exception | None = None) -> None:
-        """Refuse calls as ``refuse`` does, and close the engine."""
-        self.refuse(error)
-        if self._engine is not None:
-            self._engine.close()
 
 
 def _start_waiting(start: Start, engine: Engine, outer: Future[Any]) -> None:

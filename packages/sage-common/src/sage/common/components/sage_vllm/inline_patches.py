@@ -21,17 +21,20 @@ one_at_a_time = threading.RLock()
 
 
 @contextmanager
-def process_groups_kept(core: Any) -> Iterator[None]:
+def process_groups_kept(parallel_state: Any) -> Iterator[None]:
     """Keep vLLM from destroying torch's process groups, which other inline engines still need.
 
-    An EngineCore, of the module ``core``, that shuts down always destroys them.
+    An EngineCore that shuts down always destroys them, by these functions of this module of vLLM.
     """
-    destroy = core.cleanup_dist_env_and_memory
-    core.cleanup_dist_env_and_memory = gc.collect
+    names = ("destroy_model_parallel", "destroy_distributed_environment")
+    originals = {name: getattr(parallel_state, name) for name in names}
+    for name in names:
+        setattr(parallel_state, name, lambda: None)
     try:
         yield
     finally:
-        core.cleanup_dist_env_and_memory = destroy
+        for name, original in originals.items():
+            setattr(parallel_state, name, original)
 
 
 def keep_adapters_off_plain_requests(lora_ops: Any, punica_cpu: Any) -> None:

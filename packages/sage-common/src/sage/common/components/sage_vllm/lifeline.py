@@ -8,6 +8,7 @@ killed goes on holding all its memory.
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -16,7 +17,6 @@ HOST_VARIABLE = "SAGE_VLLM_ENGINE_HOST"
 """Set to the host's process id while it starts an engine; vLLM elsewhere is left alone."""
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-_INIT = 1  # who adopts a process whose parent is gone
 
 
 def die_with_parent() -> None:
@@ -25,5 +25,6 @@ def die_with_parent() -> None:
     if host is None or int(host) == os.getpid() or sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == _INIT:  # the parent died before it was asked for
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # it died before this was asked for
         os.kill(os.getpid(), signal.SIGKILL)

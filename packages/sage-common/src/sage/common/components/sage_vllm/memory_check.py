@@ -20,8 +20,11 @@ class InsufficientMemoryError(EngineError, MemoryError):
 
     ``estimate`` is what it needs, ``available`` the bytes that it may use,
     ``largest_max_model_len`` the longest sequence that fits, None where the weights alone do not
-    or where another option is in the way.
+    or where another option is in the way. ``share_bytes`` is what the engine would take of the
+    device in any case, its share of it; None where it takes what it needs.
     """
+
+    share_bytes: int | None = None
 
     def __init__(
         self,
@@ -51,13 +54,24 @@ def check_fits(
         total: bytes that the device has.
         share: ``gpu_memory_utilization``; None where the engine takes what it needs, as on a CPU.
     """
+    # vLLM holds an engine to its share only where it sizes the KV cache itself.
+    is_held = share is not None and estimate.kv_cache_bytes is None
+    try:
+        _check(estimate, free=free, total=total, share=share, is_held=is_held)
+    except InsufficientMemoryError as error:
+        error.share_bytes = int((share or 1) * total) if is_held else None
+        raise
+
+
+def _check(
+    estimate: MemoryEstimate, *, free: int, total: int, share: float | None, is_held: bool
+) -> None:
     if share is not None:
         _check_share(estimate, share, free=free, total=total)
     fixed = estimate.weight_bytes + estimate.overhead_bytes
     there = f"{format_bytes(free)} of {format_bytes(total)} are free"
     budget = free
-    # vLLM holds an engine to its share only where it sizes the KV cache itself.
-    if share is not None and estimate.kv_cache_bytes is None:
+    if share is not None and is_held:
         budget = int(share * total)
         there = f"it may use {format_bytes(budget)} (gpu_memory_utilization {share:g}), and {there}"
     if fixed > budget:

@@ -28,7 +28,8 @@ _TYPES: dict[str, tuple[str, ...]] = {
     "a string or a list of strings": ("stop",),
     "a list of strings": ("bad_words", "choice"),
     "a list of whole numbers": ("allowed_token_ids", "stop_token_ids"),
-    "a dict": ("extra_args", "logit_bias"),
+    "a dict with strings as keys": ("extra_args",),
+    "a dict of token ids and numbers": ("logit_bias",),
     "a JSON schema as a dict": ("json_schema",),
 }
 _TYPE_OF = {name: kind for kind, names in _TYPES.items() for name in names}
@@ -72,8 +73,20 @@ def check_sampling_options(options: Mapping[str, Any], where: str) -> None:
         raise ValueError(f"{' and '.join(structures)} in {where}: a text can follow only one")
 
 
+def check_embedding_options(normalize: object, dimensions: object) -> None:
+    """Raise ValueError for an option of ``embed`` of a wrong type, for the same reason."""
+    if not isinstance(normalize, bool):
+        raise ValueError(f"normalize must be True or False, not {normalize!r}")
+    if dimensions is not None and not _is_positive_integer(dimensions):
+        raise ValueError(f"dimensions must be a whole number above 0, not {dimensions!r}")
+
+
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST
+
+
+def _is_positive_integer(value: Any) -> bool:
+    return _is_integer(value) and value > 0
 
 
 def _is_number(value: Any) -> bool:
@@ -101,6 +114,9 @@ _IS: dict[str, Callable[[Any], bool]] = {
     "a string or a list of strings": lambda value: _is_string(value) or _are(_is_string)(value),
     "a list of strings": _are(_is_string),
     "a list of whole numbers": _are(_is_integer),
-    "a dict": _is_dict,
+    "a dict with strings as keys": lambda value: _is_dict(value) and all(map(_is_string, value)),
+    "a dict of token ids and numbers": lambda value: (
+        _is_dict(value) and all(map(_is_integer, value)) and all(map(_is_number, value.values()))
+    ),
     "a JSON schema as a dict": _is_dict,
 }

@@ -5,13 +5,21 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from sage.common.components.sage_vllm.background import in_background
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
-from sage.common.components.sage_vllm.engine import Embedding, Engine, EngineFactory, Generation
+from sage.common.components.sage_vllm.engine import (
+    Embedding,
+    Engine,
+    EngineFactory,
+    Generation,
+    LoraAdapter,
+)
 from sage.common.components.sage_vllm.engine_pool import EnginePool
 from sage.common.components.sage_vllm.errors import EngineClosedError, EngineError, ModelInUseError
 from sage.common.components.sage_vllm.gather import gather
@@ -23,7 +31,10 @@ from sage.common.components.sage_vllm.results import (
     generation_results,
     model_record,
 )
-from sage.common.components.sage_vllm.sampling_options import check_sampling_options
+from sage.common.components.sage_vllm.sampling_options import (
+    check_embedding_options,
+    check_sampling_options,
+)
 from sage.common.components.sage_vllm.service_record import ServiceRecord
 from sage.common.components.sage_vllm.text_stream import TextStream
 from sage.common.components.sage_vllm.vllm_engine import VLLMEngine
@@ -61,8 +72,7 @@ class VLLMService(BaseService):
         self._engines = EnginePool(config, engine_factory)
         self._record = ServiceRecord(config, self._engines)
         self._capacity: int | None = None
-        # Downloads and the like run here, so that they never hold up generation.
-        self._management = ThreadPoolExecutor(2, thread_name_prefix="sage-vllm-management")
+        self._adapters: set[Path] = set()  # LoRA adapters that calls have named
 
     # -- lifecycle ------------------------------------------------------------------------------
 
@@ -77,7 +87,6 @@ class VLLMService(BaseService):
 
     def cleanup(self) -> None:
         """Free the engines and everything they hold."""
-        self._management.shutdown(wait=False, cancel_futures=True)
         try:
             self._engines.close()
         finally:
@@ -131,7 +140,8 @@ class VLLMService(BaseService):
         if on_error not in _ON_ERROR:
             raise ValueError(f"unknown on_error {on_error!r}; valid: {', '.join(_ON_ERROR)}")
         self._check_open()
-        items = [self._with_options(item, options) for item in parse_prompts(prompts)]
+        items = self._items(prompts, options)
+        began = time.perf_counter()
         return_errors = on_error == "return"
         parse = [item.options.get("json_schema") is not None for item in items]
 
@@ -139,7 +149,7 @@ class VLLMService(BaseService):
             futures: list[Future[Generation]] = []
             try:
                 futures.extend(  # one by one: those before one that raises are in the list
-                    self._submit(engine, item, return_errors=return_errors) for item in items
+                    self._submit(engine, item, began, return_errors=return_errors) for item in items
                 )
             except BaseException:
                 for future in futures:
@@ -158,15 +168,16 @@ class VLLMService(BaseService):
         the generation.
         """
         self._check_open()
-        items = [self._with_options(item, options) for item in parse_prompts(prompt)]
+        items = self._items(prompt, options)
         if len(items) != 1:
             raise ValueError(f"a stream has one prompt, not {len(items)}")
         (item,) = items
+        began = time.perf_counter()
         parse = [item.options.get("json_schema") is not None]
         pieces: SimpleQueue[str | None] = SimpleQueue()
 
         def start(engine: Engine) -> Future[Any]:
-            future = engine.submit(item.prompt, item.options, on_text=pieces.put)
+            future = engine.submit(item.prompt, _as_of_now(item.options, began), pieces.put)
             return gather([future], partial(generation_results, engine.info.model_id, parse=parse))
 
         return TextStream(pieces, self._engines.text.call(start))
@@ -213,6 +224,7 @@ class VLLMService(BaseService):
         began = time.perf_counter()
         self._check_open()
         checked = parse_texts(texts)
+        check_embedding_options(normalize, dimensions)
 
         def start(engine: Engine) -> Future[Any]:
             def combine(embeddings: list[Embedding]) -> dict[str, Any]:
@@ -232,7 +244,7 @@ class VLLMService(BaseService):
             return gather(futures, combine)
 
         future = self._engines.embedding.call(start)
-        self._engines.ensure_embedding(self._management.submit)
+        self._engines.ensure_embedding(in_background)
         return future
 
     def stats(self) -> dict[str, Any]:
@@ -263,13 +275,12 @@ class VLLMService(BaseService):
     def download_model(self, model_id: str, revision: str | None = None) -> dict[str, Any]:
         """Download a model into the registry; returns its record.
 
-        With ``auto_reload``, another revision of the text model in use is switched to.
+        With ``auto_reload``, an engine that has another revision of it is switched to this one.
         """
         root = self.config.model_root
         model = vllm_registry.download_model(model_id, revision, progress=False, root=root)
-        engine = self._engines.text.engine
-        if self.config.auto_reload and engine is not None and engine.info.model_id == model_id:
-            self.switch_model(model_id, revision)
+        if self.config.auto_reload:
+            self._engines.reload(model_id, revision)
         return model_record(model)
 
     def delete_model(self, model_id: str, revision: str | None = None) -> dict[str, Any]:
@@ -279,7 +290,10 @@ class VLLMService(BaseService):
         """
         root = self.config.model_root
         plan = vllm_registry.plan_deletion(model_id, revision, root=root)
-        if any(self._engines.is_loaded(model.path) for model in plan.models):
+        if any(
+            self._engines.is_loaded(model.path) or model.path in self._adapters
+            for model in plan.models
+        ):
             raise ModelInUseError(model_id)
         done = vllm_registry.delete_model(model_id, revision, root=root)
         return {"freed_bytes": done.freed_bytes, "models": [model_record(m) for m in done.models]}
@@ -293,7 +307,8 @@ class VLLMService(BaseService):
         ModelNotFoundError, InsufficientMemoryError, EngineError or ValueError.
         """
         self._check_open()
-        self._engines.switch(model_id, revision)
+        # On a thread of its own: a switch that a Ctrl-C cut short could leave no model.
+        self._wait(in_background(self._engines.switch, model_id, revision))
         return self.stats()
 
     def fine_tune(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -350,7 +365,7 @@ class VLLMService(BaseService):
             return future
         if self._closed:
             raise ServiceClosedError(self.ctx.name)
-        return self._management.submit(run, *inputs, **options)
+        return in_background(run, *inputs, **options)
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -358,19 +373,30 @@ class VLLMService(BaseService):
         if not self._opened:
             raise ServiceClosedError(self.ctx.name, "it has not been opened yet")
 
-    def _with_options(self, item: PromptItem, options: Mapping[str, Any]) -> PromptItem:
-        """Return the item with all options that hold for it."""
+    def _items(self, prompts: Any, options: Mapping[str, Any]) -> list[PromptItem]:
+        """Return the prompts of a call, each with all options that hold for it."""
+        adapters: dict[Any, LoraAdapter] = {}
+        return [self._with_options(item, options, adapters) for item in parse_prompts(prompts)]
+
+    def _with_options(
+        self, item: PromptItem, options: Mapping[str, Any], adapters: dict[Any, LoraAdapter]
+    ) -> PromptItem:
         own = {**options, **item.options}
         check_sampling_options(own, "the options of generate")
         merged = {**self.config.sampling, **own}
-        if merged.get("lora") is not None:
-            merged["lora"] = find_adapter(merged["lora"], self.config.model_root)
+        if (name := merged.get("lora")) is not None:
+            if name not in adapters:
+                adapters[name] = find_adapter(name, self.config.model_root)
+                self._adapters.add(adapters[name].path)
+            merged["lora"] = adapters[name]
         return PromptItem(prompt=item.prompt, options=merged)
 
     @staticmethod
-    def _submit(engine: Engine, item: PromptItem, *, return_errors: bool) -> Future[Generation]:
+    def _submit(
+        engine: Engine, item: PromptItem, began: float, *, return_errors: bool
+    ) -> Future[Generation]:
         try:
-            return engine.submit(item.prompt, item.options)
+            return engine.submit(item.prompt, _as_of_now(item.options, began))
         except EngineClosedError:
             raise
         except (EngineError, ValueError) as error:
@@ -387,6 +413,13 @@ class VLLMService(BaseService):
         except BaseException:
             future.cancel()  # a Ctrl-C of the caller must not leave the engine at work
             raise
+
+
+def _as_of_now(options: Mapping[str, Any], began: float) -> Mapping[str, Any]:
+    """Return a call's options with its deadline less what it has waited for an engine."""
+    if options.get("deadline") is None:
+        return options
+    return {**options, "deadline": options["deadline"] - (time.perf_counter() - began)}
 
 
 def _check_arguments(

@@ -53,8 +53,9 @@ class ServiceRecord:
                 ROOT_VARIABLE,
             )
             return
-        self._thread = threading.Thread(target=self._keep, name="sage-vllm-record", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._keep, name="sage-vllm-record", daemon=True)
+        thread.start()
+        self._thread = thread  # only now: one that a Ctrl-C kept from starting cannot be joined
 
     def close(self) -> None:
         """Remove the record; idempotent."""

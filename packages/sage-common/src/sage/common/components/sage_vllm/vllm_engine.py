@@ -45,6 +45,7 @@ from sage.common.components.sage_vllm.errors import (
 )
 from sage.common.components.sage_vllm.replay_queue import ReplayQueue
 from sage.common.components.sage_vllm.scheduler_load import SchedulerLoad
+from sage.common.components.sage_vllm.vllm_renderer import VLLMRenderer
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ _CLOSE = object()
 _DRAIN = object()
 _REBUILD_DELAYS = (0.0, 1.0, 5.0)  # seconds before each attempt to build a dead engine again
 _FRUITLESS_CRASHES = 6  # so many with no request finished in between, and the engine is given up
+_LONGEST_STEP_SECONDS = 10.0  # how long an engine process may keep a close waiting
 _HANDOVER_SECONDS = 50e-6  # for a stream's reader to wake up and take the GIL from the driver
 
 
@@ -89,6 +91,7 @@ class VLLMEngine:
         self._draining = False
         self._recovering = False
         self._runtime: vllm_runtime.VLLMRuntime | None = None
+        self._renderer: VLLMRenderer | None = None  # of the first runtime, and kept by later ones
         self._runtime_number = 0
         self._fruitless_crashes = 0
         self._tally = EngineTally()
@@ -132,16 +135,16 @@ class VLLMEngine:
         """Start a generation; see Engine.submit."""
         deadline = options.get("deadline")
         incremental = on_text is not None or deadline is not None
-        runtime = self._running()
-        params = runtime.sampling_params(options, incremental=incremental)
+        renderer = self._open_renderer()
+        params = renderer.sampling_params(options, incremental=incremental)
         if on_text is not None and params.n > 1:
             raise InvalidRequestError(self._spec.model_id, "a stream has one text: n must be 1")
         request = EngineRequest(
             f"r{next(self._ids)}",
-            self._render(prompt),
+            renderer.render(prompt),
             params,
             to_generation,
-            arguments=runtime.request_arguments(options),
+            arguments=renderer.request_arguments(options),
             deadline=deadline,
             on_text=on_text,
         )
@@ -151,12 +154,12 @@ class VLLMEngine:
         self, text: str, *, normalize: bool, dimensions: int | None = None
     ) -> Future[Embedding]:
         """Start an embedding; see Engine.embed."""
-        params = self._running().pooling_params(normalize=normalize, dimensions=dimensions)
+        params = self._open_renderer().pooling_params(normalize=normalize, dimensions=dimensions)
         return self._enqueue(EngineRequest(f"r{next(self._ids)}", text, params, to_embedding))
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Return how many tokens a prompt has; see Engine.count_tokens."""
-        return len(self._render(prompt)["prompt_token_ids"])
+        return self._open_renderer().count_tokens(prompt)
 
     def stats(self) -> EngineStats:
         """Return the counters as of the last step."""
@@ -176,36 +179,27 @@ class VLLMEngine:
                 self._fail_all(EngineClosedError(self._spec.model_id))
         self._inbox.put(_DRAIN if drain else _CLOSE)
         if threading.current_thread() is not self._driver:
-            self._driver.join()
+            self._join_driver(patient=drain)
         atexit.unregister(self.close)
+
+    def _join_driver(self, *, patient: bool) -> None:
+        self._driver.join(None if patient else _LONGEST_STEP_SECONDS)
+        if self._driver.is_alive() and (runtime := self._runtime) is not None:
+            runtime.interrupt()  # its process does not answer
+        self._driver.join()
 
     # -- callers' threads -----------------------------------------------------------------------
 
-    def _running(self) -> vllm_runtime.VLLMRuntime:
+    def _open_renderer(self) -> VLLMRenderer:
         if self._end is not None:
-            raise self._end
-        assert self._runtime is not None  # noqa: S101 - for the type checker: __init__ waited
-        return self._runtime
-
-    def _render(self, prompt: Prompt) -> Any:
-        runtime = self._running()
-        try:
-            return runtime.render(prompt)
-        except InvalidRequestError:
-            raise
-        except Exception:
-            # The runtime may have been shut down under this thread's hands. One that was built
-            # again in its place tokenises alike.
-            if self._end is not None:
-                raise self._end from None
-            if self._running() is runtime and not self._recovering:
-                raise
-            return self._running().render(prompt)
+            raise self._end.with_traceback(None)
+        assert self._renderer is not None  # noqa: S101 - for the type checker: __init__ waited
+        return self._renderer
 
     def _enqueue(self, request: EngineRequest) -> Future[Any]:
         with self._lock:  # nothing may enter the inbox after the driver has emptied it
             if self._end is not None:
-                raise self._end
+                raise self._end.with_traceback(None)
             self._inbox.put(request)
         request.future.add_done_callback(
             lambda future: self._inbox.put(request.id) if future.cancelled() else None
@@ -231,7 +225,8 @@ class VLLMEngine:
             try:
                 self._serve(current)
             except Exception as error:
-                logger.exception("the engine of %s died", self._spec.model_id)
+                if not self._closing.is_set():
+                    logger.exception("the engine of %s died", self._spec.model_id)
                 current = self._recover(current, error)
             else:
                 self._finish(current)
@@ -242,6 +237,7 @@ class VLLMEngine:
         died = _EngineDied(self._runtime_number)
         runtime, info = vllm_runtime.build(self._spec, on_death=lambda: self._inbox.put(died))
         self._runtime = runtime
+        self._renderer = self._renderer or runtime.renderer
         return runtime, info
 
     def _serve(self, runtime: vllm_runtime.VLLMRuntime) -> None:
@@ -249,10 +245,10 @@ class VLLMEngine:
             if not self._in_flight:
                 continue
             began = time.perf_counter()
-            working = min(len(self._in_flight), self._max_batch_size)
             outputs = runtime.step()
             now = time.perf_counter()
-            self._tally.add_step(working, now - began)
+            finished = sum(output.finished for output in outputs)
+            self._tally.add_step(runtime.load.running + finished, now - began)
             first_texts = False
             for output in outputs:
                 if output.finished:
@@ -315,7 +311,7 @@ class VLLMEngine:
         texts = [request.input for request in islice(self._texts, room)]
         if not texts:
             return
-        for engine_input in runtime.render_texts(texts):
+        for engine_input in self._open_renderer().render_texts(texts):
             request = self._texts.popleft()  # not before: one that kills may be before it
             if isinstance(engine_input, Exception):
                 _settle(request.future, error=engine_input)

@@ -1,8 +1,4 @@
-"""VLLMRuntime: all that is said to vLLM itself. Only this module imports it.
-
-Everything but ``sampling_params``, ``pooling_params`` and ``render`` belongs to one thread, the
-one that called ``build``.
-"""
+"""VLLMRuntime: all that is said to vLLM itself. Only this module imports it."""
 
 from __future__ import annotations
 
@@ -12,14 +8,15 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from concurrent.futures import InvalidStateError
+from contextlib import nullcontext, suppress
 from dataclasses import fields, replace
-from itertools import count
 from multiprocessing import connection
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from sage.common.components.sage_vllm.cpu_defaults import available_memory, cpu_defaults
-from sage.common.components.sage_vllm.engine import EngineInfo, EngineSpec, LoraAdapter, Prompt
+from sage.common.components.sage_vllm.engine import EngineInfo, EngineSpec
 from sage.common.components.sage_vllm.engine_environment import (
     engine_environment,
     environment,
@@ -28,7 +25,6 @@ from sage.common.components.sage_vllm.engine_environment import (
 from sage.common.components.sage_vllm.errors import (
     EngineStartError,
     InvalidRequestError,
-    NoChatTemplateError,
     VLLMNotInstalledError,
 )
 from sage.common.components.sage_vllm.gpu_shares import gpu_shares
@@ -47,12 +43,8 @@ from sage.common.components.sage_vllm.memory_check import DEFAULT_SHARE
 from sage.common.components.sage_vllm.memory_estimate import MemoryEstimate
 from sage.common.components.sage_vllm.model_check import check_model
 from sage.common.components.sage_vllm.model_files import read_config
-from sage.common.components.sage_vllm.sampling_options import (
-    DEFAULT_MAX_TOKENS,
-    REQUEST_OPTIONS,
-    STRUCTURE_OPTIONS,
-)
 from sage.common.components.sage_vllm.scheduler_load import LoadRecorder, SchedulerLoad
+from sage.common.components.sage_vllm.vllm_renderer import VLLMRenderer
 from sage.common.core.errors import nearest
 
 _OURS = ("model", "runner", "convert", "served_model_name")  # set from the EngineSpec
@@ -62,49 +54,28 @@ _process_is_shared = False  # guarded by _BUILD_LOCK
 
 
 class VLLMRuntime:
-    """A built ``LLMEngine`` and the few calls on it that an engine loop needs."""
+    """A built ``LLMEngine`` and the few calls on it that an engine loop needs.
+
+    ``renderer`` may be used by any thread, ``load`` read and ``interrupt`` called by any; all else
+    belongs to the thread that called ``build``.
+    """
 
     def __init__(
         self, spec: EngineSpec, engine: Any, *, inline: bool, on_death: Callable[[], None]
     ) -> None:
-        from vllm import PoolingParams, SamplingParams
-        from vllm.exceptions import VLLMClientError
-        from vllm.lora.request import LoRARequest
-        from vllm.renderers import ChatParams
-        from vllm.renderers.chat_utils import ChatTemplateResolutionError
-        from vllm.renderers.inputs.preprocess import parse_model_prompt
-        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-
+        vllm = _what_is_used_of_vllm()
+        self._processes = [] if inline else engine.engine_core.resources.engine_manager.processes
         if inline:
             _inline_runtimes.add(id(self))
         else:
-            _watch_engine_processes(engine.engine_core, on_death)
+            _watch(self._processes, engine.engine_core, on_death)
+        self.renderer = VLLMRenderer(spec.model_id, engine, vllm)
         self._model_id = spec.model_id
         self._inline = inline
         self._engine = engine
-        self._renderer = engine.renderer
         self._recorder = engine.logger_manager or LoadRecorder()
-        self._lora_config = engine.vllm_config.lora_config
-        self._SamplingParams = SamplingParams
-        self._PoolingParams = PoolingParams
-        self._refusals = (VLLMClientError, ValueError, TypeError)
-        self._no_chat_template = ChatTemplateResolutionError
-        self._parse_prompt = parse_model_prompt
-        self._StructuredOutputsParams = StructuredOutputsParams
-        self._LoRARequest = LoRARequest
-        self._adapters: dict[str, Any] = {}
-        self._adapter_ids = count(1)
-        self._final_only = RequestOutputKind.FINAL_ONLY
-        self._cumulative = RequestOutputKind.CUMULATIVE
-        self._chat_params = ChatParams(
-            chat_template_kwargs={"add_generation_prompt": True, "tokenize": False}
-        )
-        self._model_defaults = {
-            "max_tokens": DEFAULT_MAX_TOKENS,
-            **engine.model_config.get_diff_sampling_param(),
-        }
-
-    # -- any thread -----------------------------------------------------------------------------
+        self._refusals = vllm.refusals
+        self._adapters_loaded: set[int] = set()
 
     @property
     def load(self) -> SchedulerLoad:
@@ -112,111 +83,37 @@ class VLLMRuntime:
         load: SchedulerLoad = self._recorder.load
         return load
 
-    def sampling_params(self, options: Mapping[str, Any], *, incremental: bool = False) -> Any:
-        """Return vLLM's SamplingParams: the model's own defaults under the given options.
-
-        With ``incremental`` each step has an output, else only the last one.
-        """
-        wanted = {**self._model_defaults, **options}
-        try:
-            for name in wanted.keys() & STRUCTURE_OPTIONS.keys():
-                if (structure := wanted.pop(name)) is not None:
-                    vllm_name = STRUCTURE_OPTIONS[name]
-                    wanted["structured_outputs"] = self._StructuredOutputsParams(
-                        **{vllm_name: structure}
-                    )
-            for name in REQUEST_OPTIONS:
-                wanted.pop(name, None)
-            return self._SamplingParams(
-                **wanted, output_kind=self._cumulative if incremental else self._final_only
-            )
-        except self._refusals as error:
-            raise InvalidRequestError(self._model_id, f"bad sampling options: {error}") from error
-
-    def request_arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a request needs beside its sampling parameters: adapter and priority."""
-        arguments: dict[str, Any] = {}
-        if options.get("priority"):
-            arguments["priority"] = options["priority"]
-        if (adapter := options.get("lora")) is not None:
-            arguments["lora_request"] = self._lora_request(adapter)
-        return arguments
-
-    def pooling_params(self, *, normalize: bool, dimensions: int | None = None) -> Any:
-        """Return vLLM's PoolingParams for an embedding."""
-        return self._PoolingParams(task="embed", use_activation=normalize, dimensions=dimensions)
-
-    def render(self, prompt: Prompt) -> Any:
-        """Apply the chat template if it is a conversation, tokenise, check the length."""
-        try:
-            if isinstance(prompt, str):
-                parsed = self._parse_prompt(self._engine.model_config, prompt)
-                return self._renderer.render_cmpl([parsed])[0]
-            _, rendered = self._renderer.render_chat([list(prompt)], self._chat_params)
-            return rendered[0]
-        except self._no_chat_template as error:
-            raise NoChatTemplateError(
-                self._model_id,
-                f"{self._model_id!r} has no chat template, so it takes no conversations; pass a "
-                f"plain string, or use an instruction-tuned model",
-            ) from error
-        except self._refusals as error:
-            raise InvalidRequestError(self._model_id, str(error)) from error
-
-    def _lora_request(self, adapter: LoraAdapter) -> Any:
-        lora = self._lora_config
-        if lora is None:
-            raise InvalidRequestError(
-                self._model_id,
-                "this engine takes no LoRA adapters; configure it with "
-                "engine={'enable_lora': True}",
-            )
-        if adapter.rank > lora.max_lora_rank:
-            raise InvalidRequestError(
-                self._model_id,
-                f"the adapter {adapter.name!r} has rank {adapter.rank} and this engine takes "
-                f"ranks up to {lora.max_lora_rank}; configure it with "
-                f"engine={{'max_lora_rank': {adapter.rank}}}",
-            )
-        key = str(adapter.path)
-        if key not in self._adapters:  # two threads at once: the second adapter's id goes unused
-            request = self._LoRARequest(adapter.name, next(self._adapter_ids), key)
-            self._adapters.setdefault(key, request)
-        return self._adapters[key]
-
-    # -- the thread that built it ---------------------------------------------------------------
-
-    def render_texts(self, texts: Sequence[str]) -> list[Any]:
-        """Tokenise texts at once, on all cores, where ``render`` takes one and a core.
-
-        What is wrong with a text takes its place in the list.
-        """
-        renderer = self._renderer
-        params, tokenizer = renderer.default_cmpl_tok_params, renderer.get_tokenizer()
-        try:
-            prompts = [params.apply_pre_tokenization(tokenizer, {"prompt": text}) for text in texts]
-            found = tokenizer([p["prompt"] for p in prompts], **params.get_encode_kwargs())
-            rendered: list[Any] = renderer.render_cmpl(
-                [{"prompt_token_ids": token_ids} for token_ids in found["input_ids"]]
-            )
-        except Exception:  # noqa: BLE001 - found again where it belongs
-            return [self._rendered_or_error(text) for text in texts]
-        return rendered
-
-    def _rendered_or_error(self, text: str) -> Any:
-        try:
-            return self.render(text)
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked for this text
-            return error
-
     def add(
         self, request_id: str, engine_input: Any, params: Any, arguments: Mapping[str, Any]
     ) -> None:
         """Hand a rendered request to the engine; raises InvalidRequestError."""
+        if (adapter := arguments.get("lora_request")) is not None:
+            self._load_adapter(adapter)
         try:
             self._engine.add_request(request_id, engine_input, params, **arguments)
         except self._refusals as error:
             raise InvalidRequestError(self._model_id, str(error)) from error
+
+    def _load_adapter(self, adapter: Any) -> None:
+        """Load a LoRA adapter that is new to this engine.
+
+        The step would load it too, but what is wrong with its files would be the engine's end.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        if adapter.lora_int_id in self._adapters_loaded:
+            return
+        try:
+            with one_at_a_time if self._inline else nullcontext():
+                self._engine.add_lora(adapter)
+        except EngineDeadError:
+            raise
+        except Exception as error:
+            raise InvalidRequestError(
+                self._model_id,
+                f"the adapter {adapter.lora_name!r} does not load on {self._model_id!r}: {error}",
+            ) from error
+        self._adapters_loaded.add(adapter.lora_int_id)
 
     def abort(self, *request_ids: str) -> None:
         """Drop requests and free their KV cache."""
@@ -228,19 +125,47 @@ class VLLMRuntime:
             outputs: list[Any] = self._engine.step()
         return outputs
 
+    def interrupt(self) -> None:
+        """Make a ``step`` raise that waits for an engine process which does not answer."""
+        if not self._inline and (engine := self._engine) is not None:
+            _fail_all_waits(engine.engine_core)
+
     def shut_down(self) -> None:
         """Free the engine: its memory, its process, vLLM's process groups."""
-        from vllm.v1.engine import core
+        from vllm.distributed import parallel_state
 
-        self._renderer.shutdown()
         with _BUILD_LOCK:
             _inline_runtimes.discard(id(self))
-            with process_groups_kept(core) if _inline_runtimes else nullcontext():
+            with process_groups_kept(parallel_state) if _inline_runtimes else nullcontext():
                 self._engine.engine_core.shutdown()
         if not self._inline:
             _close_sockets(self._engine.engine_core)
-        self._engine = self._renderer = None
+        for process in self._processes:
+            process.join(timeout=5)  # vLLM does not wait for one that it had to kill
+        self._engine = None
         gc.collect()
+
+
+def _what_is_used_of_vllm() -> SimpleNamespace:
+    from vllm import PoolingParams, SamplingParams
+    from vllm.exceptions import VLLMClientError
+    from vllm.lora.request import LoRARequest
+    from vllm.renderers import ChatParams
+    from vllm.renderers.chat_utils import ChatTemplateResolutionError
+    from vllm.renderers.inputs.preprocess import parse_model_prompt
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    return SimpleNamespace(
+        ChatParams=ChatParams,
+        ChatTemplateResolutionError=ChatTemplateResolutionError,
+        LoRARequest=LoRARequest,
+        PoolingParams=PoolingParams,
+        RequestOutputKind=RequestOutputKind,
+        SamplingParams=SamplingParams,
+        StructuredOutputsParams=StructuredOutputsParams,
+        parse_model_prompt=parse_model_prompt,
+        refusals=(VLLMClientError, ValueError, TypeError),
+    )
 
 
 def _close_sockets(client: Any) -> None:
@@ -250,23 +175,29 @@ def _close_sockets(client: Any) -> None:
         client.ctx.destroy(linger=0)
 
 
-def _watch_engine_processes(client: Any, on_death: Callable[[], None]) -> None:
+def _watch(processes: Sequence[Any], client: Any, on_death: Callable[[], None]) -> None:
     """Make ``step`` raise when an engine process dies, and say so to an engine that is idle.
 
     vLLM's synchronous client waits for outputs without limit; its own monitor only notes that the
     process is gone.
     """
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    processes = client.resources.engine_manager.processes
-    outputs = client.outputs_queue
 
     def watch() -> None:
         connection.wait([process.sentinel for process in processes])
-        outputs.put(EngineDeadError())
+        _fail_all_waits(client)
         on_death()
 
     threading.Thread(target=watch, name="sage-engine-watch", daemon=True).start()
+
+
+def _fail_all_waits(client: Any) -> None:
+    """End what vLLM's client waits for: outputs of steps, and results of calls."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    client.outputs_queue.put(EngineDeadError())
+    for future in list(client.utility_results.values()):
+        with suppress(InvalidStateError):  # it has come meanwhile
+            future.set_exception(EngineDeadError())
 
 
 def build(
