@@ -3,11 +3,17 @@ from __future__ import annotations
 import operator
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
-from sage.common.core.functions import AsyncMapFunction, FilterFunction, MapFunction
+from sage.common.core.functions import (
+    AsyncMapFunction,
+    BatchFunction,
+    FilterFunction,
+    MapFunction,
+)
 from sage.kernel.api import DataStream, LocalEnvironment
 
 
@@ -22,6 +28,14 @@ class Shout(MapFunction):
 class Long(FilterFunction):
     def execute(self, record: str) -> bool:
         return len(record) > 3
+
+
+class Words(BatchFunction):
+    def __init__(self, *words: str) -> None:
+        self.words = iter(words)
+
+    def execute(self) -> str | None:
+        return next(self.words, None)
 
 
 @pytest.fixture
@@ -91,6 +105,12 @@ def test_a_bad_channel_capacity_is_refused(capacity: Any) -> None:
         LocalEnvironment(config={"channel_capacity": capacity})
 
 
+@pytest.mark.parametrize("timeout", [-1, "10", None, float("nan"), float("inf")])
+def test_a_bad_close_timeout_is_refused(timeout: Any) -> None:
+    with pytest.raises(ValueError, match=f"of seconds from 0 on, not {timeout!r}"):
+        LocalEnvironment(config={"close_timeout": timeout})
+
+
 def test_an_environment_without_a_stream_says_how_to_begin_one(env: LocalEnvironment) -> None:
     with pytest.raises(RuntimeError, match=r"'described' has no stream; begin one with"):
         env.submit()
@@ -122,13 +142,76 @@ def test_constructor_arguments_that_do_not_fit_name_the_operator(
 
 
 @pytest.mark.parametrize(
-    ("function", "name"), [(Shout, "Shout"), (len, "len"), (operator.itemgetter(0), "itemgetter")]
+    ("function", "name"),
+    [
+        (Shout, "Shout"),
+        (len, "len"),
+        (operator.itemgetter(0), "itemgetter"),
+        (partial(int, base=8), "int"),
+        (partial(Shout, "?"), "Shout"),
+    ],
 )
 def test_an_operator_is_named_after_its_function(
     stream: DataStream, function: Callable[..., Any], name: str
 ) -> None:
     assert stream.map(function).operator.name == name
     assert stream.map(function, name="mine").operator.name == "mine"
+
+
+def test_a_partial_of_a_class_is_the_class_with_its_arguments(env: LocalEnvironment) -> None:
+    out: list[str] = []
+    stream = env.from_source(partial(Words, "a", "longer"), "longest").filter(partial(Long))
+    stream.map(partial(Shout, mark="?")).map(partial(Shout, mark="?"), mark=".").sink(out.append)
+    env.submit()
+    assert out == ["longer?.", "longest?."]
+    instance: Any = partial(Long)
+    with pytest.raises(TypeError, match=r"map\(\) takes .*use filter\(\)"):
+        stream.map(instance)
+
+
+async def coroutine(record: Any) -> Any:
+    return record
+
+
+async def generator(record: Any) -> Any:
+    yield record
+
+
+class Called:
+    async def __call__(self, record: Any) -> Any:
+        return record
+
+
+class AsyncShout(Shout):
+    async def execute(self, record: str) -> str:  # type: ignore[override]
+        return record
+
+
+@pytest.mark.parametrize("method", ["map", "flatmap", "filter", "keyby", "sink", "from_source"])
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (coroutine, "coroutine"),
+        (generator, "generator"),
+        (partial(coroutine, 1), "coroutine"),
+        (Called(), "Called"),
+        (partial(Called(), 1), "Called"),
+    ],
+)
+def test_async_functions_are_refused_with_the_way_out(
+    env: LocalEnvironment, stream: DataStream, method: str, function: Any, name: str
+) -> None:
+    expected = rf"cannot run {name}, which is `async def`.*AsyncMapFunction"
+    with pytest.raises(TypeError, match=expected):
+        getattr(env if method == "from_source" else stream, method)(function)
+    with pytest.raises(TypeError, match=expected):
+        stream.map(str, on_error=function)
+
+
+@pytest.mark.parametrize("function", [AsyncShout, partial(AsyncShout, "?")])
+def test_a_class_whose_execute_is_async_is_refused(stream: DataStream, function: Any) -> None:
+    with pytest.raises(TypeError, match=r"cannot run AsyncShout, which is `async def`"):
+        stream.map(function)
 
 
 def test_a_description_is_plain_data_that_pickles(

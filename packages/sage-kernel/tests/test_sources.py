@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import Enum
+from functools import partial
 from typing import Any
 
 import pytest
@@ -62,6 +64,30 @@ def test_generator_function_with_its_arguments(env: LocalEnvironment) -> None:
     stream = env.from_source(letters, 3, upper=True)
     assert stream.operator.name == "letters"
     assert run(env, stream) == ["A", "B", "C"]
+
+
+def test_generator_function_with_some_of_its_arguments_bound(env: LocalEnvironment) -> None:
+    stream = env.from_source(partial(letters, 3), upper=True)
+    assert stream.operator.name == "letters"
+    assert run(env, stream) == ["A", "B", "C"]
+
+
+class Colour(Enum):
+    RED = 1
+    BLUE = 2
+
+
+class Items(list[int]):
+    """A collection that can be called."""
+
+    def __call__(self) -> list[int]:
+        raise AssertionError("it is to be iterated")
+
+
+def test_a_collection_that_can_be_called_is_iterated() -> None:
+    for collection in (Colour, Items([1, 2])):
+        env = LocalEnvironment("sources")
+        assert run(env, env.from_collection(collection)) == list(collection)
 
 
 @pytest.mark.parametrize("records", [[1, 2], (1, 2), {1: "a", 2: "b"}, iter([1, 2]), range(1, 3)])

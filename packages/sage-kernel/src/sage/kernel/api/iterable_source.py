@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Generator, Iterable, Iterator, Sized
 from typing import Any, cast
 
 from sage.common.core.functions import SourceFunction, StopSignal
 
 
 class IterableSource(SourceFunction):
-    """Emits the items of an iterable, or of the iterable that a callable returns."""
+    """Emits the items of an iterable."""
 
-    def __init__(self, iterable: Iterable[Any] | Callable[[], Iterable[Any]]) -> None:
+    def __init__(self, iterable: Iterable[Any]) -> None:
         self._iterable = iterable
         self._items: Iterator[Any] = iter(())
         self._end = StopSignal("the iterable is exhausted")
 
     def setup(self) -> None:
         """Begin the iteration."""
-        self._items = iter(self._iterable() if callable(self._iterable) else self._iterable)
+        self._items = iter(self._iterable)
 
     def __len__(self) -> int:
         """Return how many items there are; a TypeError if the iterable does not know."""

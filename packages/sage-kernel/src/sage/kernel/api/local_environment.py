@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
@@ -14,6 +15,7 @@ from sage.common.core.errors import nearest
 from sage.common.core.functions import BaseFunction
 from sage.common.service import BaseService
 from sage.kernel.api.data_stream import DataStream, add_operator
+from sage.kernel.api.generator_source import GeneratorSource
 from sage.kernel.api.iterable_source import IterableSource
 from sage.kernel.graph import FunctionSpec, Operator
 from sage.kernel.runtime.checkpoint import Checkpoint
@@ -49,6 +51,11 @@ class LocalEnvironment:
         capacity = self.config["channel_capacity"]
         if not isinstance(capacity, int) or capacity < 1:
             raise ValueError(f"channel_capacity must be a whole number from 1 on, not {capacity!r}")
+        timeout = self.config["close_timeout"]
+        if not isinstance(timeout, int | float) or not 0 <= timeout <= threading.TIMEOUT_MAX:
+            raise ValueError(
+                f"close_timeout must be a number of seconds from 0 on, not {timeout!r}"
+            )
         self.service_manager = ServiceManager()
         self.operators: list[Operator] = []
         self._executor: LocalExecutor | None = None
@@ -94,8 +101,8 @@ class LocalEnvironment:
         a record each time until it returns a StopSignal."""
         name = kwargs.pop("name", None)
         if inspect.isgeneratorfunction(function):
-            generator = partial(function, *args, **kwargs)
-            return self._source(name or function.__name__, IterableSource, (generator,), {})
+            name = name or FunctionSpec(kind="source", target=function).name
+            return self._source(name, GeneratorSource, (partial(function, *args, **kwargs),), {})
         return self._source(name, function, args, kwargs)
 
     def from_batch(
@@ -267,5 +274,5 @@ class LocalEnvironment:
             raise TypeError(
                 f"a source is a SourceFunction, a BatchFunction or a callable, not {function!r}"
             )
-        spec = FunctionSpec(kind="source", target=function, args=args, kwargs=kwargs)
+        spec = FunctionSpec.of("source", function, args, kwargs)
         return add_operator(self.operators, "source", spec, inputs=(), options={"name": name})
