@@ -70,6 +70,43 @@ def test_ctrl_c_ends_a_pipeline_within_seconds_and_closes_everything(tmp_path: P
     assert int((tmp_path / "flushed").read_text()) >= 1000
 
 
+CLOSING = """
+    import sys, threading
+    from pathlib import Path
+
+    from sage.common.service import BaseService
+    from sage.kernel.api import LocalEnvironment
+
+    class Marked(BaseService):
+        def cleanup(self):
+            Path(sys.argv[1], "cleanup").touch()
+
+    def never_returns(record):
+        print("running", flush=True)
+        threading.Event().wait()
+
+    env = LocalEnvironment("interrupted", {"close_timeout": 1000})
+    env.register_service("marked", Marked)
+    env.from_collection([1]).sink(never_returns)
+    env.submit()
+"""
+
+
+def test_a_second_ctrl_c_ends_the_wait_for_operators_and_closes_the_services(
+    tmp_path: Path,
+) -> None:
+    with start(CLOSING, tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):  # it waits for the operator
+            process.wait(1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=10)
+    assert err.count("KeyboardInterrupt") == 2
+    assert (tmp_path / "cleanup").exists()
+
+
 ANOTHER_THREAD = """
     import signal, threading
     from sage.kernel.api import LocalEnvironment

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -87,7 +90,7 @@ def test_an_environment_whose_services_failed_cannot_be_used_again(env: LocalEnv
     env.from_collection([1])
     with pytest.raises(OSError, match="setup failed"):
         env.submit()
-    with pytest.raises(RuntimeError, match="the services have been closed; make a new environment"):
+    with pytest.raises(RuntimeError, match="was submitted already; make a new one"):
         env.submit()
     with pytest.raises(ServiceClosedError, match="it has been closed"):
         env.call_service("broken", 1)
@@ -115,6 +118,61 @@ def test_a_service_may_call_those_before_it_in_setup_but_not_those_after(
     other.register_service("late", Traced, [])
     with pytest.raises(ServiceClosedError, match="'late' takes no calls: it has not been started"):
         other.call_service("early", None)
+
+
+def test_setup_may_wait_for_a_thread_that_calls_an_earlier_service(env: LocalEnvironment) -> None:
+    class Loads(BaseService):
+        def setup(self) -> None:
+            with ThreadPoolExecutor(2) as threads:
+                by_call = threads.submit(env.call_service, "first", "hello")
+                by_proxy = threads.submit(lambda: env.service("first").process("hello"))
+                self.answers = [by_call.result(10), by_proxy.result(10)]
+
+        def process(self, payload: Any) -> Any:
+            return self.answers
+
+    env.register_service("first", Traced, [])
+    env.register_service("second", Loads)
+    assert env.call_service("second", None) == ["hello", "hello"]
+    env.close()
+
+
+def test_a_call_waits_for_another_thread_that_is_opening_the_services(
+    env: LocalEnvironment,
+) -> None:
+    class Slow(Traced):
+        def setup(self) -> None:
+            opening.set()
+            assert go_on.wait(10)
+
+    opening, go_on = threading.Event(), threading.Event()
+    trace: list[str] = []
+    env.register_service("slow", Slow, trace)
+    env.register_service("last", Traced, trace)
+    with ThreadPoolExecutor(2) as threads:
+        calls = [threads.submit(env.call_service, "last", 0)]
+        assert opening.wait(10)
+        calls.append(threads.submit(env.call_service, "last", 1))
+        go_on.set()
+        assert [call.result(10) for call in calls] == [0, 1]
+    assert trace.count("setup last") == 1
+    env.close()
+
+
+def test_an_error_that_takes_no_notes_is_raised_as_it_is(env: LocalEnvironment) -> None:
+    @dataclass(frozen=True)
+    class NoLicenseError(Exception):
+        code: int
+
+    class Broken(BaseService):
+        def setup(self) -> None:
+            raise NoLicenseError(7)
+
+    env.register_service("broken", Broken)
+    env.from_collection([1])
+    with pytest.raises(NoLicenseError) as caught:
+        env.submit()
+    assert caught.value.code == 7
 
 
 def test_a_call_from_outside_opens_the_services_without_a_pipeline() -> None:

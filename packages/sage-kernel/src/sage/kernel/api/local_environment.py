@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -83,15 +84,20 @@ class LocalEnvironment:
         timeout: float | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Call a service from outside a pipeline; the first call opens all services."""
-        self._open_services()
+        """Call a service from outside a pipeline; the first call opens all services.
+
+        If another thread is opening them it waits for that, unless the one it calls is open
+        already: a service's setup() may wait for a thread that calls an earlier service, but not
+        for one that calls a later service or itself.
+        """
+        self._open_services(name)
         return self.service_manager.call_service(
             name, *args, method=method, timeout=timeout, **kwargs
         )
 
     def service(self, name: str) -> ServiceCallProxy:
         """Return an object whose methods are the service's; opens all services."""
-        self._open_services()
+        self._open_services(name)
         return self.service_manager.proxy(name)
 
     # -- sources --------------------------------------------------------------------------------
@@ -181,7 +187,8 @@ class LocalEnvironment:
     def stop(self) -> None:
         """End the sources, let what they emitted through, close; raises what stopped the run.
 
-        Called by a function of the pipeline it ends the sources and returns at once.
+        Called by a function of the pipeline, or by a service that submit() opens, it ends the
+        sources and returns at once.
         """
         if self._executor is not None:
             self._executor.stop()
@@ -196,18 +203,18 @@ class LocalEnvironment:
     def close(self) -> None:
         """Cancel what runs and close all services; may be called more than once.
 
-        Called by a function of the pipeline it cancels and returns at once; submit(), or a later
-        close(), does the rest.
+        Called by a function of the pipeline, or by a service that submit() opens, it cancels and
+        returns at once; submit(), or a later close(), does the rest.
         """
-        if self._executor is not None:
+        if self._executor is not None and self._executor.on_own_thread:
             self._executor.cancel()
-            if self._executor.on_own_thread:
-                return
-            try:
+            return
+        with ExitStack() as stack:  # all of it, also after another Ctrl-C
+            stack.callback(self.service_manager.close)
+            if self._executor is not None:
+                stack.callback(self._end_progress)
+                self._executor.cancel()
                 self._executor.join(self.config["close_timeout"])
-            finally:
-                self._end_progress()
-        self.service_manager.close()
 
     def metrics(self) -> RunMetrics:
         """Return what every operator has done so far; from any thread, before, during and after."""
@@ -231,9 +238,10 @@ class LocalEnvironment:
     ) -> None:
         self.close()
 
-    def _open_services(self) -> None:
-        if not self.service_manager.closed:  # else the call says so, with the service's name
-            self.service_manager.start()
+    def _open_services(self, wanted: str) -> None:
+        manager = self.service_manager
+        if not (manager.closed or manager.is_open(wanted)):  # if closed, the call says so
+            manager.start()
 
     def _end_progress(self) -> None:
         if self._progress is not None:
@@ -241,27 +249,27 @@ class LocalEnvironment:
 
     def _start(self, checkpoint: Checkpoint | None, *, progress: bool) -> LocalExecutor:
         complete = checkpoint is not None and checkpoint.complete
-        if complete:
-            logger.info("pipeline %r is complete; there is nothing to do", self.name)
-        else:
-            try:
-                self.service_manager.start()
-            except BaseException:
-                if checkpoint is not None:
-                    checkpoint.close()
-                raise
-        self._executor = LocalExecutor(
+        executor = self._executor = LocalExecutor(
             self.name,
             () if complete else self.operators,
             self.service_manager,
             channel_capacity=self.config["channel_capacity"],
             checkpoint=checkpoint,
         )
-        if progress:
-            self._progress = ProgressDisplay(self._executor.metrics)
-            self._progress.start()
-        self._executor.start()
-        return self._executor
+
+        def open_services() -> None:
+            if complete:
+                logger.info("pipeline %r is complete; there is nothing to do", self.name)
+            else:
+                self.service_manager.start()
+                if self.service_manager.closed:  # meanwhile
+                    executor.cancel()
+            if progress:
+                self._progress = ProgressDisplay(executor.metrics)
+                self._progress.start()
+
+        executor.start(open_services)
+        return executor
 
     def _source(
         self,

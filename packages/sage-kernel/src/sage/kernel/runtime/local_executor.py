@@ -72,30 +72,42 @@ class LocalExecutor:
         self._stopping = False  # sources end at their next record
         self._finished = False  # all records are through, or never will be
         self._cancelled = False
-        self._live_threads = 0
+        self._starter: threading.Thread | None = None  # while it is in start()
+        self._live_threads: set[threading.Thread] = set()
         self._decided = threading.Event()  # it failed, was cancelled or ended
-        self._ended = threading.Event()  # nothing of it runs any more
+        self._ended = threading.Event()  # nothing of it runs, not yet or not any more
+        self._ended.set()
         self.failure: FailedRecord | None = None
         self._failure_raised = False
 
-    def start(self) -> None:
-        """Build and set up all functions, then start the threads; raises what a setup() raises."""
+    def start(self, open_services: Callable[[], None]) -> None:
+        """Open the services, build and set up all functions, then start the threads.
+
+        Raises what one of these raises, and PipelineCancelledError if it was cancelled before.
+        """
+        self._starter = threading.current_thread()
         try:
+            open_services()
+            self._ended.clear()  # first, so that who cancels it now waits for what follows
+            self._raise_if_cancelled()
             for operator in self._operators.values():
                 if operator.kind == "source":
                     self._add_source(operator)
-            self.failure = self._functions.set_up()
+            self.failure = self._functions.set_up(unless=self._decided.is_set)
             if self.failure is not None:
                 raise self.failure.error  # noqa: TRY301 - it ends as a failure to build does
+            self._raise_if_cancelled()
             self._durable_sinks.begin(self._checkpoint.states if self._checkpoint else {})
-        except BaseException:
+        except BaseException as error:
+            if self.failure is None and not self._cancelled:
+                self.failure = FailedRecord(operator=self._name, record=None, error=error)
             self._failure_raised = True
             self._end(began=False)
             raise
+        finally:
+            self._starter = None
         self._counts.begin(self._checkpoint.position if self._checkpoint else 0)
-        self._live_threads = len(self._threads)
-        for thread in self._threads:
-            thread.start()
+        self._start_threads()
         if not self._threads:  # a checkpoint found it complete
             self._end()
 
@@ -111,8 +123,7 @@ class LocalExecutor:
         if self.failure is not None:
             self._failure_raised = True
             raise self.failure.error
-        if self._cancelled:
-            raise PipelineCancelledError(f"pipeline {self._name!r} was closed before its end")
+        self._raise_if_cancelled()
 
     def stop(self) -> None:
         """End the sources at their next record; what they have emitted still goes through."""
@@ -139,13 +150,15 @@ class LocalExecutor:
 
     @property
     def on_own_thread(self) -> bool:
-        """Whether the caller is one of the pipeline's functions, which cannot wait for its end."""
-        return threading.current_thread() in self._threads
+        """Whether a function of the pipeline calls, or a service that opens: it cannot wait."""
+        current = threading.current_thread()
+        return current is self._starter or current in self._threads
 
     def join(self, timeout: float) -> None:
         """Wait at most ``timeout`` seconds for the end; log what still runs and what nobody saw."""
         if not self._ended.wait(timeout):
             names = ", ".join(t.name for t in self._threads if t.is_alive())
+            names = names or f"{self._functions.latest}, which is being set up"
             logger.warning("after %g s these operators have not returned: %s", timeout, names)
         if self.failure is not None and not self._failure_raised:
             self._failure_raised = True
@@ -329,6 +342,10 @@ class LocalExecutor:
 
         return emit_unless_cancelled
 
+    def _raise_if_cancelled(self) -> None:
+        if self._cancelled:
+            raise PipelineCancelledError(f"pipeline {self._name!r} was closed before its end")
+
     # -- threads --------------------------------------------------------------------------------
 
     def _add_thread(self, operator: Operator, body: Callable[[], None]) -> None:
@@ -340,16 +357,32 @@ class LocalExecutor:
             except BaseException as error:  # noqa: BLE001 - the thread's last frame
                 self._fail(FailedRecord(operator=operator.name, record=None, error=error))
             finally:
-                self._thread_ended()
+                self._thread_ended(thread)
 
         name = f"sage-{self._name}-{operator.name}"
         # A daemon: a function that never returns must not keep the interpreter from ending.
-        self._threads.append(threading.Thread(target=run, name=name, daemon=True))
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        self._threads.append(thread)
 
-    def _thread_ended(self) -> None:
+    def _start_threads(self) -> None:
+        self._live_threads = set(self._threads)
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException as error:  # the system has no more of them, or it was a Ctrl-C
+            self._failure_raised = True
+            failed = FailedRecord(operator=self._name, record=None, error=error)
+            self._fail(failed, f"while starting the threads of pipeline {self._name!r}")
+            for thread in set(self._threads).difference(threading.enumerate()):
+                self._thread_ended(thread)  # those that run do so themselves
+            raise
+
+    def _thread_ended(self, thread: threading.Thread) -> None:
         with self._lock:
-            self._live_threads -= 1
-            last = self._live_threads == 0
+            if thread not in self._live_threads:
+                return
+            self._live_threads.remove(thread)
+            last = not self._live_threads
         if last:
             self._end()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -18,9 +19,11 @@ class RunningFunctions:
         self._services = services
         self._built: list[BaseFunction] = []
         self._set_up: list[BaseFunction] = []
+        self.latest = ""  # the operator whose function was built or set up last
 
     def build(self, operator: str, spec: FunctionSpec) -> Any:
         """Return an instance of an operator's function, bound to the operator and the services."""
+        self.latest = operator
         try:
             function = spec.build()
         except BaseException as error:
@@ -30,9 +33,15 @@ class RunningFunctions:
         self._built.append(function)
         return function
 
-    def set_up(self) -> FailedRecord | None:
-        """Set all functions up; return what the first that fails raised."""
+    def set_up(self, *, unless: Callable[[], bool]) -> FailedRecord | None:
+        """Set all functions up; return what the first that fails raised.
+
+        ``unless`` is asked before each, and ends it.
+        """
         for function in self._built:
+            if unless():
+                return None
+            self.latest = function.ctx.name
             self._set_up.append(function)  # also if it fails half-way: it may hold something
             try:
                 function.setup()
