@@ -372,7 +372,9 @@ class LocalExecutor:
         except BaseException as error:  # the system has no more of them, or it was a Ctrl-C
             self._failure_raised = True
             failed = FailedRecord(operator=self._name, record=None, error=error)
-            self._fail(failed, f"while starting the threads of pipeline {self._name!r}")
+            with self._lock:
+                self.failure = self.failure or failed
+            self.cancel()
             for thread in set(self._threads).difference(threading.enumerate()):
                 self._thread_ended(thread)  # those that run do so themselves
             raise
