@@ -16,16 +16,21 @@ def partial_path(path: Path) -> Path:
 
 
 def open_locked(path: Path) -> BinaryIO:
-    """Open a file for reading and writing, made if absent; raises if another run has it open."""
-    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=1 << 20)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        problem = "another run is writing it; wait for its end or write elsewhere"
-        raise OutputFileError(str(path), problem) from None
-    sync_folder(path.parent)
-    return file
+    """Open a file for reading and writing, made if absent, its folder too; raises if another run
+    has it open."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=1 << 20)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            problem = "another run is writing it; wait for its end or write elsewhere"
+            raise OutputFileError(str(path), problem) from None
+        if _is_named(file, path):
+            sync_folder(path.parent)
+            return file
+        file.close()  # another run has published it before its lock could be had
 
 
 def sync(file: BinaryIO) -> None:
@@ -47,3 +52,10 @@ def sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _is_named(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,4 +1,4 @@
-"""Reading and writing Parquet files: all that SAGE uses of pyarrow."""
+"""Reading and writing Parquet files with pyarrow."""
 
 from __future__ import annotations
 
@@ -44,11 +44,28 @@ def count_rows(path: Path) -> int:
     return int(read_metadata(path).num_rows)
 
 
-def write_rows(path: Path, rows: Sequence[dict[str, Any]], schema: Any = None) -> None:
-    """Write rows as a file. Its columns are all keys there are; a row without one has a null."""
+def read_columns(path: Path) -> Any:
+    """Return a file's columns as a pyarrow.Schema, from its footer."""
+    from pyarrow.parquet import read_schema
+
+    return read_schema(path)
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]], schema: Any) -> None:
+    """Write rows as a file with a schema's columns; a row without one has a null."""
     import pyarrow
     from pyarrow.parquet import write_table
 
-    names = dict.fromkeys(key for row in rows for key in row) if schema is None else schema.names
-    columns = {name: [row.get(name) for row in rows] for name in names}
+    columns = {name: [row.get(name) for row in rows] for name in schema.names}
     write_table(pyarrow.table(columns, schema=schema), path)
+
+
+def as_stored(column: Any, values: Any = ()) -> Any:
+    """Return a pyarrow.Field as a file gives it back; raises what pyarrow does if none can hold
+    it, or these values of it."""
+    import pyarrow
+    from pyarrow.parquet import read_schema, write_table
+
+    file = pyarrow.BufferOutputStream()
+    write_table(pyarrow.table([values], schema=pyarrow.schema([column])), file)
+    return read_schema(pyarrow.BufferReader(file.getvalue())).field(0)

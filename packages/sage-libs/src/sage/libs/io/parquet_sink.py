@@ -10,24 +10,25 @@ from typing import Any, BinaryIO
 from sage.kernel.runtime.checkpoint import DurableSink
 from sage.libs.io.errors import OutputFileError
 from sage.libs.io.output_file import open_locked, partial_path, replace, sync, sync_folder
-from sage.libs.io.parquet_files import read_rows, require_pyarrow, write_rows
-
-Row = dict[str, Any]
+from sage.libs.io.parquet_columns import ParquetColumns, Row
+from sage.libs.io.parquet_files import read_columns, read_rows, require_pyarrow, write_rows
 
 
 class ParquetSink(DurableSink):
     """Writes records, which are dicts, as ``part-00000.parquet`` and so on into a folder.
 
     A part has ``rows_per_part`` rows, which are held in memory until it is written. The columns
-    are the keys of its rows, or those of ``schema``, a pyarrow.Schema. Until the run is at its
-    end the parts lie in ``<path>.partial``; then that folder becomes ``path``, which must not
-    exist before.
+    are those of ``schema``, a pyarrow.Schema, or the keys of all rows so far, each with the type
+    that its values have. A row that does not fit raises OutputFileError, with its column and
+    value, and is left out. Until the run is at its end the parts lie in ``<path>.partial``; then
+    that folder becomes ``path``, which must not exist before.
 
     A Parquet file cannot be continued. So with a checkpoint, the rows of the part to come are
-    also kept in a journal, and a continued run begins with them.
+    also kept in a journal, with the columns, and a continued run begins with them.
     """
 
     _journal: BinaryIO | None = None
+    _columns: ParquetColumns
 
     def __init__(
         self, path: str | os.PathLike[str], *, rows_per_part: int = 50_000, schema: Any = None
@@ -50,15 +51,16 @@ class ParquetSink(DurableSink):
         """Open the partial folder with the first ``state`` rows in it."""
         if state is not None and not self._partial.exists() and self._published(state):
             replace(self._path, self._partial)  # it was published, and then the run was killed
-        if self._path.exists():
-            raise OutputFileError(str(self._path), "it exists; delete it or write elsewhere")
-        self._partial.mkdir(parents=True, exist_ok=True)
-        sync_folder(self._partial.parent)
+        self._check_free()
         self._journal = open_locked(self._partial / ".journal")
+        sync_folder(self._partial.parent)
+        self._check_free()  # another run may have ended before its lock could be had
         self._part, count = divmod(state or 0, self._rows_per_part)
-        self._recall(count)
         complete = [self._part_path(number) for number in range(self._part)]
-        if len(self._rows) < count or not all(path.exists() for path in complete):
+        found = all(path.exists() for path in complete)
+        if found:
+            self._recall(count)
+        if not found or len(self._rows) < count:
             raise OutputFileError(
                 str(self._partial),
                 f"it has not the {state} rows that the checkpoint has counted; bring them back, "
@@ -68,12 +70,24 @@ class ParquetSink(DurableSink):
             leftover.unlink()
 
     def execute(self, record: Any) -> None:
-        """Take one row."""
+        """Take one row; where it raises, the row is left out, and the next one can be taken."""
         if not isinstance(record, dict):
             raise TypeError(f"a row of a Parquet file is a dict, not {record!r}")
-        self._rows.append(record)
-        if len(self._rows) == self._rows_per_part:
-            self._write_part()
+        try:
+            row = self._columns.take(record, self._rows)
+        except ValueError as error:
+            raise OutputFileError(
+                str(self._path),
+                f"row {self.state() + 1}, {error}; mend it by a map() before the sink, or pass a "
+                f"schema= that it fits",
+            ) from error
+        self._rows.append(row)
+        if len(self._rows) >= self._rows_per_part:
+            try:
+                self._write_part()
+            except BaseException:
+                del self._rows[-1:]  # which gets this error, and may go to the dead letters
+                raise
 
     def state(self) -> int:
         """Return how many rows were taken."""
@@ -83,7 +97,8 @@ class ParquetSink(DurableSink):
         """Bring the rows of the part to come into the journal; the parts are on the disk."""
         if self._journal is not None and len(self._rows) > self._in_journal:
             start = self._in_journal
-            pickle.dump((self._part, start, self._rows[start:]), self._journal)
+            piece = (self._part, start, self._rows[start:], self._columns.schema)
+            pickle.dump(piece, self._journal)
             sync(self._journal)
             self._in_journal = len(self._rows)
 
@@ -91,8 +106,8 @@ class ParquetSink(DurableSink):
         """Write the last part, and give the folder its name."""
         if self._rows or not self._part:
             self._write_part()
-        (self._partial / ".journal").unlink()
         replace(self._partial, self._path)
+        (self._path / ".journal").unlink()  # only now: until here it keeps other runs out
 
     def cleanup(self) -> None:
         """Close the journal."""
@@ -105,7 +120,7 @@ class ParquetSink(DurableSink):
     def _write_part(self) -> None:
         path = self._part_path(self._part)
         temporary = path.with_suffix(".new")
-        write_rows(temporary, self._rows, self._schema)
+        write_rows(temporary, self._rows, self._columns.schema)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         replace(temporary, path)
@@ -119,8 +134,10 @@ class ParquetSink(DurableSink):
         path = self._part_path(self._part)
         if not count:
             self._clear_journal()
+            self._set_columns(read_columns(self._part_path(self._part - 1)) if self._part else None)
         elif path.exists():  # written after the commit; it cleared the journal
             self._clear_journal()
+            self._set_columns(read_columns(path))
             self._rows = [row for rows in read_rows(path) for row in rows][:count]
             self.sync()
         else:
@@ -132,20 +149,30 @@ class ParquetSink(DurableSink):
         end = 0
         while True:
             try:
-                part, start, rows = pickle.load(journal)
+                part, start, rows, schema = pickle.load(journal)
             except (EOFError, pickle.UnpicklingError):
                 break  # the end, or a piece that a kill has cut and no commit has counted
             end = journal.tell()
             if part == self._part:
                 self._rows[start:] = rows  # a later piece stands in for what no commit counted
+                self._set_columns(schema)
         journal.seek(end)
         journal.truncate()
+
+    def _set_columns(self, schema: Any) -> None:
+        """Go on with the columns of earlier rows, unless there are given ones."""
+        grow = self._schema is None
+        self._columns = ParquetColumns(schema if grow else self._schema, grow=grow)
 
     def _published(self, state: int) -> bool:
         """Whether the folder at ``path`` has the parts that so many rows make."""
         parts = max(1, -(-state // self._rows_per_part))
-        names = sorted(path.name for path in self._path.glob("*"))
-        return names == [self._part_path(number).name for number in range(parts)]
+        names = {path.name for path in self._path.glob("*")} - {".journal"}
+        return names == {self._part_path(number).name for number in range(parts)}
+
+    def _check_free(self) -> None:
+        if self._path.exists():
+            raise OutputFileError(str(self._path), "it exists; delete it or write elsewhere")
 
     def _clear_journal(self) -> None:
         assert self._journal is not None  # noqa: S101 - for the type checker; begin() has set it
