@@ -81,7 +81,16 @@ class TestAnswers:
     def test_json_that_was_cut_off_is_an_error(self, sage: CommandLine) -> None:
         options = ["--schema", json.dumps(SCHEMA), "--max-tokens", "1", "--quiet"]
         done = sage("llm", "run", CHAT, "-p", "Is it?", *options)
-        refused(done, "before its JSON was complete", "--max-tokens")
+        refused(done, "before its JSON was complete", "at max_tokens, 1", "Raise --max-tokens")
+
+    def test_json_that_does_not_fit_the_context_is_an_error_of_two_lines(
+        self, sage: CommandLine
+    ) -> None:
+        schema = {"type": "array", "items": {"type": "integer"}, "minItems": 1000}
+        options = ["--schema", json.dumps(schema), "--max-model-len", "256", "--quiet"]
+        done = sage("llm", "run", CHAT, "-p", "Is it?", *options)
+        refused(done, "end of the context, 256 tokens", "Shorten the prompt", "--max-model-len")
+        assert len(done.stderr) < 600
 
     def test_texts_become_vectors_a_line_each(
         self, sage: CommandLine, service: VLLMService
@@ -117,6 +126,15 @@ class TestEstimate:
         assert done.returncode == 1
         assert "Verdict:  does not fit" in done.stdout
         assert "set --max-model-len " in done.stdout
+
+    def test_a_configuration_that_cannot_be_read_is_named(
+        self, sage: CommandLine, source: Path, tmp_path: Path
+    ) -> None:
+        root = tmp_path / "damaged"
+        model = vllm_registry.import_model("owner/name", source, root=root)
+        (model.path / "config.json").write_text("{")
+        done = sage("llm", "run", "--estimate", SAGE_VLLM_MODEL_ROOT=str(root))
+        refused(done, str(model.path / "config.json"), "sage llm model repair owner/name")
 
     def test_no_model_is_trained_for_it(self, sage: CommandLine, tmp_path: Path) -> None:
         none = str(tmp_path / "none")
@@ -223,7 +241,7 @@ class TestStopped:
         self, mode: str, sage: CommandLine, session_members: Callable[[int], list[str]]
     ) -> None:
         terminal = sage.terminal("llm", "run", CHAT, "-p", "Hello", "--engine-mode", mode)
-        terminal.read_until(f"Loading {CHAT} 2 s")
+        terminal.read_until(f"Loading {CHAT}")
         while mode == "process" and len(session_members(terminal.process.pid)) < 2:
             terminal.read_more(1)  # until the engine's process is there
         terminal.type("\x03")

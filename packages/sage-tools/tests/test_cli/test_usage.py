@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from command_line import lines, refused
 from hub_faults import Body, Fault
+from model_files import safetensors
 
 from sage.common.model_registry import vllm_registry
 
@@ -24,6 +25,23 @@ def imported(source: Path, root: Path) -> vllm_registry.ModelInfo:
     return vllm_registry.import_model(MODEL, source, tags={"team": "search"}, root=root)
 
 
+@pytest.fixture
+def adapter(tmp_path: Path, root: Path) -> str:
+    """The id of a LoRA adapter."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text('{"r": 4}')
+    (folder / "adapter_model.safetensors").write_bytes(safetensors(64))
+    return vllm_registry.import_model("owner/adapter", folder, root=root).model_id
+
+
+@pytest.mark.parametrize(
+    "command", [["run", "-p", "Hello"], ["run", "--estimate"], ["bench"], ["start"]]
+)
+def test_an_adapter_is_no_model(command: list[str], adapter: str, sage: CommandLine) -> None:
+    refused(sage("llm", *command, "--model", adapter), "LoRA adapter", "option `lora`")
+
+
 class TestUsage:
     @pytest.mark.parametrize(
         ("arguments", "said"),
@@ -38,12 +56,17 @@ class TestUsage:
             (["model", "download", MODEL, "--tag", "novalue"], "KEY=VALUE"),
             (["model", "prune", "--unused-days", "-3"], "0"),
             (["model", "import", MODEL], "FOLDER"),
+            (["run", "--stop"], "sage llm run --help"),
+            (["start", "--port"], "sage llm start --help"),
         ],
     )
     def test_wrong_use_is_code_2_and_points_to_the_help(
         self, arguments: list[str], said: str, sage: CommandLine
     ) -> None:
         refused(sage("llm", *arguments), said, "--help", code=2)
+
+    def test_a_port_that_is_none_fails_plainly(self, sage: CommandLine) -> None:
+        refused(sage("llm", "logs", "²"), "'²'")
 
     def test_an_id_that_is_none_fails_plainly(self, sage: CommandLine) -> None:
         refused(sage("llm", "model", "show", "../etc"), "'../etc'")

@@ -16,6 +16,7 @@ from sage.common.model_registry.vllm_registry import (
     format_seconds,
 )
 
+from .errors import Interrupted
 from .output import escape, is_rich
 
 _MOST_FILES = 5
@@ -34,17 +35,18 @@ _PHASES = {
 
 @contextmanager
 def download_display(*, quiet: bool) -> Iterator[Callable[[DownloadStatus], None]]:
-    """Whom to tell about a download: a display on a terminal, plain lines elsewhere, or nobody."""
-    if quiet:
-        yield lambda _: None
-    elif is_rich(sys.stderr):
-        display = DownloadDisplay(sys.stderr)
-        try:
-            yield display
-        finally:
+    """Whom to tell about a download: a display on a terminal, plain lines elsewhere, or nobody.
+
+    Ctrl-C within raises Interrupted, which says what becomes of the download.
+    """
+    display = DownloadDisplay(sys.stderr) if is_rich(sys.stderr) and not quiet else None
+    try:
+        yield display or ((lambda _: None) if quiet else LineWatcher(sys.stderr))
+    except KeyboardInterrupt:
+        raise Interrupted("Run the same command again to go on: complete files are kept.") from None
+    finally:
+        if display is not None:
             display.clear()
-    else:
-        yield LineWatcher(sys.stderr)
 
 
 class DownloadDisplay:

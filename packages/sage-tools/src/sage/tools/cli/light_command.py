@@ -10,9 +10,21 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+"""Usage errors have no public name of their own; this is the base of the one that has."""
+
 
 class LightCommand(TyperCommand):
     """A command whose plain values are taken as they are."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse them; an error says of which command it is."""
+        try:
+            return super().parse_args(ctx, args)
+        except USAGE_ERROR as error:
+            if getattr(error, "ctx", None) is None:
+                error.ctx = ctx  # type: ignore[attr-defined]  # as all that click itself raises has
+            raise
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Its options and arguments, the one for help among them."""

@@ -14,7 +14,7 @@ import typer
 
 from .commands import llm
 from .errors import Interrupted
-from .light_command import LightGroup
+from .light_command import USAGE_ERROR, LightGroup
 from .output import error_lines, write_error
 
 app = typer.Typer(
@@ -27,8 +27,6 @@ app = typer.Typer(
 )
 app.add_typer(llm.app, name="llm")
 
-# Usage errors have no public name of their own; this is the base of the one that has.
-_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 _INTERRUPTED = 130
 
 
@@ -78,7 +76,7 @@ def _run() -> int:
         return _failed(_INTERRUPTED, "Interrupted.", stop.hint)
     except (BrokenPipeError, SystemExit):  # Typer itself exits for a closed pipe, and only then
         return 0  # as in `sage llm model show | head -1`: the reader has what it wanted
-    except _USAGE_ERROR as error:
+    except USAGE_ERROR as error:
         return _failed(2, *error_lines(error))
     except Exception as error:  # noqa: BLE001 - the last resort: no traceback for a user
         return _failed(1, *error_lines(error))

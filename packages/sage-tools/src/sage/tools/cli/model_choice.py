@@ -1,6 +1,7 @@
 """Which model a command works with, when it was told one and when it was not."""
 
 from sage.common.model_registry.vllm_registry import (
+    ModelInfo,
     ModelNotFoundError,
     RevisionNotFoundError,
     download_model,
@@ -31,7 +32,13 @@ def chosen_model(
     `auto_download`, all that a download raises.
     """
     if model_id is not None:
-        _ensure_local(model_id, revision, auto_download=auto_download, quiet=quiet)
+        found = _local(model_id, revision, auto_download=auto_download, quiet=quiet)
+        if found.tags.get("type") == "lora":
+            raise CommandError(
+                f"{model_id} is a LoRA adapter, which is no model without its base model",
+                "Name that one. A request names the adapter with the option `lora`: see the page "
+                "middleware/tools/vllm_service of the documentation.",
+            )
         return model_id
     if revision is not None:
         raise CommandError(f"a revision, {revision!r}, of no model", "Name one with --model.")
@@ -53,18 +60,18 @@ def chosen_model(
         quiet=quiet,
     )
     try:
-        return ensure_demo_model()
+        return ensure_demo_model(quiet=quiet)
     except ModuleNotFoundError as error:  # torch, which comes with vLLM
         raise VLLMNotInstalledError(MODEL_ID, str(error)) from error
 
 
-def _ensure_local(model_id: str, revision: str | None, *, auto_download: bool, quiet: bool) -> None:
+def _local(model_id: str, revision: str | None, *, auto_download: bool, quiet: bool) -> ModelInfo:
     try:
-        get_model(model_id, revision)
+        return get_model(model_id, revision)
     except (ModelNotFoundError, RevisionNotFoundError):
         if not auto_download:
             raise
         from .download_display import download_display
 
         with download_display(quiet=quiet) as watch:
-            download_model(model_id, revision, watch)
+            return download_model(model_id, revision, watch)

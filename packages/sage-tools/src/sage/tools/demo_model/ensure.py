@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 MODEL_ID = "sage/demo-chat"
 
 
-def ensure_demo_model(root: str | os.PathLike[str] | None = None) -> str:
+def ensure_demo_model(root: str | os.PathLike[str] | None = None, *, quiet: bool = False) -> str:
     """Return the demo model's id; train the model and register it first where it is missing.
 
-    Training takes about a minute on two cores and shows its progress on standard error.
+    Training takes about a minute on two cores and shows its progress on standard error, unless it
+    is to be ``quiet``.
 
     Raises:
         DemoModelError: the trained model answers too few questions.
@@ -28,6 +30,7 @@ def ensure_demo_model(root: str | os.PathLike[str] | None = None) -> str:
         from sage.tools.demo_model.training import train_demo_model
 
         with TemporaryDirectory(prefix="sage-demo-model-") as folder:
-            train_demo_model(Path(folder), TrainingProgress())
+            progress = TrainingProgress(stream=StringIO()) if quiet else TrainingProgress()
+            train_demo_model(Path(folder), progress)
             import_model(MODEL_ID, folder, tags={"type": "text"}, root=root)
     return MODEL_ID

@@ -50,8 +50,10 @@ def verify(
                 write_data(f"{name}: {len(each.model.files)} files, all right")
             for path, problem in each.problems.items():
                 write_data(f"{name}: {path}: {problem}")
-    for each in reports:
-        if not each.ok:
-            write_note(f"Hint: Run `sage llm model repair {each.model.model_id}`.")
-    if not all(each.ok for each in reports):
+    broken = [each.model for each in reports if not each.ok]
+    if broken:
+        from sage.tools.cli.way_to_mend import way_to_mend
+
+        for found in broken:
+            write_note(f"Hint: {way_to_mend(found)}")
         raise typer.Exit(1)

@@ -16,6 +16,7 @@ from sage.common.model_registry.vllm_registry import (
     registry_root,
 )
 from sage.common.run_folder import run_root
+from sage.tools.cli.way_to_mend import way_to_mend
 
 from .environment import without_secrets
 from .finding import Finding, Status
@@ -45,10 +46,7 @@ def check_registry() -> Sequence[Finding]:
             )
             if len(report.problems) > 3:
                 detail += f" and {len(report.problems) - 3} more files"
-            fix = f"`sage llm model repair {model.model_id} --revision {model.revision}`"
-            if model.source != "hub":
-                fix = f"Import it again: `sage llm model import {model.model_id} <folder>`"
-            found.append(_problem("Registry", detail, fix))
+            found.append(_problem("Registry", detail, way_to_mend(model)))
     if leftovers.leftovers:
         detail = (
             f"{format_bytes(leftovers.freed_bytes)} of left-overs of interrupted work under {root}"

@@ -61,15 +61,23 @@ def takes_conversations(service: VLLMService) -> bool:
     return True
 
 
-def write_why_cut_off(result: Mapping[str, Any], context: int, *, quiet: bool) -> None:
-    """Say of an answer that did not come to its own end what ended it."""
+def why_cut_off(result: Mapping[str, Any], context: int) -> tuple[str, str] | None:
+    """Where an answer was cut off, and what gives it more room; None if it came to its own end."""
     used = result["tokens_used"]
     if result["finish_reason"] == "deadline":
-        write_note("(Cut off at the deadline.)", quiet=quiet)
-    elif result["finish_reason"] == "length" and used["total"] >= context:
-        write_note(f"(Cut off: the context of {context:,} tokens is full.)", quiet=quiet)
-    elif result["finish_reason"] == "length":
-        write_note(f"(Cut off at max_tokens, {used['completion']:,}.)", quiet=quiet)
+        return "at the deadline", "Raise --deadline"
+    if result["finish_reason"] != "length":
+        return None
+    if used["total"] >= context:
+        longer = "Shorten the prompt, raise --max-model-len, or take a model with a longer context"
+        return f"at the end of the context, {context:,} tokens", longer
+    return f"at max_tokens, {used['completion']:,}", "Raise --max-tokens"
+
+
+def write_why_cut_off(result: Mapping[str, Any], context: int, *, quiet: bool) -> None:
+    """Say of an answer that did not come to its own end what ended it."""
+    if why := why_cut_off(result, context):
+        write_note(f"(Cut off {why[0]}.)", quiet=quiet)
 
 
 def _visible(text: str) -> str:

@@ -5,11 +5,14 @@ import sys
 from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
+from sage.tools.cli.download_display import clip
 from sage.tools.cli.errors import CommandError, Interrupted
 from sage.tools.cli.output import write_json, write_note
 
-from .answer import ShownAnswer, takes_conversations, write_why_cut_off
+from .answer import ShownAnswer, takes_conversations, why_cut_off, write_why_cut_off
 from .loading import ShownService
+
+_SHOWN = 200  # characters of an answer in an error
 
 
 def answer_once(
@@ -22,7 +25,8 @@ def answer_once(
             prompt = _prompt(service, text, system, quiet=quiet)
             if as_json or "json_schema" in config.sampling:
                 (result,) = service.generate([prompt])
-                _write_result(result, as_json=as_json)
+                context = service.stats()["engine"]["max_model_len"]
+                _write_result(result, context, as_json=as_json)
                 return
             shown = ShownAnswer()
             with service.stream(prompt) as stream:
@@ -52,14 +56,15 @@ def _prompt(service: ShownService, text: str, system: str | None, *, quiet: bool
     return text
 
 
-def _write_result(result: dict[str, Any], *, as_json: bool) -> None:
+def _write_result(result: dict[str, Any], context: int, *, as_json: bool) -> None:
     if as_json:
         write_json(result)
     elif result["parsed"] is None:
+        where, way_out = why_cut_off(result, context) or ("at a --stop text", "Give another one")
         raise CommandError(
-            f"the answer ended (finish_reason {result['finish_reason']!r}) before its JSON was "
-            f"complete: {result['text']}",
-            "Raise --max-tokens; --json shows the whole result.",
+            f"the answer was cut off {where}, before its JSON was complete: "
+            f"{clip(result['text'], _SHOWN)}",
+            f"{way_out}; --json shows the whole result.",
         )
     else:
         json.dump(result["parsed"], sys.stdout, indent=2, ensure_ascii=False)
