@@ -60,9 +60,9 @@ def bench(
 ) -> None:
     """Measure throughput and latency of a model on this machine.
 
-    Without a model it takes the one used last. Requests go through the service in this process;
-    every one of them differs and generates exactly so many tokens. BATCH is how many requests the
-    engine worked on at a time, and what share that is of all it can.
+    Without a model it takes the one used last, or the demo model. Requests go through the service
+    in this process; every one of them differs and generates exactly so many tokens. BATCH is how
+    many requests the engine worked on at a time, and what share that is of all it can.
     """
     from sage.common.components.sage_vllm.config import VLLMServiceConfig
     from sage.tools.cli.errors import Interrupted

@@ -1,7 +1,9 @@
 """`sage llm logs`: what a background server says."""
 
+import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +12,7 @@ import typer
 from sage.tools.cli.errors import CommandError
 from sage.tools.cli.output import write_data
 
+from .model_options import Json
 from .server_options import Server
 
 _LOOK_EVERY = 0.2
@@ -23,20 +26,22 @@ def logs(
     lines: Annotated[
         int, typer.Option("--lines", "-n", min=0, help="Lines of the end to show.")
     ] = 50,
+    as_json: Json = False,
 ) -> None:
     """Show the log of a background server.
 
-    Of one that runs, or by its port of the last one there.
+    Of one that runs, or by its port of the last one there. With --json, each line is an object.
     """
     from sage.tools.cli.server_log import last_lines
 
     log = _log(server)
     end = log.stat().st_size
+    write = _write_json if as_json else write_data
     for line in last_lines(log, lines, end=end):
-        write_data(line)
+        write(line)
     if follow:
         try:
-            _follow(log, end)
+            _follow(log, end, write)
         except KeyboardInterrupt:
             return  # which is how one leaves it
 
@@ -63,7 +68,11 @@ def _log(server: str | None) -> Path:
     return Path(record["log"])
 
 
-def _follow(log: Path, end: int) -> None:
+def _write_json(line: str) -> None:
+    print(json.dumps({"line": line}))
+
+
+def _follow(log: Path, end: int, write: Callable[[str], None]) -> None:
     """Print what is added to a log, to the end of the server that writes it."""
     from sage.tools.cli.servers import running
 
@@ -76,7 +85,7 @@ def _follow(log: Path, end: int) -> None:
             if not is_written:
                 whole += [begun] if begun else []
             for line in whole:
-                write_data(line)
+                write(line)
             sys.stdout.flush()  # whoever reads it in a pipe gets it now
             if not is_written:
                 return
