@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+FIRST_QUESTION = "What is the capital of France?"
+
 
 @pytest.fixture(scope="session")
-def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train in a process of its own, so that its memory is given back."""
-    root = tmp_path_factory.mktemp("demo-registry")
-    program = (
-        "import sys; from sage.tools.demo_model import ensure_demo_model; "
-        "ensure_demo_model(sys.argv[1])"
+def first_run(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """What the first command of the quick start says to someone who has no model, and its registry.
+
+    It trains in a process of its own, so that the memory is given back.
+    """
+    root = tmp_path_factory.mktemp("first") / "registry"
+    program = "from sage.tools.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "llm", "run", "--prompt", FIRST_QUESTION],
+        env={**os.environ, "SAGE_VLLM_MODEL_ROOT": str(root)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    subprocess.run([sys.executable, "-c", program, str(root)], check=True)
+    return root, done
+
+
+@pytest.fixture(scope="session")
+def demo_root(first_run: tuple[Path, subprocess.CompletedProcess[str]]) -> Path:
+    """The registry that the first run leaves."""
+    root, done = first_run
+    assert done.returncode == 0, done.stderr
     return root

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from local_hub import LocalHub
 from page_samples import DOCS, ROOT, run, samples_of
 
 from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+from sage.common.model_registry.vllm_registry import list_models
+
+FIRST_QUESTION = "What is the capital of France?"
 
 
 @pytest.fixture
@@ -18,6 +22,20 @@ def environment(demo_root: Path, tmp_path: Path) -> dict[str, str]:
     """A registry with the demo model, and a run folder, that are nobody else's."""
     root = shutil.copytree(demo_root, tmp_path / "registry")
     return {"SAGE_VLLM_MODEL_ROOT": str(root), "SAGE_RUN_ROOT": str(tmp_path / "run")}
+
+
+def test_the_first_command_trains_a_model_and_answers(
+    first_run: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    root, done = first_run
+    assert (done.returncode, done.stdout) == (0, "The capital of France is Paris.\n"), done.stderr
+    said = done.stderr.splitlines()
+    assert said[0].startswith("No local model yet: training the tiny demo model once")
+    assert "sage llm model download" in said[0]
+    assert any(line.startswith("Trained the demo model in ") for line in said)
+    assert [model.model_id for model in list_models(root=root)] == ["sage/demo-chat"]
+    asked = samples_of(DOCS / "quick_start.md")[0].code
+    assert asked == f'sage llm run --prompt "{FIRST_QUESTION}"\n'
 
 
 def test_the_quick_start_leads_to_an_answer(environment: dict[str, str], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from command_line import CommandLine
+    from local_hub import LocalHub
 
     from sage.common.components.sage_vllm.service import VLLMService
 
@@ -91,6 +92,28 @@ class TestAnswers:
         done = sage("llm", "run", CHAT, "-p", "Is it?", *options)
         refused(done, "end of the context, 256 tokens", "Shorten the prompt", "--max-model-len")
         assert len(done.stderr) < 600
+
+    def test_a_stop_text_and_a_deadline_end_it(self, sage: CommandLine, endless_root: Path) -> None:
+        options = ["-p", "Hello", *TALKS_ON, "--json", "--quiet"]
+        root = {"SAGE_VLLM_MODEL_ROOT": str(endless_root)}
+        late = json.loads(sage("llm", "run", *options, "--deadline", "0.5", **root).stdout)
+        assert late["finish_reason"] == "deadline"
+        end = late["text"][5:8]
+        ended = json.loads(sage("llm", "run", *options, "--stop", end, **root).stdout)
+        assert ended["finish_reason"] == "stop"
+        assert ended["text"] == late["text"].partition(end)[0]
+
+    def test_a_model_is_downloaded_where_that_is_allowed(
+        self, sage: CommandLine, hub: LocalHub, model_root: Path, tmp_path: Path
+    ) -> None:
+        folder = vllm_registry.get_model_path(CHAT, root=model_root)
+        hub.add_model("owner/far", {file.name: file.read_bytes() for file in folder.iterdir()})
+        options = ["owner/far", "-p", "Hello", "--max-tokens", "3", "--json"]
+        root = {"SAGE_VLLM_MODEL_ROOT": str(tmp_path / "empty")}
+        refused(sage("llm", "run", *options, **root), "owner/far", "model download")
+        done = sage("llm", "run", *options, "--auto-download", **root)
+        assert json.loads(done.stdout)["model_id"] == "owner/far", done.stderr
+        assert "owner/far: asking the hub" in done.stderr
 
     def test_texts_become_vectors_a_line_each(
         self, sage: CommandLine, service: VLLMService

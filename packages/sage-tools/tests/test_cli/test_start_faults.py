@@ -9,14 +9,17 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from command_line import CommandLine, lines, refused
 from real_server import MODEL, SMALL, gone, is_loading, recorded
 
-from sage.common.model_registry.vllm_registry import get_model_path, import_model
+from sage.common.model_registry.vllm_registry import get_model, get_model_path, import_model
 from sage.common.run_folder import read_records
+from sage.tools.cli.commands.engine_options import engine_arguments
+from sage.tools.cli.server_launch import server_command
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -141,12 +144,31 @@ def test_of_two_starts_at_once_one_wins(
     gone(record["pid"], session_members)
 
 
+def test_what_is_said_of_the_engine_reaches_the_server(model_root: Path) -> None:
+    arguments = engine_arguments(
+        gpu_memory_utilization=0.5, max_model_len=64, dtype="float32", tensor_parallel_size=2
+    )
+    model = get_model(MODEL, root=model_root)
+    extra = ["--max-num-seqs", "8"]
+    command = server_command(model, host="::1", port=1234, arguments=arguments, extra=extra)
+    options = dict(pairwise(command))
+    assert options["--model"] == str(model.path)
+    assert (options["--host"], options["--port"]) == ("::1", "1234")
+    assert options["--gpu-memory-utilization"] == "0.5"
+    assert options["--max-model-len"] == "64"
+    assert options["--dtype"] == "float32"
+    assert options["--tensor-parallel-size"] == "2"
+    assert command[-2:] == extra
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--port", "0"], "--port"),
         (["--", "--port", "3"], "--port"),
         (["--", "--served_model_name=x"], "--served_model_name"),
+        (["--", "--ssl-certfile", "x"], "without TLS"),
+        (["--", "--ssl_keyfile=x"], "without TLS"),
         ([MODEL, "-m", "test/other"], "two models"),
         (["--dtype", "int3"], "int3"),
     ],

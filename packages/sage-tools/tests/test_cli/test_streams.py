@@ -84,6 +84,14 @@ class TestInAPipe:
             out, err = process.communicate(timeout=TIMEOUT)
             assert (process.returncode, out, err) == (0, "second\n", "")
 
+    def test_a_log_as_json_is_an_object_a_line(
+        self, sage: CommandLine, environment: dict[str, str], tmp_path: Path
+    ) -> None:
+        code = LOGGING.replace("sys.argv[1]", repr(str(tmp_path / "log")))
+        with program(code, environment):
+            done = sage("llm", "logs", "--json", **environment)
+            assert done.stdout == '{"line": "first"}\n'
+
 
 class TestThatIsNotRead:
     def test_a_failure_stays_one(self, in_a_shell: InAShell, source: Path, root: Path) -> None:
