@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -508,6 +509,48 @@ def test_a_durable_sink_without_a_checkpoint_finishes_only_a_whole_run(job: Job)
     job.poison = set()
     job.environment().submit()
     assert job.lines == job.expected
+
+
+@pytest.mark.parametrize("by", ["another thread", "a function of the pipeline"])
+def test_a_durable_sink_does_not_finish_what_stop_cut_short(job: Job, by: str) -> None:
+    env = LocalEnvironment("endless")
+    enough = threading.Event()
+
+    def work(record: int) -> int:
+        if record == 20:
+            enough.set()
+            if by == "a function of the pipeline":
+                env.stop()
+        return record
+
+    job.source = count
+    env.from_source(job.records).map(work).sink(Lines, job.folder / "out")
+    env.submit(autostop=False)
+    assert enough.wait(10)
+    env.stop()
+    assert env.metrics().state == "ended"
+    assert not (job.folder / "finished").exists()
+
+
+def test_a_durable_sink_finishes_what_stop_found_at_the_end_of_its_source(job: Job) -> None:
+    source_ended, gate = threading.Event(), threading.Event()
+
+    def source() -> Iterator[int]:
+        yield from range(5)
+        source_ended.set()
+
+    def work(record: int) -> int:
+        assert gate.wait(10)
+        return record
+
+    env = LocalEnvironment("ended")
+    env.from_source(source).map(Later, work).sink(Lines, job.folder / "out")
+    env.submit(autostop=False)
+    assert source_ended.wait(10)
+    threading.Timer(0.1, gate.set).start()
+    env.stop()
+    assert (job.folder / "finished").exists()
+    assert job.lines == list(range(5))
 
 
 def test_a_durable_sink_is_not_run_in_parallel(tmp_path: Path) -> None:

@@ -147,10 +147,10 @@ class LocalEnvironment:
         the same pipeline is submitted again, and one that is complete does nothing. Its source
         has to give the same records in the same order again. What a DurableSink has written is
         then neither short of a record nor has one twice; any other sink gets those records again
-        that it was given between the last commit, under a second ago, and a kill. Raises
-        CheckpointError: UnsupportedPipelineError if the pipeline is no chain that keeps the order
-        of records, CheckpointMismatchError if another pipeline began it, CheckpointInUseError if
-        another run is using it.
+        that it was given after the last commit before a kill. What is through is committed within
+        0.2 seconds and the time of two commits. Raises CheckpointError: UnsupportedPipelineError
+        if the pipeline is no chain that keeps the order of records, CheckpointMismatchError if
+        another pipeline began it, CheckpointInUseError if another run is using it.
 
         With ``progress`` the run is shown on standard error until its end: drawn in place on a
         terminal, told in a line every few seconds elsewhere, and summed up in a last line.
@@ -186,6 +186,8 @@ class LocalEnvironment:
 
     def stop(self) -> None:
         """End the sources, let what they emitted through, close; raises what stopped the run.
+
+        A DurableSink publishes its output only if the sources were at their end already.
 
         Called by a function of the pipeline, or by a service that submit() opens, it ends the
         sources and returns at once.

@@ -23,14 +23,15 @@ from sage.kernel.runtime.metrics_counts import Counts
 class _Entry:
     """A record in the window, from its first submission to its emission."""
 
-    __slots__ = ("attempts", "deadline", "error", "future", "mark", "record", "result", "settled")
+    __slots__ = (
+        "attempts", "deadline", "emitted", "error", "future", "mark", "record", "result", "settled",
+    )  # fmt: skip
 
-    def __init__(
-        self, record: Any, deadline: float | None, mark: tuple[int, States] | None
-    ) -> None:
+    def __init__(self, record: Any, deadline: float | None) -> None:
         self.record = record
         self.deadline = deadline
-        self.mark = mark
+        self.mark: tuple[int, States] | None = None  # to go on behind the record
+        self.emitted = False
         self.attempts = 0
         self.future: Future[Any] | None = None
         self.settled = False
@@ -68,7 +69,8 @@ class InFlightWindow:
         self._counts = counts
         self._emit = emit
         self._emit_mark = emit_mark
-        self._mark: tuple[int, States] | None = None
+        self._last: _Entry | None = None  # the latest that was pushed
+        self._marking = threading.Lock()  # guards the marks of entries, and keeps marks in order
         size = function.max_in_flight
         if size is None:
             size = function.default_max_in_flight()
@@ -90,7 +92,7 @@ class InFlightWindow:
         self._counts.begun += 1
         timeout = self._function.timeout
         deadline = None if timeout is None else time.monotonic() + timeout
-        entry = _Entry(record, deadline, self._mark)
+        entry = self._last = _Entry(record, deadline)
         if self._function.ordered:
             self._order.append(entry)  # before the emitter can see it, and time it out
         with self._lock:
@@ -105,9 +107,14 @@ class InFlightWindow:
     def mark(self, position: int, states: States) -> None:
         """Say that all before a position was pushed; it goes on when that was emitted.
 
-        It travels with the next record, so that it costs none of the emitter's time.
+        That is by the emitter behind the record pushed last, or at once from this thread, with the
+        emitter asleep: neither wakes it for a mark.
         """
-        self._mark = (position, states)
+        with self._marking:
+            if self._last is None or self._last.emitted:
+                self._emit_mark(position, states)
+            else:
+                self._last.mark = (position, states)
 
     def finish(self) -> None:
         """Say that no record will follow. Upstream thread."""
@@ -141,8 +148,6 @@ class InFlightWindow:
                 self._finished = True
             elif event is not _WAKE and not event.settled:
                 self._on_done(event)
-        if self._mark is not None:  # set before finish() was called
-            self._emit_mark(*self._mark)
 
     def _submit(self, entry: _Entry) -> None:
         entry.attempts += 1
@@ -195,8 +200,6 @@ class InFlightWindow:
     def _deliver(self, entry: _Entry) -> None:
         if self._cancelled:  # a slow consumer must not get all that was settled already
             raise PipelineCancelledError
-        if entry.mark is not None:
-            self._emit_mark(*entry.mark)
         error, output = entry.error, None
         if error is None:
             try:
@@ -212,6 +215,10 @@ class InFlightWindow:
             self._policy.handle(entry.record, error, entry.attempts)
             # Its traceback leads to this frame, and so to itself and the record: free all now.
             error = entry.error = None
+        with self._marking:
+            entry.emitted = True
+            if entry.mark is not None:
+                self._emit_mark(*entry.mark)
         self._slots.release()
 
     def _seconds_to_next_timer(self) -> float | None:

@@ -70,6 +70,7 @@ class LocalExecutor:
         self._cancels: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._stopping = False  # sources end at their next record
+        self._cut_short = False  # and one did, before its own end
         self._finished = False  # all records are through, or never will be
         self._cancelled = False
         self._starter: threading.Thread | None = None  # while it is in start()
@@ -97,7 +98,10 @@ class LocalExecutor:
             if self.failure is not None:
                 raise self.failure.error  # noqa: TRY301 - it ends as a failure to build does
             self._raise_if_cancelled()
-            self._durable_sinks.begin(self._checkpoint.states if self._checkpoint else {})
+            if self._checkpoint is None:
+                self._durable_sinks.begin({})
+            else:
+                self._checkpoint.begin(self._durable_sinks, self._fail_to_commit)
         except BaseException as error:
             if self.failure is None and not self._cancelled:
                 self.failure = FailedRecord(operator=self._name, record=None, error=error)
@@ -126,7 +130,10 @@ class LocalExecutor:
         self._raise_if_cancelled()
 
     def stop(self) -> None:
-        """End the sources at their next record; what they have emitted still goes through."""
+        """End the sources at their next record; what they have emitted still goes through.
+
+        Unless they were at their end already, the durable sinks do not publish what they have.
+        """
         self._stopping = True
 
     def cancel(self) -> None:
@@ -200,6 +207,8 @@ class LocalExecutor:
                     push(record)
                 finally:  # also if an operator stops the run at it
                     emitted += 1
+            else:
+                self._cut_short = True
             downstream.finish()
 
         self._add_thread(operator, run)
@@ -232,7 +241,7 @@ class LocalExecutor:
 
         if self._checkpoint is None or links:
             return _Link(push, finish)
-        return _Link(push, finish, self._checkpoint.committer(self._durable_sinks))
+        return _Link(push, finish, self._checkpoint.reached_the_end)
 
     def _link(self, operator: Operator, upstream: Operator) -> _Link:
         """Return the way into an operator from one replica of the operator before it."""
@@ -292,16 +301,16 @@ class LocalExecutor:
         function = self._functions.build(operator.name, operator.function)
         policy = self._policy(operator)
         counts = OperatorCounts.added(self._counts[operator].replicas)
-        mark = downstream.mark
+        mark, execute = downstream.mark, function.execute
         if operator.kind == "sink":
-            self._durable_sinks.add(operator, function)
+            execute = self._durable_sinks.add(operator, function)
         if self._checkpoint is not None:
             mark = self._durable_sinks.stating(operator, mark)
         if not isinstance(function, AsyncMapFunction):
             emit = downstream.push
             if operator.kind == "flatmap":  # one record may come out as endlessly many
                 emit = self._unless_cancelled(emit)
-            push = PUSH_FUNCTIONS[operator.kind](function.execute, policy, emit, counts)
+            push = PUSH_FUNCTIONS[operator.kind](execute, policy, emit, counts)
             return _Link(push, downstream.finish, mark)
         if self._checkpoint is not None and not function.ordered:
             raise self._checkpoint.unsupported(f"{operator.name!r} has ordered=False")
@@ -328,8 +337,7 @@ class LocalExecutor:
             on_error: Any = operator.on_error
             if isinstance(on_error, FunctionSpec):
                 dead_letter_sink = self._functions.build(operator.name, on_error)
-                self._durable_sinks.add(operator, dead_letter_sink, dead_letters=True)
-                on_error = dead_letter_sink.execute
+                on_error = self._durable_sinks.add(operator, dead_letter_sink, dead_letters=True)
             policy = ErrorPolicy(operator.name, on_error, self._fail)
             self._policies[operator.id] = self._counts[operator].policy = policy
         return self._policies[operator.id]
@@ -396,6 +404,10 @@ class LocalExecutor:
                 self._decided.set()
         self.cancel()
 
+    def _fail_to_commit(self, error: BaseException) -> None:
+        failed = FailedRecord(operator=self._name, record=None, error=error)
+        self._fail(failed, f"in the checkpoint of pipeline {self._name!r}")
+
     def _end(self, *, began: bool = True) -> None:
         """A sink may flush here, so an error is the pipeline's, unless it has one already."""
         with self._lock:
@@ -416,11 +428,14 @@ class LocalExecutor:
 
     def _conclude(self) -> None:
         """Commit what is through, and publish outputs that are whole."""
+        if self._checkpoint is not None:
+            self._checkpoint.stop()  # first: until then a commit may fail
         failed = self.failure is not None or self._cancelled
+        whole = not failed and not self._cut_short
         try:
             if self._checkpoint is not None:
-                self._checkpoint.end(self._durable_sinks, failed=failed)
-            elif not failed:
+                self._checkpoint.end(self._durable_sinks, whole=whole)
+            elif whole:
                 self._durable_sinks.finish()
         except BaseException as error:  # noqa: BLE001 - wait() raises it
             if failed:

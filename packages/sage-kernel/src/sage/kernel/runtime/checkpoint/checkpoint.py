@@ -3,18 +3,18 @@
 The source's records are numbered by position. When one is through an operator, with all that
 became of it, a mark says so to the next operator, behind the record's own outputs. A mark that
 comes out at the end of the chain therefore means: every record before this position was taken by
-the sink, dropped by a filter, skipped or dead-lettered. Now and then, at most once in
-``_INTERVAL`` seconds, the latest mark is committed: the sinks' outputs first, then the position
-and the sinks' states in one transaction. A run that stops in between has delivered more than was
+the sink, dropped by a filter, skipped or dead-lettered. A thread of the checkpoint's own commits
+the latest mark ``_INTERVAL`` seconds after the first one that is not committed yet, whatever the
+threads of the pipeline wait for by then: the sinks' outputs first, then the position and the
+sinks' states in one transaction. A run that stops in between has delivered more than was
 committed; its successor brings the sinks back to their states. Marks pass operators on the same
 thread for free, so keeping a checkpoint costs one call for each record of the source.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import time
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,17 @@ from sage.kernel.runtime.checkpoint.errors import (
 from sage.kernel.runtime.push_functions import Push
 from sage.kernel.runtime.running_functions import annotate
 
-logger = logging.getLogger(__name__)
-
-_INTERVAL = 0.2  # seconds between commits
-_LEAST_PAUSE = 20  # commits on a slow disk: at least so many times what the last one took
+_INTERVAL = 0.2  # seconds
 _VERSION = 1
 
 
 class Checkpoint:
-    """Open from construction to ``end()`` or ``close()``; no other run can open it meanwhile."""
+    """Open from construction to ``end()`` or ``close()``; no other run can open it meanwhile.
+
+    It commits from ``begin()`` to ``stop()``, and once more at the end.
+    """
+
+    _committing: threading.Thread  # set by begin()
 
     def __init__(self, folder: str | os.PathLike[str], operators: Sequence[Operator]) -> None:
         self._folder = str(folder)
@@ -55,8 +57,8 @@ class Checkpoint:
             self._store.close()
             raise
         self._latest: tuple[int, States] = (self.position, self.states)
-        self._source_ended = False
-        self._due = time.monotonic() + _INTERVAL
+        self._moved = threading.Event()  # there is a mark to be committed
+        self._ending = threading.Event()
 
     def _read(self, operators: Sequence[Operator]) -> None:
         saved, pipeline = self._store.read(), describe(operators)
@@ -101,7 +103,6 @@ class Checkpoint:
                     )
                     raise CheckpointError(self._folder, problem)
         yield from records
-        self._source_ended = True
 
     def counted(self, push: Push, mark: Mark) -> Push:
         """Return a ``push`` for the source: it marks each record when ``push`` has returned."""
@@ -115,22 +116,37 @@ class Checkpoint:
 
         return push_and_mark
 
-    def committer(self, sinks: DurableSinks) -> Mark:
-        """Return the mark of the chain's end, which commits when it is time to."""
-        now: Callable[[], float] = time.monotonic
+    def reached_the_end(self, position: int, states: States) -> None:
+        """Take a mark at the end of the chain, to be committed soon."""
+        self._latest = (position, states)
+        if not self._moved.is_set():
+            self._moved.set()
 
-        def reached_the_end(position: int, states: States) -> None:
-            self._latest = (position, states)
-            started = now()
-            if started >= self._due:
-                self.commit(sinks)
-                ended = now()
-                self._due = ended + max(_INTERVAL, _LEAST_PAUSE * (ended - started))
+    def begin(self, sinks: DurableSinks, fail: Callable[[BaseException], None]) -> None:
+        """Bring the sinks to where they were; from now on commit, and tell ``fail`` what fails."""
+        sinks.begin(self.states)
+        self._committing = threading.Thread(
+            target=self._keep_committing, args=(sinks, fail), name="sage-checkpoint", daemon=True
+        )
+        self._committing.start()
 
-        return reached_the_end
+    def _keep_committing(self, sinks: DurableSinks, fail: Callable[[BaseException], None]) -> None:
+        try:
+            while self._moved.wait():
+                self._moved.clear()  # before a look at _ending, which stop() sets first
+                if self._ending.wait(_INTERVAL):
+                    break
+                self._commit(sinks)
+        except BaseException as error:  # noqa: BLE001 - the run ends with it
+            fail(error)
 
-    def commit(self, sinks: DurableSinks) -> None:
-        """Commit the latest mark, if it is not committed yet."""
+    def stop(self) -> None:
+        """Begin no further commit, and wait for the end of one that is under way."""
+        self._ending.set()
+        self._moved.set()
+        self._committing.join()
+
+    def _commit(self, sinks: DurableSinks) -> None:
         position, states = self._latest
         if position == self.position:
             return
@@ -142,11 +158,11 @@ class Checkpoint:
             raise
         self.position, self.states = position, states
 
-    def end(self, sinks: DurableSinks, *, failed: bool) -> None:
+    def end(self, sinks: DurableSinks, *, whole: bool) -> None:
         """Commit what is through; if that is all of the source, publish the outputs."""
         try:
-            self.commit(sinks)
-            if self._source_ended and not failed:
+            self._commit(sinks)
+            if whole:
                 sinks.finish()
                 self._store.write(complete=True, states={})
         finally:

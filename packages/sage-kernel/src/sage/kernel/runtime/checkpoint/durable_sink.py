@@ -11,10 +11,11 @@ from sage.common.core.functions import SinkFunction
 class DurableSink(SinkFunction):
     """A sink that writes one output, which appears when the last record is in it.
 
-    The kernel calls ``setup``, ``begin``, ``execute`` often, ``finish`` if the run got to its end,
-    ``cleanup``. In a run with a checkpoint it also asks for ``state`` after every source record
-    and calls ``sync`` before it commits a state, so that the records between the last commit and
-    a kill are neither missing nor twice in the output.
+    The kernel calls ``setup``, ``begin``, ``execute`` often, ``finish`` if the run got to the end
+    of its sources, ``cleanup``. In a run with a checkpoint it also asks for ``state`` after every
+    source record and calls ``sync`` before it commits a state, so that the records between the
+    last commit and a kill are neither missing nor twice in the output. The calls come from several
+    threads, one at a time.
     """
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,23 +18,48 @@ def no_mark(position: int, states: States) -> None:
     """Drop a mark: the run keeps no checkpoint."""
 
 
+class _Guarded:
+    """Calls a durable sink from one thread at a time: commits have a thread of their own."""
+
+    def __init__(self, sink: DurableSink) -> None:
+        self.begin, self.finish = sink.begin, sink.finish
+        self._sink = sink
+        self._lock = threading.Lock()
+
+    def execute(self, record: Any) -> None:
+        with self._lock:
+            self._sink.execute(record)
+
+    def state(self) -> Any:
+        with self._lock:
+            return self._sink.state()
+
+    def sync(self) -> None:
+        with self._lock:
+            self._sink.sync()
+
+
 class DurableSinks:
     """Opens the durable sinks of a run and publishes their outputs at its end."""
 
     def __init__(self) -> None:
-        self._sinks: dict[str, DurableSink] = {}
+        self._sinks: dict[str, _Guarded] = {}
 
-    def add(self, operator: Operator, function: Any, *, dead_letters: bool = False) -> None:
-        """Take a sink, or a dead-letter sink, if it is a durable one."""
+    def add(
+        self, operator: Operator, function: Any, *, dead_letters: bool = False
+    ) -> Callable[[Any], Any]:
+        """Take a sink, or a dead-letter sink; return what is to be called with its records."""
         if not isinstance(function, DurableSink):
-            return
+            execute: Callable[[Any], Any] = function.execute
+            return execute
         key = _key(operator, dead_letters=dead_letters)
         if key in self._sinks:
             raise ValueError(
                 f"{type(function).__name__} writes one output, and sink {operator.name!r} has "
                 f"parallelism={operator.parallelism}; leave it at 1"
             )
-        self._sinks[key] = function
+        sink = self._sinks[key] = _Guarded(function)
+        return sink.execute
 
     def begin(self, states: Mapping[str, Any]) -> None:
         """Open every output, at the state it had if there is one."""
@@ -78,7 +104,7 @@ def _key(operator: Operator, *, dead_letters: bool) -> str:
     return f"{operator.id}.on_error" if dead_letters else str(operator.id)
 
 
-def _adding(key: str, sink: DurableSink, mark: Mark) -> Mark:
+def _adding(key: str, sink: _Guarded, mark: Mark) -> Mark:
     def add(position: int, states: States) -> None:
         mark(position, {**states, key: sink.state()})
 
