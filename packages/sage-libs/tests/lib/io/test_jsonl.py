@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,23 @@ def test_what_is_no_json_is_named(tmp_path: Path) -> None:
         env.submit()
 
 
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ({"id": 7, "scores": [0.5, math.nan]}, "record['scores'][1] is nan"),
+        (math.inf, "record is inf"),
+        ([{"a": (1.0, -math.inf)}, math.nan], "record[0]['a'][1] is -inf"),
+        ({math.nan: 1}, "a number of the record is not finite"),
+    ],
+)
+def test_numbers_that_json_does_not_have_are_named(tmp_path: Path, record: Any, says: str) -> None:
+    env = LocalEnvironment("nan")
+    env.from_collection([record]).sink(JSONLSink, tmp_path / "out.jsonl")
+    with pytest.raises(ValueError, match="turn it into None or a string by a map") as caught:
+        env.submit()
+    assert f"{says}, for which JSON has no number; " in str(caught.value)
+
+
 def test_a_folder_is_no_output_file(tmp_path: Path) -> None:
     with pytest.raises(OutputFileError, match="it is a folder"):
         copy(write(tmp_path / "in.jsonl"), tmp_path).submit()
@@ -141,6 +160,40 @@ def test_dead_letters_are_lines_of_their_own(tmp_path: Path) -> None:
     expected = {"operator": "odd_is_bad", "record": 1, "error": error, "attempts": 1}
     assert json.loads(lines[0]) == expected
     assert len(lines) == 2
+
+
+class Odd:
+    def __repr__(self) -> str:
+        return "an odd one"
+
+
+def test_dead_letters_hold_in_words_what_json_cannot(tmp_path: Path) -> None:
+    noon = datetime(2024, 1, 1, 12, tzinfo=UTC)
+    loop: list[Any] = []
+    loop.append(loop)
+    records = [
+        {"id": 1, "at": noon},
+        {"deep": [(b"\xff", Odd()), math.nan, {("a", 1): {2}, 3: None, "x": 0.5}]},
+        noon,
+        loop,
+        "half \ud83d",
+    ]
+
+    def fail(record: Any) -> None:
+        raise ValueError("always")
+
+    env = LocalEnvironment("dead")
+    dead = partial(JSONLSink, tmp_path / "failed.jsonl")
+    env.from_collection(records).map(fail, on_error=dead).sink(JSONLSink, tmp_path / "out")
+    env.submit()
+    lines = (tmp_path / "failed.jsonl").read_text().splitlines()
+    assert [json.loads(line)["record"] for line in lines] == [
+        {"id": 1, "at": repr(noon)},
+        {"deep": [["b'\\xff'", "an odd one"], "nan", {"('a', 1)": "{2}", "3": None, "x": 0.5}]},
+        repr(noon),
+        "[[...]]",
+        "half \ud83d",
+    ]
 
 
 class Run:

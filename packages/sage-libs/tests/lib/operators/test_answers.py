@@ -97,6 +97,39 @@ def test_half_a_number_is_never_emitted(environment: Any, run: Any) -> None:
         run(environment(StopsAnywhere), ["123"], VLLMServiceGenerator, json_schema={})
 
 
+NULLABLE = {"type": ["integer", "null"]}
+
+
+def test_a_null_is_an_answer(env: LocalEnvironment, run: Any) -> None:
+    (record,) = run(env, ["null"], VLLMServiceGenerator, json_schema=NULLABLE)
+    assert record["generated"] is None
+    assert record["generation"]["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("text", ["nul", "None", "NaN null"])
+def test_what_is_no_json_is_no_null(env: LocalEnvironment, run: Any, text: str) -> None:
+    with pytest.raises(UnfinishedAnswerError):
+        run(env, [text], VLLMServiceGenerator, json_schema=NULLABLE)
+
+
+def test_a_null_that_was_cut_off_is_no_answer(env: LocalEnvironment, run: Any) -> None:
+    with pytest.raises(UnfinishedAnswerError, match="'null'"):
+        run(env, ["null or not"], VLLMServiceGenerator, json_schema=NULLABLE, max_tokens=1)
+
+
+def test_a_field_that_the_details_would_replace_is_an_error_of_its_record(
+    env: LocalEnvironment, run: Any
+) -> None:
+    text = '{"generation": 3}'
+    own = {"json_schema": {"type": "object", "properties": {"generation": {"type": "integer"}}}}
+    records = [{"prompt": text, "options": own}, {"prompt": text}]
+    letters: list[FailedRecord] = []
+    (out,) = run(env, records, VLLMServiceGenerator, options_key="options", on_error=letters.append)
+    assert out["generated"] == text
+    assert [letter.record for letter in letters] == records[:1]
+    assert "the answer has a field 'generation', where details_key puts" in str(letters[0].error)
+
+
 def test_a_record_can_do_without_the_operators_schema(env: LocalEnvironment, run: Any) -> None:
     records = [{"prompt": "in words", "options": {"json_schema": None}}]
     (record,) = run(

@@ -63,11 +63,12 @@ class GenerationRecords:
         return options
 
     def answered(self, record: Any, result: Mapping[str, Any]) -> Any:
-        """Return the record with its answer; raises UnfinishedAnswerError for half an object."""
+        """Return the record with its answer; raises UnfinishedAnswerError for half an object, and
+        ValueError if a field of the answer would be lost."""
         details = dict(result)
         text, output = details.pop("text"), details.pop("parsed", None)
         is_json = "parsed" in result
-        if is_json and _is_unfinished(output, details["finish_reason"]):
+        if is_json and _is_unfinished(output, text, details["finish_reason"]):
             raise UnfinishedAnswerError(text, details["finish_reason"])
         if not is_json:
             output = text
@@ -76,10 +77,17 @@ class GenerationRecords:
         else:
             added = {self._forms.output_key: output}
         if self._details_key is not None:
+            if self._details_key in added:  # by a schema of the record's own
+                raise ValueError(
+                    f"the answer has a field {self._details_key!r}, where details_key puts the "
+                    f"rest of the result; pass another details_key=, or None to leave the rest out"
+                )
             added[self._details_key] = details
         return self._forms.enrich(record, output, added)
 
 
-def _is_unfinished(parsed: Any, finish_reason: str) -> bool:
+def _is_unfinished(parsed: Any, text: str, finish_reason: str) -> bool:
     """Whether JSON was cut off; of a number that was, the rest may be missing."""
-    return parsed is None or (isinstance(parsed, int | float) and finish_reason != "stop")
+    if parsed is None:  # what is no JSON, or a null
+        return finish_reason != "stop" or text.strip() != "null"
+    return isinstance(parsed, int | float) and finish_reason != "stop"
