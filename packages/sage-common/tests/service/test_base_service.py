@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 import pytest
 
@@ -87,3 +88,25 @@ def test_an_interrupt_in_stop_still_cleans_up() -> None:
 def test_a_service_without_process_asks_for_a_method() -> None:
     with pytest.raises(NotImplementedError, match=r"Traced defines no process\(\); name a method"):
         Traced().process(1)
+
+
+def test_whoever_closes_at_the_same_time_returns_when_it_is_closed() -> None:
+    stopping, let = threading.Event(), threading.Event()
+
+    class Slow(BaseService):
+        def stop(self) -> None:
+            stopping.set()
+            assert let.wait(10)
+
+    service = Slow()
+    service.open()
+    first, second = (threading.Thread(target=service.close) for _ in range(2))
+    first.start()
+    assert stopping.wait(10)
+    second.start()
+    second.join(timeout=0.05)
+    assert second.is_alive()
+    let.set()
+    for thread in (first, second):
+        thread.join(timeout=10)
+        assert not thread.is_alive()
