@@ -146,6 +146,30 @@ def test_any_embedder_is_called_in_batches(tmp_path: Path, way: str) -> None:
     assert sizes == [4, 4, 2, 1]
 
 
+def test_a_batch_of_any_size_is_one_commit(tmp_path: Path, embedder: EmbeddingModel) -> None:
+    sizes: list[int] = []
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        sizes.append(len(texts))
+        return embedder.embed_batch(texts)
+
+    def commits() -> int:
+        return int(lancedb.connect(tmp_path).open_table("memory").version)
+
+    ids = [str(n) for n in range(5000)]
+    with VDBMemoryCollection(tmp_path, embedder=embed, batch_size=1000) as memory:
+        memory.insert("the first makes the table")
+        for write in (memory.insert_batch, memory.upsert_batch):
+            before = commits()
+            write(texts=[f"text {id_}" for id_ in ids], ids=ids)
+            assert commits() == before + 1
+        before = commits()
+        for number in range(3):
+            memory.insert(f"one {number}")
+        assert commits() == before + 3
+    assert sizes == [1, *[1000] * 10, 1, 1, 1]
+
+
 def test_an_empty_collection_answers(notes: VDBMemoryCollection, tmp_path: Path) -> None:
     assert notes.search("anything") == notes.search("anything", mode="hybrid") == []
     assert notes.count() == notes.count({"year": 1}) == notes.delete("a") == 0
