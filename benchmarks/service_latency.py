@@ -70,35 +70,34 @@ def switching(model: Path, prompts: list[str], _began: float) -> dict[str, float
     )
     import_model(OTHER_ID, other, root=root)
     done = threading.Event()
-    longest = 0.0
-    calls = 0
+    calls: list[tuple[float, float]] = []  # when each began and ended
+    switches: list[tuple[float, float]] = []
 
     def call() -> None:
-        nonlocal longest, calls
         while not done.is_set():
             start = time.perf_counter()
             service.generate(prompts[0], max_tokens=1)
-            longest = max(longest, time.perf_counter() - start)
-            calls += 1
+            calls.append((start, time.perf_counter()))
 
-    gaps, durations = [], []
     with VLLMService({"model_id": MODEL_ID, "model_root": root}) as service:
         service.switch_model(OTHER_ID)  # what the first one imports is no part of the others
         caller = threading.Thread(target=call)
         caller.start()
         for number in range(SWITCHES):
-            longest = 0.0
             start = time.perf_counter()
             service.switch_model(OTHER_ID if number % 2 else MODEL_ID)
-            durations.append(time.perf_counter() - start)
-            gaps.append(longest)
+            switches.append((start, time.perf_counter()))
         done.set()
         caller.join()
+    gaps = [
+        max(end - start for start, end in calls if start < switched and end > began)
+        for began, switched in switches
+    ]
     return {
-        "tokens_per_second": calls / sum(durations),
+        "tokens_per_second": len(calls) / (calls[-1][1] - calls[0][0]),
         "longest_gap": max(gaps),
         "median_gap": statistics.median(gaps),
-        "switch": statistics.median(durations),
+        "switch": statistics.median(switched - began for began, switched in switches),
     }
 
 
