@@ -27,18 +27,25 @@ SYSTEM = "Answer in a sentence or two, from the numbered sources alone, and name
 PROMPT = "{sources}\n\nQuestion: {question}"
 
 
-def ingest(env: LocalEnvironment, folder: Path) -> None:
-    """Store the sections of all Markdown files, in place of what there was of them."""
-    memory = env.service("memory")
+def read(folder: Path) -> dict[str, str]:
+    """Return the sections of all Markdown files, each by its file and number."""
+    texts: dict[str, str] = {}
     for path in sorted(folder.rglob("*.md")):
-        file = str(path.relative_to(folder))
-        texts = [
-            text
+        pieces = [
+            piece
             for section in re.split(r"\n(?=#+ )", path.read_text())
-            for text in textwrap.wrap(section, LONGEST_TEXT, replace_whitespace=False)
+            for piece in textwrap.wrap(section, LONGEST_TEXT, replace_whitespace=False)
         ]
-        memory.delete(where={"file": file})
-        memory.insert_batch(texts, [{"file": file}] * len(texts))
+        texts |= {f"{path.relative_to(folder)}#{n}": piece for n, piece in enumerate(pieces)}
+    return texts
+
+
+def ingest(env: LocalEnvironment, texts: dict[str, str]) -> None:
+    """Make the memory hold these texts and no others; a kill in between loses none."""
+    memory = env.service("memory")
+    files = [{"file": text_id.rpartition("#")[0]} for text_id in texts]
+    memory.upsert_batch(list(texts), list(texts.values()), files)
+    memory.delete(where={"id": {"not in": list(texts)}})
     print(f"{memory.count()} texts in memory", file=sys.stderr)
 
 
@@ -90,6 +97,9 @@ def main() -> None:
     parser.add_argument("--memory", default="rag_memory", help="the folder to keep the texts in")
     parser.add_argument("--sources", type=int, default=3, help="texts for each question")
     arguments = parser.parse_args()
+    texts = read(arguments.folder)
+    if not texts:
+        parser.error(f"there is no Markdown file with text in {str(arguments.folder)!r}")
     models = {
         "model_id": arguments.model,
         "embedding_model_id": arguments.embedding_model,
@@ -100,7 +110,7 @@ def main() -> None:
     with LocalEnvironment("rag") as env:
         register_vllm_service(env, "vllm_service", models)
         register_memory_service(env, "memory", {**memory, "fields": {"file": str}})
-        ingest(env, arguments.folder)
+        ingest(env, texts)
         questions = env.from_collection(arguments.questions)
         questions.map(Retrieve, arguments.sources).map(
             VLLMServiceGenerator,

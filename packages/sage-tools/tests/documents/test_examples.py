@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sage.common.components.sage_embedding import get_embedding_model
 from sage.common.model_registry.vllm_registry import import_model
 from sage.kernel.api import LocalEnvironment
 from sage.middleware.services.memory import register_memory_service
@@ -50,11 +53,13 @@ def test_questions_are_answered_from_the_files_that_fit(
 ) -> None:
     documents = tmp_path / "documents"
     (documents / "more").mkdir(parents=True)
-    (documents / "pets.md").write_text("# Pets\nThe kitten sleeps all day.\n")
-    (documents / "more/money.md").write_text("# Money\nStocks fell at the exchange.\n")
+    pets = {"pets.md": "The kitten sleeps all day.", "more/cats.md": "Cats nap on the warm sofa."}
+    money = {"money.md": "Stocks fell at the exchange.", "more/shares.md": "Investors sold shares."}
+    for file, text in {**pets, **money}.items():
+        (documents / file).write_text(f"# About it\n{text}\n")
     (documents / "ignored.txt").write_text("A young cat rests.")
     questions = ["How does a young cat rest?", "What did shares do at the market?"]
-    arguments = "--model", "test/tiny-chat", "--memory", tmp_path / "memory", "--sources", "1"
+    arguments = "--model", "test/tiny-chat", "--memory", tmp_path / "memory", "--sources", "2"
     done = subprocess.run(
         command("rag_pipeline.py", documents, *questions, *arguments),
         env=environment(root_with_sentence_model),
@@ -63,39 +68,94 @@ def test_questions_are_answered_from_the_files_that_fit(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "2 texts in memory" in done.stderr
-    lines = done.stdout.splitlines()
-    assert lines[0] == questions[0]
-    assert lines[1].strip(), "the answer"
-    at_second = lines.index(questions[1])
-    assert lines[at_second - 1] == "  [1] pets.md"
-    assert lines[-1] == "  [1] more/money.md"
+    assert "4 texts in memory" in done.stderr
+    before, after = done.stdout.split(f"{questions[1]}\n")
+    for answer, fitting in ((before.removeprefix(f"{questions[0]}\n"), pets), (after, money)):
+        text, *cited = re.split(r"\n  (?=\[[12]\] )", answer.rstrip("\n"))
+        assert text.strip()
+        assert cited
+        assert {line.partition("] ")[2] for line in cited} <= set(fitting)
 
 
-def test_files_are_ingested_again_in_place_of_what_there_was(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_without_texts_is_named_before_a_model_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "empty.md").write_text(" \n")
+    for folder in (tmp_path, tmp_path / "not-there"):
+        done = subprocess.run(
+            command("rag_pipeline.py", folder, "What?", "--memory", tmp_path / "memory"),
+            env=environment(tmp_path / "registry"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert f"error: there is no Markdown file with text in '{folder}'" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.md"]
+
+
+@pytest.fixture
+def example() -> Any:
+    """rag_pipeline.py as a module."""
     spec = importlib.util.spec_from_file_location("rag_pipeline", EXAMPLES / "rag_pipeline.py")
     assert spec is not None
     assert spec.loader is not None
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    pets = tmp_path / "pets.md"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_memory_holds_what_the_files_hold_also_after_an_ingest_that_failed(
+    example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = get_embedding_model("hash")
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        if any("poison" in text for text in texts):
+            raise OSError("cut")
+        return model.embed_batch(texts)
+
+    pets, money = tmp_path / "pets.md", tmp_path / "money.md"
     pets.write_text("# Cats\nThey purr.\n## Kittens\n" + "They sleep. " * 100)
+    money.write_text("# Money\nStocks fell.")
     (tmp_path / "empty.md").write_text("")
-    memory = {
-        "folder": tmp_path / "memory",
-        "fields": {"file": str},
-        "embedding": {"method": "hash"},
-    }
+    config = {"folder": tmp_path / "memory", "fields": {"file": str}}
     with LocalEnvironment("rag") as env:
-        register_memory_service(env, "memory", memory)
-        example.ingest(env, tmp_path)
-        example.ingest(env, tmp_path)
+        register_memory_service(env, "memory", config, embedder=embed)
+        for _ in range(2):
+            example.ingest(env, example.read(tmp_path))
+        pets.write_text("# Cats\nA poison.")
+        with pytest.raises(OSError, match="cut"):
+            example.ingest(env, example.read(tmp_path))
+        memory = env.service("memory")
+        assert memory.count({"file": "pets.md"}) == 3
         pets.write_text("# Dogs\nThey bark.")
-        example.ingest(env, tmp_path)
+        example.ingest(env, example.read(tmp_path))
+        assert memory.search("dogs", k=1)[0].text == "# Dogs\nThey bark."
+        money.unlink()
+        example.ingest(env, example.read(tmp_path))
     counts = [line.split()[0] for line in capsys.readouterr().err.splitlines()]
-    assert counts == ["3", "3", "1"]
+    assert counts == ["4", "4", "2", "1"]
+
+
+def test_sources_are_numbered_as_they_are_cited(
+    example: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = {"a.md": "red apples", "b.md": "blue whales dive", "c.md": "blue whales and red apples"}
+    for file, text in words.items():
+        (tmp_path / file).write_text(text)
+    memory = {"folder": tmp_path / "memory", "fields": {"file": str}}
+    records: list[dict[str, Any]] = []
+    with LocalEnvironment("rag") as env:
+        register_memory_service(env, "memory", {**memory, "embedding": {"method": "hash"}})
+        example.ingest(env, example.read(tmp_path))
+        env.from_collection(["blue whales dive"]).map(example.Retrieve, 3).sink(records.append)
+        env.submit()
+    (record,) = records
+    assert record["files"] == ["b.md", "c.md", "a.md"]  # the nearest first
+    numbered = "[1] blue whales dive\n\n[2] blue whales and red apples\n\n[3] red apples"
+    assert record["sources"] == numbered
+    example.show({**record, "answer": "They dive.", "cited": [2, 1, 2]})
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == ["blue whales dive", "  They dive.", "  [1] b.md", "  [2] c.md"]
 
 
 # -- batch_job.py -----------------------------------------------------------------------------
