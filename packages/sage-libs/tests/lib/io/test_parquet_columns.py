@@ -19,7 +19,7 @@ from sage.libs.io import JSONLSink, OutputFileError, ParquetSink
 from sage.libs.io.parquet_files import read_rows
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
-ROWS = [{"id": number, "text": f"text {number}"} for number in range(100)]
+ROWS: list[dict[str, Any]] = [{"id": number, "text": f"text {number}"} for number in range(100)]
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
