@@ -1,4 +1,4 @@
-"""What vLLM reads from the process's environment, set only while it is read.
+"""What vLLM and transformers read from the process's environment, set only while it is read.
 
 Left there, it would pass to every program that this process starts later: a server of vLLM's own
 would say nothing while it starts.
@@ -17,11 +17,12 @@ _QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_NO_USAGE_STATS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
 }
 
 
 def quiet_environment() -> dict[str, str]:
-    """Return the settings by which vLLM says little, but those that the user has made."""
+    """Return the settings by which they say little, but those that the user has made."""
     return {name: value for name, value in _QUIET.items() if name not in os.environ}
 
 
