@@ -135,6 +135,14 @@ class TestEstimate:
         ]
         assert shown[-1].split() == ["Verdict:", "fits"]
 
+    def test_a_narrow_terminal_holds_it(self, sage: CommandLine) -> None:
+        terminal = sage.terminal("llm", "run", CHAT, "--estimate", columns=40)
+        assert terminal.finish() == 0
+        shown = terminal.text.splitlines()
+        assert f"Model: {CHAT}" in shown
+        assert shown[-1] == "Verdict: fits"
+        assert max(len(line) for line in shown) <= 40
+
     def test_json_has_the_bytes(self, sage: CommandLine) -> None:
         done = sage("llm", "run", CHAT, "--estimate", "--json", "--max-model-len", "256")
         said = json.loads("\n".join(lines(done)))
@@ -265,8 +273,10 @@ class TestStopped:
     ) -> None:
         terminal = sage.terminal("llm", "run", CHAT, "-p", "Hello", "--engine-mode", mode)
         terminal.read_until(f"Loading {CHAT}")
-        while mode == "process" and len(session_members(terminal.process.pid)) < 2:
-            terminal.read_more(1)  # until the engine's process is there
+        while mode == "process" and not any(
+            "EngineCore" in each for each in session_members(terminal.process.pid)
+        ):
+            terminal.read_more(1)  # until the engine's process is there, and knows of Ctrl-C
         terminal.type("\x03")
         assert terminal.finish() == 130
         assert terminal.text.endswith("Hint: Nothing was generated yet.\n")

@@ -122,6 +122,18 @@ def test_the_table_fits_its_terminal(
     assert "\x1b[1m" in terminal.raw
 
 
+def test_one_model_fits_a_narrow_terminal(sage: CommandLine, source: Path, root: Path) -> None:
+    model = vllm_registry.import_model(MODEL, source, root=root)
+    terminal = sage.terminal("llm", "model", "show", MODEL, columns=40)
+    assert terminal.finish() == 0
+    above, files, _ = terminal.text.partition("Files:\n")
+    assert files
+    assert "Memory: fits: needs about 720.3 kB; " in " ".join(above.split())
+    long = [line.strip() for line in above.splitlines() if len(line) > 40]
+    assert all(" " not in line for line in long)  # what can be copied is not broken
+    assert model.commit in above
+
+
 def test_errors_are_red_in_a_terminal(sage: CommandLine) -> None:
     terminal = sage.terminal("llm", "model", "show", "owner/other")
     assert terminal.finish() == 1

@@ -9,6 +9,7 @@ from sage.common.model_registry.vllm_registry import ModelInfo, format_bytes
 from .machine_memory import Memory, verdict
 from .output import write_data
 from .table import Column, write_table
+from .wrapping import write_fields
 
 _COLUMNS = (
     Column(title="MODEL", priority=9),
@@ -53,8 +54,7 @@ def write_details(model: ModelInfo, memory: Memory) -> None:
         ("Tags", ", ".join(f"{k}={v}" for k, v in tags.items() if k != "context_length") or "none"),
         ("Memory", verdict(weight_bytes(model), memory)),
     ]
-    for name, value in lines:
-        write_data(f"{name + ':':<12}{value}")
+    write_fields(lines, column=12)
     write_data("Files:")
     for path, record in sorted(model.files.items()):
         write_data(f"  {format_bytes(record.size):>9}  {path}")

@@ -1,8 +1,6 @@
 """`sage llm doctor`: does everything work that a model needs, and if not, what to do."""
 
-import os
 import sys
-import textwrap
 from typing import TYPE_CHECKING
 
 import typer
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from sage.tools.cli.doctor.finding import Check, Finding
 
 _COLOURS = {"ok": "32", "warning": "33", "problem": "31"}
-_WIDE = 60
 
 
 def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
@@ -74,35 +71,22 @@ def _checks() -> "list[Check]":
 
 def _write(finding: "Finding") -> None:
     """Print a finding, on a terminal fitted to its width."""
+    from sage.tools.cli.wrapping import is_narrow, stdout_width, wrapped
+
     status = finding.status.value
-    width = 0
-    if sys.stdout.isatty():
-        width = os.get_terminal_size(sys.stdout.fileno()).columns
+    width = stdout_width()
     colour = f"\x1b[{_COLOURS[status]}m" if is_rich(sys.stdout) else ""
     plain = "\x1b[0m" if colour else ""
-    column = 13 if not width or width >= _WIDE else 0  # on a narrow one, text goes below names
+    column = 0 if is_narrow(width) else 13
     named = f"{finding.name:<{column}}" if column else f"{finding.name}: "
     text = [f"{named}{finding.detail}"]
     if finding.fix:
         text.append(f"{'':<{column}}Fix: {finding.fix}")
-    lines = [line for each in text for line in _wrapped(escape(each), width - 9, column)]
+    lines = [line for each in text for line in wrapped(escape(each), width - 9, column)]
     print(f"{colour}{status:<9}{plain}{lines[0]}")
     for line in lines[1:]:
         print(f"{'':<9}{line}")
     sys.stdout.flush()
-
-
-def _wrapped(text: str, room: int, column: int) -> list[str]:
-    if room < 1 or len(text) <= room:
-        return [text]
-    indent = " " * (column or 2)
-    return textwrap.wrap(
-        text,
-        max(room, 20),
-        subsequent_indent=indent,
-        break_on_hyphens=False,
-        break_long_words=False,  # a path can be copied only if it is whole
-    )
 
 
 def _counted(count: int, what: str) -> str:

@@ -16,8 +16,9 @@ from sage.common.components.sage_vllm.memory_estimate import MemoryEstimate, est
 from sage.common.components.sage_vllm.model_files import read_config
 from sage.common.model_registry.vllm_registry import format_bytes, get_model
 from sage.tools.cli.machine_memory import Memory, machine_memory
-from sage.tools.cli.output import write_data, write_json
+from sage.tools.cli.output import write_json
 from sage.tools.cli.vllm_build import is_cpu_build
+from sage.tools.cli.wrapping import write_fields
 
 from .loading import as_flags
 
@@ -75,7 +76,7 @@ def _numbers(estimate: MemoryEstimate, memory: Memory) -> dict[str, Any]:
 
 def _write(estimate: MemoryEstimate, memory: Memory, verdict: _Verdict) -> None:
     free = f"{format_bytes(memory.free)} free of {format_bytes(memory.total)}"
-    for name, value in (
+    fields = (
         ("Model", estimate.model_id),
         ("Weights", f"{format_bytes(estimate.weight_bytes)} in {estimate.dtype}"),
         ("KV cache", _cache(estimate)),
@@ -83,8 +84,8 @@ def _write(estimate: MemoryEstimate, memory: Memory, verdict: _Verdict) -> None:
         ("At least", f"{format_bytes(estimate.total_bytes)} in all"),
         ("Device", f"{memory.device}, {free}"),
         ("Verdict", "fits" if verdict.fits else f"does not fit: {verdict.reason}"),
-    ):
-        write_data(f"{name + ':':<10}{value}")
+    )
+    write_fields(fields, column=10)
 
 
 def _cache(estimate: MemoryEstimate) -> str:
