@@ -49,7 +49,7 @@ def test_a_newer_revision_is_downloaded_while_it_serves_and_then_served(
 ) -> None:
     script = tmp_path / "serve.py"
     script.write_text(SERVE)
-    with LocalHub(bytes_per_second=400_000) as hub:
+    with LocalHub(bytes_per_second=80_000) as hub:
         hub.add_model(MODEL, _files(tmp_path / "old", seed=1))
         with subprocess.Popen(
             [sys.executable, str(script), str(root)],
