@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from sage.common.components.sage_vllm.background import in_background
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.engine import (
     Engine,
@@ -124,8 +124,8 @@ class EnginePool:
 
     # -- the embedding engine -------------------------------------------------------------------
 
-    def ensure_embedding(self, run: Callable[[Callable[[], None]], Any]) -> None:
-        """Have ``run`` load the fallback for embedding, unless there is an embedding engine.
+    def ensure_embedding(self) -> None:
+        """Have the fallback for embedding loaded, unless there is an embedding engine.
 
         To be called after a call was put into the slot: a switch may empty it at any time.
         """
@@ -133,25 +133,28 @@ class EnginePool:
             if self.embedding.engine is not None or self._fallback_loading:
                 return
             self._fallback_loading = True
-        run(self._load_fallback)
+        in_background(self._load_fallback)
 
     def _load_fallback(self) -> None:
+        failure: Exception | None = None
         try:
             with self._replacing:
-                if self.embedding.engine is not None:
-                    return  # it was only on its way
-                spec = self._embedding_spec()
-                logger.warning(
-                    "no embedding_model_id is configured: embedding with the text model %s, "
-                    "converted, which is slower and less accurate than an embedding model",
-                    spec.model_id,
-                )
-                self._put_or_close(self.embedding, self._load(spec))
+                if self.embedding.engine is None:  # else it was only on its way
+                    self._put_fallback()
         except Exception as error:  # noqa: BLE001 - it belongs to the calls that wait for it
-            self._fallback_loading = False  # a call that comes from now on tries again
-            self.embedding.fail_waiting(error)
-        finally:
-            self._fallback_loading = False
+            failure = error
+        self._fallback_loading = False  # first: a call that comes from now on tries again
+        if failure is not None:
+            self.embedding.fail_waiting(failure)
+
+    def _put_fallback(self) -> None:
+        spec = self._embedding_spec()
+        logger.warning(
+            "no embedding_model_id is configured: embedding with the text model %s, converted, "
+            "which is slower and less accurate than an embedding model",
+            spec.model_id,
+        )
+        self._put_or_close(self.embedding, self._load(spec))
 
     # -- switching ------------------------------------------------------------------------------
 

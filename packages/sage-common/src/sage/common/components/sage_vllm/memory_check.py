@@ -55,24 +55,31 @@ def check_fits(
         share: ``gpu_memory_utilization``; None where the engine takes what it needs, as on a CPU.
     """
     # vLLM holds an engine to its share only where it sizes the KV cache itself.
-    is_held = share is not None and estimate.kv_cache_bytes is None
+    share_bytes = None
+    if share is not None and estimate.kv_cache_bytes is None:
+        share_bytes = int(share * total)
     try:
-        _check(estimate, free=free, total=total, share=share, is_held=is_held)
+        _check(estimate, free=free, total=total, share=share, share_bytes=share_bytes)
     except InsufficientMemoryError as error:
-        error.share_bytes = int((share or 1) * total) if is_held else None
+        error.share_bytes = share_bytes
         raise
 
 
 def _check(
-    estimate: MemoryEstimate, *, free: int, total: int, share: float | None, is_held: bool
+    estimate: MemoryEstimate,
+    *,
+    free: int,
+    total: int,
+    share: float | None,
+    share_bytes: int | None,
 ) -> None:
     if share is not None:
         _check_share(estimate, share, free=free, total=total)
     fixed = estimate.weight_bytes + estimate.overhead_bytes
     there = f"{format_bytes(free)} of {format_bytes(total)} are free"
     budget = free
-    if share is not None and is_held:
-        budget = int(share * total)
+    if share_bytes is not None:
+        budget = share_bytes
         there = f"it may use {format_bytes(budget)} (gpu_memory_utilization {share:g}), and {there}"
     if fixed > budget:
         way_out = _way_out_for_weights(estimate, free=free, total=total)

@@ -244,7 +244,7 @@ class VLLMService(BaseService):
             return gather(futures, combine)
 
         future = self._engines.embedding.call(start)
-        self._engines.ensure_embedding(in_background)
+        self._engines.ensure_embedding()
         return future
 
     def stats(self) -> dict[str, Any]:

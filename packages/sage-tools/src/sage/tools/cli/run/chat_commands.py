@@ -47,10 +47,8 @@ def _model(chat: Chat, model_id: str) -> None:
                 mark = "*" if model["model_id"] == chat.model_id else " "
                 write_data(f"{mark} {model['model_id']}")
         return
-    # On a thread of the service's: a switch that is interrupted half-way could leave no model.
-    switch = chat.service.process_async({"task": "switch_model", "options": {"model_id": model_id}})
     with working_display(f"Loading {model_id}", quiet=chat.quiet):
-        switch.result()
+        chat.service.switch_model(model_id)
     write_note(f"{model_id} answers from now on.", quiet=chat.quiet)
     chat.meet_model()
 
