@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import heapq
 import logging
-import signal
 import threading
 import time
 from collections import deque
@@ -209,9 +208,6 @@ class VLLMEngine:
     # -- the driver thread ------------------------------------------------------------------------
 
     def _drive(self) -> None:
-        # A terminal sends Ctrl-C to the engine's processes as well. They inherit this thread's
-        # mask, so that only the host hears it and shuts them down in order.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             runtime, info = self._build()
         except BaseException as error:  # noqa: BLE001 - goes to whoever waits in the constructor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
 import threading
 import time
 import warnings
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import InvalidStateError
 from contextlib import nullcontext, suppress
 from dataclasses import fields, replace
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -206,8 +207,8 @@ def build(
     """Build an engine on this thread; raises what check_model does, VLLMNotInstalledError,
     EngineStartError, and ValueError for an engine option that does not exist.
 
-    ``on_death`` is called, from
-    another thread, when a process of the engine ends, in the end also when it is shut down.
+    ``on_death`` is called, from another thread, when a process of the engine ends, in the end also
+    when it is shut down. This thread, which steps the engine, has SIGINT blocked from here on.
     """
     began = time.perf_counter()
     with _BUILD_LOCK:
@@ -245,6 +246,11 @@ def build(
             tune_malloc()
         if inline:
             _share_process()
+        else:
+            resource_tracker.ensure_running()  # else vLLM starts it, which takes the mask away
+        # A terminal sends Ctrl-C to the engine's processes as well. They inherit this thread's
+        # mask, so that only the host hears it and shuts them down in order.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         with environment(engine_environment(inline=inline, on_cpu=on_cpu)):
             engine = _build_engine(spec, engine_args)
         runtime = VLLMRuntime(spec, engine, inline=inline, on_death=on_death)
@@ -338,6 +344,7 @@ def _known_types() -> set[str]:
 def _import_vllm(model_id: str) -> None:
     try:
         with environment(quiet_environment()):
+            import transformers  # noqa: F401 - it reads how much to say when imported
             import vllm  # noqa: F401
     except ImportError as error:
         raise VLLMNotInstalledError(model_id, str(error)) from error
