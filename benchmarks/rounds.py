@@ -50,20 +50,22 @@ class Results:
         return statistics.median(one[figure] / two[figure] for one, two in pairs)
 
 
-def main(doc: str | None, ways: Mapping[str, Way], *, rounds: int) -> Results | None:
+def main(
+    doc: str | None, ways: Mapping[str, Way], *, rounds: int, prompts: int = 512
+) -> Results | None:
     """Run all ways in turn and return their figures; or, as a child, one way, and return None."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--prompts", type=int, default=512)
+    parser.add_argument("--prompts", type=int, default=prompts)
     parser.add_argument("--way", choices=sorted(ways), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way:
-        prompts = make_prompts(arguments.prompts + 1)
+        texts = make_prompts(arguments.prompts + 1)
         run = ways[arguments.way].run
-        print(json.dumps(run(arguments.folder / "model", prompts, float(os.environ["BEGAN"]))))
+        print(json.dumps(run(arguments.folder / "model", texts, float(os.environ["BEGAN"]))))
         return None
     return _run_all(ways, arguments.rounds, arguments.prompts)
 
