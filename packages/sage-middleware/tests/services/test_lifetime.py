@@ -203,7 +203,7 @@ def test_an_engine_leaves_no_settings_to_the_programs_that_this_one_starts(
 
 @pytest.mark.parametrize(
     ("mode", "first", "cycles"),
-    [("inline", 3, 10), ("process", 1, 1)],  # where each takes half a minute
+    [("inline", 3, 10), ("process", 1, 2)],  # where each takes half a minute
 )
 def test_cycles_of_opening_and_closing_leave_nothing(
     model_root: Path, mode: str, first: int, cycles: int
