@@ -246,10 +246,11 @@ def build(
             tune_malloc()
         if inline:
             _share_process()
-        else:
-            resource_tracker.ensure_running()  # else vLLM starts it, which takes the mask away
         # A terminal sends Ctrl-C to the engine's processes as well. They inherit this thread's
-        # mask, so that only the host hears it and shuts them down in order.
+        # mask, so that only the host hears it and shuts them down in order. The first process also
+        # starts the resource tracker, which takes the mask away: it has to be there before.
+        if not inline:
+            resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         with environment(engine_environment(inline=inline, on_cpu=on_cpu)):
             engine = _build_engine(spec, engine_args)
@@ -344,8 +345,8 @@ def _known_types() -> set[str]:
 def _import_vllm(model_id: str) -> None:
     try:
         with environment(quiet_environment()):
-            import transformers  # noqa: F401 - it reads how much to say when imported
-            import vllm  # noqa: F401
+            import vllm  # noqa: F401 - first, so that where both are missing it is the one named
+            from transformers.utils.logging import get_logger  # noqa: F401 - reads its level
     except ImportError as error:
         raise VLLMNotInstalledError(model_id, str(error)) from error
     # What vLLM and torch say of each other at every start helps no user of ours.
