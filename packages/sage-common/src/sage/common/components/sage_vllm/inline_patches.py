@@ -16,6 +16,8 @@ from typing import Any
 
 from sage.common.components.sage_vllm.mapped_memory import map_zeros
 
+_TAKEN_AT_ONCE = 1 << 30  # bytes
+
 one_at_a_time = threading.RLock()
 """Held where inline engines compute."""
 
@@ -122,6 +124,19 @@ class _TorchWithMappedZeros:
 def map_kv_caches(worker_utils: Any) -> None:
     """Map the KV caches that are allocated in vLLM's module of this name."""
     worker_utils.torch = _TorchWithMappedZeros(worker_utils.torch)
+
+
+def take_first_of_kv_cache(worker: Any) -> None:
+    """Take now the memory of a mapped KV cache's first blocks, in which the first batch computes.
+
+    A virtual machine that gets its memory from its host as it is used may take two seconds for a
+    GB, and the first batch would wait for it.
+    """
+    # A layer of another kind than attention has a list of states in place of a tensor.
+    caches = [cache for cache in worker.model_runner.kv_caches if getattr(cache, "nbytes", 0)]
+    in_all = sum(cache.nbytes for cache in caches)
+    for cache in caches:  # its blocks are its first dimension, and are used in their order
+        cache[: len(cache) * min(_TAKEN_AT_ONCE, in_all) // in_all].zero_()
 
 
 class _BriefGC:

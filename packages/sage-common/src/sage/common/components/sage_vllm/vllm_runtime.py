@@ -38,6 +38,7 @@ from sage.common.components.sage_vllm.inline_patches import (
     one_at_a_time,
     process_groups_kept,
     register_kernels_once,
+    take_first_of_kv_cache,
 )
 from sage.common.components.sage_vllm.malloc_tuning import tune_malloc
 from sage.common.components.sage_vllm.memory_check import DEFAULT_SHARE
@@ -254,6 +255,8 @@ def build(
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         with environment(engine_environment(inline=inline, on_cpu=on_cpu)):
             engine = _build_engine(spec, engine_args)
+        if on_cpu and inline:
+            engine.collective_rpc(take_first_of_kv_cache)
         runtime = VLLMRuntime(spec, engine, inline=inline, on_death=on_death)
     mode: Literal["inline", "process"] = "inline" if inline else "process"
     config = engine.vllm_config
