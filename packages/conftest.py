@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sage.common.components.sage_vllm.service import VLLMService
@@ -56,6 +58,21 @@ def session_members() -> Callable[[int], list[str]]:
         return alive
 
     return members
+
+
+@pytest.fixture
+def engine_processes() -> Callable[[], list[int]]:
+    """A function that returns the ids of the engine processes that this one started."""
+
+    def find() -> list[int]:
+        found = []
+        for process in psutil.Process().children(recursive=True):  # forks of the fork server
+            with suppress(psutil.NoSuchProcess):
+                if process.name().startswith("VLLM::Engine"):
+                    found.append(process.pid)
+        return found
+
+    return find
 
 
 @pytest.fixture(scope="module")

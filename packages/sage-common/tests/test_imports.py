@@ -8,7 +8,10 @@ from pathlib import Path
 
 PACKAGES = Path(__file__).parents[2]
 HEAVY = {"vllm", "torch", "ray", "lancedb", "openai"}
-NEEDS_THEM = {"sage.tools.demo_model.training"}
+NEEDS_THEM = {
+    "sage.tools.demo_model.training",
+    "sage.common.components.sage_vllm.fork_server",
+}
 
 PROGRAM = """
 import importlib, sys

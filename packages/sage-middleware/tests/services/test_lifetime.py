@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_processes import engine_processes
 
 from sage.common.components.sage_vllm.engine import Engine, EngineSpec
 from sage.common.components.sage_vllm.errors import EngineClosedError
@@ -148,7 +147,9 @@ def test_a_deadline_counts_from_the_call_not_from_the_engine(model_root: Path) -
 
 
 def test_an_engine_process_that_does_not_answer_does_not_keep_the_service_open(
-    model_root: Path, session_members: Callable[[int], list[str]]
+    model_root: Path,
+    session_members: Callable[[int], list[str]],
+    engine_processes: Callable[[], list[int]],
 ) -> None:
     service = VLLMService({**_config(model_root), "engine_mode": "process"})
     service.open()
@@ -201,21 +202,16 @@ def test_an_engine_leaves_no_settings_to_the_programs_that_this_one_starts(
         assert os.environ["VLLM_LOGGING_LEVEL"] == "WARNING"
 
 
-@pytest.mark.parametrize(
-    ("mode", "first", "cycles"),
-    [("inline", 3, 10), ("process", 1, 2)],  # where each takes half a minute
-)
-def test_cycles_of_opening_and_closing_leave_nothing(
-    model_root: Path, mode: str, first: int, cycles: int
-) -> None:
+@pytest.mark.parametrize("mode", ["inline", "process"])
+def test_cycles_of_opening_and_closing_leave_nothing(model_root: Path, mode: str) -> None:
     def cycle() -> None:
         with VLLMService({**_config(model_root), "engine_mode": mode}) as service:
             assert service.generate("Hello")[0]["text"]
 
-    for _ in range(first):
+    for _ in range(3):
         cycle()
     memory, descriptors, threads = _resident_bytes(), _descriptors(), threading.active_count()
-    for _ in range(cycles):
+    for _ in range(10):
         cycle()
     assert _resident_bytes() - memory < 40 << 20
     assert _descriptors() <= descriptors

@@ -6,13 +6,12 @@ import os
 import signal
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from engine_processes import engine_processes
 
 from sage.common.components.sage_vllm.errors import EngineDeadError, PoisonRequestError
 from sage.common.components.sage_vllm.service import VLLMService
@@ -179,7 +178,9 @@ def test_closing_while_an_engine_is_built_again_ends_the_calls(
     assert crash.exception() is None or "closed" in str(crash.exception())
 
 
-def test_killed_engine_process_in_the_middle_of_256_requests(model_root: Path) -> None:
+def test_killed_engine_process_in_the_middle_of_256_requests(
+    model_root: Path, engine_processes: Callable[[], list[int]]
+) -> None:
     with VLLMService({**_config(model_root), "engine_mode": "process"}) as service:
         assert service.stats()["engine"]["mode"] == "process"
         undisturbed = _texts(service.generate(PROMPTS))
@@ -213,7 +214,9 @@ def test_killed_engine_process_in_the_middle_of_256_requests(model_root: Path) -
         assert service.stats()["restarts"] == 2
 
 
-def test_killed_engine_process_with_texts_that_wait_to_be_tokenised(model_root: Path) -> None:
+def test_killed_engine_process_with_texts_that_wait_to_be_tokenised(
+    model_root: Path, engine_processes: Callable[[], list[int]]
+) -> None:
     config = {
         "embedding_model_id": CHAT_MODEL,
         "model_root": model_root,

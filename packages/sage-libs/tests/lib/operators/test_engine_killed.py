@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from sage.libs.operators.vllm_service import VLLMServiceGenerator
 from sage.middleware.services.vllm import register_vllm_service
 
 
-def test_a_killed_engine_loses_and_doubles_no_record(model_root: Path) -> None:
+def test_a_killed_engine_loses_and_doubles_no_record(
+    model_root: Path, engine_processes: Callable[[], list[int]]
+) -> None:
     env = LocalEnvironment("killed")
     register_vllm_service(
         env,
@@ -30,7 +33,7 @@ def test_a_killed_engine_loses_and_doubles_no_record(model_root: Path) -> None:
     def keep(record: dict[str, Any]) -> None:
         out.append(record)
         if len(out) == 60:
-            for pid in _engine_processes():
+            for pid in engine_processes():
                 os.kill(pid, signal.SIGKILL)
 
     env.from_collection(records).map(VLLMServiceGenerator).sink(keep)
@@ -43,9 +46,3 @@ def test_a_killed_engine_loses_and_doubles_no_record(model_root: Path) -> None:
         assert env.call_service("vllm_service", method="stats")["restarts"] == 1
     assert [record["id"] for record in out] == list(range(256))
     assert [record["generated"] for record in out] == [each["text"] for each in undisturbed]
-
-
-def _engine_processes() -> list[int]:
-    tasks = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    children = [int(child) for task in tasks for child in task.read_text().split()]
-    return [pid for pid in children if "VLLM" in Path(f"/proc/{pid}/comm").read_text()]

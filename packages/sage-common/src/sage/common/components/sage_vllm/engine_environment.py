@@ -6,7 +6,9 @@ would say nothing while it starts.
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -24,6 +26,12 @@ _QUIET = {
 def quiet_environment() -> dict[str, str]:
     """Return the settings by which they say little, but those that the user has made."""
     return {name: value for name, value in _QUIET.items() if name not in os.environ}
+
+
+def quiet_warnings() -> None:
+    """Leave out what vLLM and torch say of each other at every start: it helps no user of ours."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
 
 
 def engine_environment(*, inline: bool, on_cpu: bool) -> dict[str, str]:

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 
 HOST_VARIABLE = "SAGE_VLLM_ENGINE_HOST"
 """Set to the host's process id while it starts an engine; vLLM elsewhere is left alone."""
@@ -20,11 +21,16 @@ _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def die_with_parent() -> None:
-    """Have Linux kill this process when its parent dies, if SAGE started it."""
+    """Have this process killed when its parent dies, or its host, if SAGE started it."""
     host = os.environ.get(HOST_VARIABLE)
     if host is None or int(host) == os.getpid() or sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = multiprocessing.parent_process()
-    if parent is not None and os.getppid() != parent.pid:  # it died before this was asked for
-        os.kill(os.getpid(), signal.SIGKILL)
+    # That alone would miss a parent that is dead already, and a host behind a fork server.
+    if (parent := multiprocessing.parent_process()) is not None:
+
+        def follow() -> None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        threading.Thread(target=follow, name="sage-lifeline", daemon=True).start()

@@ -1,13 +1,11 @@
-"""VLLMRuntime: all that is said to vLLM itself. Only this module imports it."""
+"""VLLMRuntime: all that is said to vLLM itself. In this process only this module imports it."""
 
 from __future__ import annotations
 
 import gc
-import logging
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import InvalidStateError
 from contextlib import nullcontext, suppress
@@ -22,7 +20,9 @@ from sage.common.components.sage_vllm.engine_environment import (
     engine_environment,
     environment,
     quiet_environment,
+    quiet_warnings,
 )
+from sage.common.components.sage_vllm.engine_process import forked_processes
 from sage.common.components.sage_vllm.errors import (
     EngineStartError,
     InvalidRequestError,
@@ -253,7 +253,13 @@ def build(
         if not inline:
             resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        with environment(engine_environment(inline=inline, on_cpu=on_cpu)):
+        from vllm.v1.engine import utils
+
+        forked = on_cpu and not inline
+        with (
+            environment(engine_environment(inline=inline, on_cpu=on_cpu)),
+            forked_processes(utils) if forked else nullcontext(),
+        ):
             engine = _build_engine(spec, engine_args)
         if on_cpu and inline:
             engine.collective_rpc(take_first_of_kv_cache)
@@ -352,9 +358,7 @@ def _import_vllm(model_id: str) -> None:
             from transformers.utils.logging import get_logger  # noqa: F401 - reads its level
     except ImportError as error:
         raise VLLMNotInstalledError(model_id, str(error)) from error
-    # What vLLM and torch say of each other at every start helps no user of ours.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
-    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+    quiet_warnings()
 
 
 def _engine_args(spec: EngineSpec, arguments: Mapping[str, Any]) -> Any:
