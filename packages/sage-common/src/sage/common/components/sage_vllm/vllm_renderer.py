@@ -119,7 +119,12 @@ class VLLMRenderer:
         params, tokenizer = renderer.default_cmpl_tok_params, renderer.get_tokenizer()
         try:
             prompts = [params.apply_pre_tokenization(tokenizer, {"prompt": text}) for text in texts]
-            found = tokenizer([p["prompt"] for p in prompts], **params.get_encode_kwargs())
+            found = tokenizer(
+                [prompt["prompt"] for prompt in prompts],
+                return_attention_mask=False,  # making lists of these takes longer than tokenising
+                return_token_type_ids=False,
+                **params.get_encode_kwargs(),
+            )
             rendered: list[Any] = renderer.render_cmpl(
                 [{"prompt_token_ids": token_ids} for token_ids in found["input_ids"]]
             )
