@@ -261,7 +261,7 @@ def build(
             forked_processes(utils) if forked else nullcontext(),
         ):
             engine = _build_engine(spec, engine_args)
-        if on_cpu and inline:
+        if on_cpu and inline and not _inline_runtimes:  # another one needs the cores to serve
             engine.collective_rpc(take_first_of_kv_cache)
         runtime = VLLMRuntime(spec, engine, inline=inline, on_death=on_death)
     mode: Literal["inline", "process"] = "inline" if inline else "process"
