@@ -34,6 +34,7 @@ class VLLMRenderer:
         self._renderer = engine.renderer
         self._model_config = engine.model_config
         self._lora_config = engine.vllm_config.lora_config
+        self._pooling_params: dict[tuple[bool, int | None], Any] = {}
         self._adapters: dict[str, Any] = {}
         self._adapter_ids = count(1)  # by which vLLM knows adapters: no two may ever have one
         self._chat_params = vllm.ChatParams(
@@ -76,10 +77,13 @@ class VLLMRenderer:
         return arguments
 
     def pooling_params(self, *, normalize: bool, dimensions: int | None = None) -> Any:
-        """Return vLLM's PoolingParams for an embedding."""
-        return self._vllm.PoolingParams(
-            task="embed", use_activation=normalize, dimensions=dimensions
-        )
+        """Return vLLM's PoolingParams for an embedding: one object for all that are alike."""
+        key = (normalize, dimensions)
+        if key not in self._pooling_params:
+            self._pooling_params[key] = self._vllm.SharedPoolingParams(
+                task="embed", use_activation=normalize, dimensions=dimensions
+            )
+        return self._pooling_params[key]
 
     def render(self, prompt: Prompt) -> Any:
         """Apply the chat template if it is a conversation, tokenise, check the length."""
