@@ -44,6 +44,12 @@ def test_no_engine_process_outlives_a_killed_host(
         assert host.stdout is not None
         assert host.stdout.readline() == b"up\n"
         assert len(session_members(host.pid)) >= 3  # host, engine and worker
+        (worker,) = (
+            process
+            for process in psutil.Process(host.pid).children(recursive=True)
+            if process.name().startswith("VLLM::Worker")
+        )
+        worker.suspend()  # it hangs, and so cannot end by itself
         host.kill()
     deadline = time.monotonic() + 5
     while session_members(host.pid) and time.monotonic() < deadline:

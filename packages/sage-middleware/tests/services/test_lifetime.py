@@ -186,6 +186,19 @@ def test_the_start_of_a_cache_is_taken_at_once_and_the_rest_promised(model_root:
     assert promised_bytes() == before
 
 
+def test_a_cache_beside_another_engine_is_promised_until_it_is_used(model_root: Path) -> None:
+    config = _config(model_root)
+    size = config["engine"]["kv_cache_memory_bytes"]
+    with VLLMService(config):
+        before = promised_bytes()
+        with VLLMService(config) as service:
+            fresh = promised_bytes() - before
+            assert 0.8 * size < fresh <= size
+            service.generate(["a " * n for n in range(1, 40)], max_tokens=40)
+            assert promised_bytes() - before < fresh
+        assert promised_bytes() == before
+
+
 def test_an_engine_leaves_no_settings_to_the_programs_that_this_one_starts(
     model_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,10 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.util import register_after_fork
 from typing import Any
+
+from sage.common.components.sage_vllm.lifeline import die_with_parent
 
 
 class _EngineProcess(ForkServerProcess):
@@ -30,6 +33,8 @@ class _EngineProcess(ForkServerProcess):
         os.environ.update(self._environment)
         # Someone else may have started the fork server, with a mask that lets Ctrl-C through.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # vLLM loads plugins once, which does not count for the worker that it forks afterwards.
+        register_after_fork(die_with_parent, lambda tie: tie())
         super().run()
 
 
