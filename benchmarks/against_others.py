@@ -44,7 +44,7 @@ from rich.table import Table
 from rounds import Results, Way, main
 from workload import SAMPLING, environment, offline_batch, pipeline
 
-from sage.common.components.sage_vllm.cpu_defaults import cpu_defaults
+from sage.common.components.sage_vllm.fit.cpu_defaults import cpu_defaults
 
 IN_FLIGHT = 256
 BATCH_SIZES = {"max_num_seqs": 256, "max_num_batched_tokens": 4096}  # vLLM's for LLM on a CPU

@@ -41,8 +41,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sage.common.components.sage_vllm.cpu_defaults import cpu_defaults
-from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+from sage.common.components.sage_vllm.fit.cpu_defaults import cpu_defaults
+from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 from sage.common.model_registry.vllm_registry import import_model
 
 MODEL_ID = "bench/all-MiniLM-L6-v2"

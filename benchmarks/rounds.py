@@ -17,7 +17,7 @@ from typing import Any
 
 from workload import make_prompts, write_model
 
-from sage.common.components.sage_vllm.cpu_defaults import cpu_defaults
+from sage.common.components.sage_vllm.fit.cpu_defaults import cpu_defaults
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,9 @@ from rich.console import Console
 from rounds import Way, main
 from workload import MODEL_ID, NEW_TOKENS, SAMPLING
 
-from sage.common.components.sage_vllm.cpu_defaults import cpu_defaults
+from sage.common.components.sage_vllm.fit.cpu_defaults import cpu_defaults
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 from sage.common.model_registry.vllm_registry import import_model
 
 OTHER_ID = "bench/other-28m"

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sage.common.components.sage_vllm.cpu_defaults import cpu_defaults
-from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+from sage.common.components.sage_vllm.fit.cpu_defaults import cpu_defaults
+from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 from sage.common.model_registry.vllm_registry import import_model
 from sage.kernel.api import LocalEnvironment
 

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.testing import write_echo_model
-from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+from sage.common.components.sage_vllm.testing.echo_engine import write_echo_model
+from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 from sage.common.model_registry.vllm_registry import import_model
 
 CHAT_MODEL = "test/tiny-chat"

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 TOKEN = "hf_averysecrettoken"
 AGAIN = "sage llm model download --model owner/name"
-HUB_IS_DOWN: dict[str, Any] = {"set": {"sage.common.model_registry.transfer:RETRY_DELAYS": []}}
+HUB_IS_DOWN: dict[str, Any] = {
+    "set": {"sage.common.model_registry.download.transfer:RETRY_DELAYS": []}
+}
 """For what would be tried again in vain."""
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from local_hub import LocalHub
 
 MODEL = "owner/name"
+RETRY_DELAYS = "sage.common.model_registry.download.transfer:RETRY_DELAYS"
 WORKER = Path(__file__).with_name("registry_worker.py")
 
 
@@ -28,7 +29,10 @@ class Registry:
             "call": call,
             "args": args,
             "kwargs": {"root": str(self.root), **kwargs},
-            "set": {"sage.common.model_registry.transfer:RETRY_DELAYS": [0.0], **(set or {})},
+            "set": {
+                "sage.common.model_registry.download.transfer:RETRY_DELAYS": [0.0],
+                **(set or {}),
+            },
         }
         return subprocess.Popen(
             [sys.executable, str(WORKER), json.dumps(order)],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from local_hub import LocalHub
 
-from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 
 MODEL = "owner/chat"
 

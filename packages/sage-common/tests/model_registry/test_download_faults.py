@@ -122,7 +122,7 @@ class TestTrouble:
 
     def test_silence_ends(self, commit: str, hub: LocalHub, registry: Registry, root: Path) -> None:
         hub.faults = [Fault("tree", Hold(0))]
-        limit = {"sage.common.model_registry.hub:SILENCE_LIMIT": 1.0}
+        limit = {"sage.common.model_registry.hub.client:SILENCE_LIMIT": 1.0}
         answer = registry.download(set=limit)
         assert_refused(answer, "HubUnavailableError", root, hint=AGAIN)
         assert "nothing was heard for 1 s" in answer["text"]

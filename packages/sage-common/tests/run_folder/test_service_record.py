@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.engine import EngineSpec
+from sage.common.components.sage_vllm.engine_contract import EngineSpec
 from sage.common.components.sage_vllm.errors import EngineStartError
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.testing import EchoEngine
+from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 from sage.common.core.context import RuntimeContext
 from sage.common.run_folder import read_records
 
@@ -28,7 +28,7 @@ PATIENCE = 60.0
 HOST = """
 import sys
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.testing import EchoEngine
+from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 with VLLMService({"model_id": "test/echo"}, engine_factory=EchoEngine) as service:
     service.generate(["one", "two"])
     print("open", flush=True)

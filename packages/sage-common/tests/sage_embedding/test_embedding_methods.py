@@ -16,7 +16,7 @@ import pytest
 from sage.common.components.endpoint_error import EndpointError
 from sage.common.components.sage_embedding import EmbeddingModel, get_embedding_model
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.testing import EchoEngine
+from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 
 if TYPE_CHECKING:
     from embeddings_server import EmbeddingsServer

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sage.common.components.sage_vllm.cpu_defaults import available_memory, cpu_defaults
-from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+from sage.common.components.sage_vllm.fit.cpu_defaults import available_memory, cpu_defaults
+from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 
 from sage.common.components.sage_vllm.errors import EngineClosedError
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.testing import EchoEngine
+from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 
 
 @pytest.fixture

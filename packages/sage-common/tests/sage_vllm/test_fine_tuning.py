@@ -17,7 +17,7 @@ from sage.common.components.sage_vllm.fine_tuning import (
     check_request,
     fine_tune,
 )
-from sage.common.components.sage_vllm.testing import write_echo_model
+from sage.common.components.sage_vllm.testing.echo_engine import write_echo_model
 from sage.common.model_registry.vllm_registry import (
     InvalidModelIdError,
     ModelNotFoundError,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.gather import gather
+from sage.common.components.sage_vllm.requests.gather import gather
 
 
 def futures(count: int) -> list[Future[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 
-from sage.common.components.sage_vllm.mapped_memory import map_zeros, promised_bytes
+from sage.common.components.sage_vllm.host.mapped_memory import map_zeros, promised_bytes
 
 SIZE = 64 << 20
 HUGE_PAGE = 2 << 20

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from sage.common.components.sage_vllm.engine import EngineInfo, EngineSpec
-from sage.common.components.sage_vllm.engine_pool import fits_instead_of
+from sage.common.components.sage_vllm.engine_contract import EngineInfo, EngineSpec
 from sage.common.components.sage_vllm.errors import EngineError
-from sage.common.components.sage_vllm.gpu_shares import gpu_shares
-from sage.common.components.sage_vllm.memory_check import InsufficientMemoryError, check_fits
-from sage.common.components.sage_vllm.memory_estimate import MemoryEstimate, estimate_memory
-from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+from sage.common.components.sage_vllm.fit.gpu_shares import gpu_shares
+from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError, check_fits
+from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate, estimate_memory
+from sage.common.components.sage_vllm.pool.engine_pool import fits_instead_of
+from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 
 GB = 10**9
 ESTIMATE = MemoryEstimate(  # 6 GB, and 4 GB for a longest sequence

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.engine import EngineSpec
-from sage.common.components.sage_vllm.host_memory import host_memory
-from sage.common.components.sage_vllm.memory_estimate import MemoryEstimate, estimate_memory
-from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+from sage.common.components.sage_vllm.engine_contract import EngineSpec
+from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate, estimate_memory
+from sage.common.components.sage_vllm.host.host_memory import host_memory
+from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 
 LLAMA = {  # the shape of Llama 3 8B
     "architectures": ["LlamaForCausalLM"],

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.engine import EngineSpec
+from sage.common.components.sage_vllm.engine_contract import EngineSpec
 from sage.common.components.sage_vllm.errors import EngineError
-from sage.common.components.sage_vllm.memory_check import InsufficientMemoryError
-from sage.common.components.sage_vllm.memory_estimate import MemoryEstimate
-from sage.common.components.sage_vllm.model_check import check_model
-from sage.common.components.sage_vllm.model_files import BrokenModelError
-from sage.common.components.sage_vllm.model_trust import PickledWeightsError, RemoteCodeError
-from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
+from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate
+from sage.common.components.sage_vllm.fit.model_check import check_model
+from sage.common.components.sage_vllm.fit.model_files import BrokenModelError
+from sage.common.components.sage_vllm.fit.model_trust import PickledWeightsError, RemoteCodeError
+from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 
 GB = 10**9
 MODEL = "test/m"

@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
-from sage.common.components.sage_vllm.tiny_model import EOS, write_tiny_model
+from sage.common.components.sage_vllm.testing.tiny_model import EOS, write_tiny_model
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -75,7 +75,7 @@ def test_impossible_sizes_are_refused(
 def test_writing_needs_no_torch(tmp_path: Path) -> None:
     program = (
         "import pathlib, sys\n"
-        "from sage.common.components.sage_vllm.tiny_model import write_tiny_model\n"
+        "from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model\n"
         "assert not {'numpy', 'tokenizers'} & set(sys.modules)\n"
         "write_tiny_model(pathlib.Path(sys.argv[1]))\n"
         "assert not {'torch', 'vllm', 'transformers'} & set(sys.modules)\n"

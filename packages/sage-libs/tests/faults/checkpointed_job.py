@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sage.common.components.sage_vllm.engine import EngineSpec, Generation, Prompt
+from sage.common.components.sage_vllm.engine_contract import EngineSpec, Generation, Prompt
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.testing import EchoEngine
+from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 from sage.kernel.api import LocalEnvironment
 from sage.libs.io import JSONLSink, JSONLSource, ParquetSink
 from sage.libs.operators.vllm_service import VLLMServiceGenerator

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sage.common.components.sage_vllm.testing import write_echo_model
+from sage.common.components.sage_vllm.testing.echo_engine import write_echo_model
 from sage.common.model_registry.vllm_registry import import_model
 
 pytestmark = pytest.mark.timeout(120)

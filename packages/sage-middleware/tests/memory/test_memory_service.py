@@ -10,7 +10,7 @@ import pytest
 
 from sage.common.components.sage_embedding import get_embedding_model
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.testing import EchoEngine
+from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 from sage.common.core.functions import MapFunction
 from sage.common.service import ServiceClosedError, ServiceNotFoundError
 from sage.kernel.api import LocalEnvironment

@@ -18,10 +18,10 @@ import prometheus_client
 import pytest
 from safetensors.numpy import save_file
 
+from sage.common.components.sage_vllm.driver.vllm_engine import _EngineDied
 from sage.common.components.sage_vllm.errors import InvalidRequestError, ModelInUseError
 from sage.common.components.sage_vllm.prometheus import VLLMServiceCollector
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.vllm_engine import _EngineDied
 from sage.common.model_registry.vllm_registry import ModelNotFoundError, get_model, import_model
 
 CHAT_MODEL = "test/tiny-chat"

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.engine import Engine, EngineSpec
+from sage.common.components.sage_vllm.driver.vllm_engine import VLLMEngine
+from sage.common.components.sage_vllm.engine_contract import Engine, EngineSpec
 from sage.common.components.sage_vllm.errors import EngineClosedError
-from sage.common.components.sage_vllm.mapped_memory import promised_bytes
+from sage.common.components.sage_vllm.host.mapped_memory import promised_bytes
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.testing import EchoEngine
-from sage.common.components.sage_vllm.vllm_engine import VLLMEngine
+from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 
 CHAT_MODEL, BASE_MODEL = "test/tiny-chat", "test/tiny-base"
 

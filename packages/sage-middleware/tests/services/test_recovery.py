@@ -15,7 +15,7 @@ import pytest
 
 from sage.common.components.sage_vllm.errors import EngineDeadError, PoisonRequestError
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 from sage.common.model_registry.vllm_registry import import_model
 
 CHAT_MODEL = "test/tiny-chat"

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.engine import Engine, EngineSpec
+from sage.common.components.sage_vllm.driver.vllm_engine import VLLMEngine
+from sage.common.components.sage_vllm.engine_contract import Engine, EngineSpec
 from sage.common.components.sage_vllm.errors import EngineError
-from sage.common.components.sage_vllm.memory_check import InsufficientMemoryError
-from sage.common.components.sage_vllm.memory_estimate import estimate_memory
+from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
+from sage.common.components.sage_vllm.fit.memory_estimate import estimate_memory
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.tiny_model import write_tiny_model
-from sage.common.components.sage_vllm.vllm_engine import VLLMEngine
+from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 from sage.common.model_registry.vllm_registry import ModelNotFoundError, import_model
 
 ONE, OTHER = "test/tiny-chat", "test/tiny-base"

@@ -11,7 +11,7 @@ import pytest
 from local_hub import LocalHub
 from page_samples import DOCS, ROOT, run, samples_of
 
-from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 from sage.common.model_registry.vllm_registry import list_models
 
 FIRST_QUESTION = "What is the capital of France?"

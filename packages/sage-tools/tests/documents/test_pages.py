@@ -10,7 +10,7 @@ import pytest
 from local_hub import LocalHub
 from page_samples import DOCS, ROOT, run, samples_of
 
-from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,9 +13,9 @@ from page_samples import DOCS, run
 from safetensors.numpy import save_file
 
 from sage.common.components.sage_vllm.prometheus import VLLMServiceCollector
-from sage.common.components.sage_vllm.sampling_options import SAMPLING_OPTIONS
+from sage.common.components.sage_vllm.requests.sampling_options import SAMPLING_OPTIONS
 from sage.common.components.sage_vllm.service import VLLMServiceConfig
-from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 from sage.common.model_registry.vllm_registry import get_model_path, import_model
 
 PAGE = DOCS / "middleware/tools/vllm_service.md"

@@ -21,7 +21,7 @@ from local_hub import LocalHub  # noqa: E402 - needs the path above
 from model_files import safetensors  # noqa: E402 - needs the path above
 from real_server import free_port  # noqa: E402 - needs the path above
 
-from sage.common.components.sage_vllm.tiny_model import write_tiny_model  # noqa: E402 - as above
+from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model  # noqa: E402 - as above
 from sage.common.model_registry.vllm_registry import import_model  # noqa: E402 - as above
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from command_line import CommandLine, lines
 
-from sage.common.components.sage_vllm.tiny_model import write_tiny_model
+from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

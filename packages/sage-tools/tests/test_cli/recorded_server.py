@@ -59,7 +59,7 @@ def server(
 SERVICE = """
 import sys
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.testing import EchoEngine
+from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 from sage.common.core.context import RuntimeContext
 service = VLLMService({"model_id": "test/echo"}, engine_factory=EchoEngine)
 service.ctx = RuntimeContext(name="writer")

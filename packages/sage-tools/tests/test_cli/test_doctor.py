@@ -13,9 +13,9 @@ import pytest
 from command_line import TOKEN, lines
 
 from sage.common.model_registry import vllm_registry
-from sage.tools.cli import vllm_build
 from sage.tools.cli.doctor import packages
 from sage.tools.cli.doctor.finding import Check, Finding, Status, run_checks
+from sage.tools.cli.machine import vllm_build
 
 if TYPE_CHECKING:
     from command_line import CommandLine

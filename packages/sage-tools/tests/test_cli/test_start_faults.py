@@ -18,8 +18,8 @@ from real_server import MODEL, SMALL, gone, is_loading, recorded
 
 from sage.common.model_registry.vllm_registry import get_model, get_model_path, import_model
 from sage.common.run_folder import read_records
-from sage.tools.cli.commands.engine_options import engine_arguments
-from sage.tools.cli.server_launch import server_command
+from sage.tools.cli.commands.options.engine_options import engine_arguments
+from sage.tools.cli.servers.launch import server_command
 
 pytestmark = pytest.mark.timeout(400)
 

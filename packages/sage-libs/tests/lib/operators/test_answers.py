@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.testing import EchoEngine
+from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.failed_record import FailedRecord
 from sage.libs.operators.errors import UnfinishedAnswerError

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.testing import EchoEngine
+from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 from sage.kernel.api import LocalEnvironment
 from sage.libs.operators.vllm_service import VLLMServiceGenerator
 

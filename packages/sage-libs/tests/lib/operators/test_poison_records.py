@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.engine import Generation
+from sage.common.components.sage_vllm.engine_contract import Generation
 from sage.common.components.sage_vllm.errors import EngineDeadError, InvalidRequestError
-from sage.common.components.sage_vllm.testing import EchoEngine
+from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.failed_record import FailedRecord
 from sage.libs.operators.vllm_service import VLLMServiceGenerator

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.engine import EngineSpec, Generation
+from sage.common.components.sage_vllm.engine_contract import EngineSpec, Generation
 from sage.common.components.sage_vllm.errors import EngineDeadError, InvalidRequestError
-from sage.common.components.sage_vllm.testing import EchoEngine
+from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 from sage.common.core.errors import RecordTimeoutError
 from sage.common.core.functions import AsyncMapFunction, MapFunction
 from sage.common.service import ServiceNotFoundError

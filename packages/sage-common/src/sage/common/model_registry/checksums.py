@@ -6,7 +6,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING, TypeVar
 
-from .model_info import FileRecord
+from sage.common.model_registry.model_info import FileRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -7,18 +7,18 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .checksums import records_of
-from .errors import InvalidModelFolderError
-from .layout import check_disk, registry_root, remove_tree, staging_folder
-from .manifest import read_manifest
-from .model_id import check_file_path, check_model_id, check_revision
-from .publishing import publish, writing_model
+from sage.common.model_registry.checksums import records_of
+from sage.common.model_registry.errors import InvalidModelFolderError
+from sage.common.model_registry.layout import check_disk, registry_root, remove_tree, staging_folder
+from sage.common.model_registry.manifest import read_manifest
+from sage.common.model_registry.model_id import check_file_path, check_model_id, check_revision
+from sage.common.model_registry.publishing import publish, writing_model
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping
 
-    from .model_info import FileRecord, ModelInfo, Tag
+    from sage.common.model_registry.model_info import FileRecord, ModelInfo, Tag
 
 _PROOFS_OF_A_MODEL = ("config.json", "params.json", "*.gguf", "adapter_config.json")
 

@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import InsufficientDiskError, RegistryNotWritableError
-from .model_id import check_model_id
+from sage.common.model_registry.errors import InsufficientDiskError, RegistryNotWritableError
+from sage.common.model_registry.model_id import check_model_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

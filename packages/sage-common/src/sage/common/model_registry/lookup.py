@@ -6,17 +6,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from .errors import ModelNotFoundError, RevisionNotFoundError
-from .layout import registry_root
-from .manifest import editing_manifest, read_manifest
-from .model_id import check_model_id, check_revision
+from sage.common.model_registry.errors import ModelNotFoundError, RevisionNotFoundError
+from sage.common.model_registry.layout import registry_root
+from sage.common.model_registry.manifest import editing_manifest, read_manifest
+from sage.common.model_registry.model_id import check_model_id, check_revision
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
     from pathlib import Path
 
-    from .model_info import ModelInfo
+    from sage.common.model_registry.model_info import ModelInfo
 
 _SHORTEST_COMMIT_PREFIX = 7
 

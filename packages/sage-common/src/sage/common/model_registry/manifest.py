@@ -14,9 +14,13 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .errors import InvalidModelIdError, ManifestCorruptError, ManifestVersionError
-from .layout import manifest_path, writing
-from .model_info import ModelInfo
+from sage.common.model_registry.errors import (
+    InvalidModelIdError,
+    ManifestCorruptError,
+    ManifestVersionError,
+)
+from sage.common.model_registry.layout import manifest_path, writing
+from sage.common.model_registry.model_info import ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

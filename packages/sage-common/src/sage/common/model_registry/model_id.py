@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from .errors import InvalidModelIdError
+from sage.common.model_registry.errors import InvalidModelIdError
 
 # The hub's own rules (letters, digits, "-", "_", "."; no "--" or ".."), which also keep ids apart
 # from the registry's own names: those begin with a dot.

@@ -6,7 +6,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from .model_id import check_file_path, check_model_id, check_revision, is_commit
+from sage.common.model_registry.model_id import (
+    check_file_path,
+    check_model_id,
+    check_revision,
+    is_commit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from .model_info import Tag
+    from sage.common.model_registry.model_info import Tag
 
 # sentence-transformers writes these; a plain language model has none of them.
 _EMBEDDING_FILES = ("modules.json", "config_sentence_transformers.json", "1_Pooling/config.json")

@@ -7,17 +7,24 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from .layout import check_inside, lock_path, model_folder, move_to_trash, remove_tree, writing
-from .lookup import put_last
-from .manifest import editing_manifest
-from .model_info import ModelInfo
-from .model_traits import read_traits
+from sage.common.model_registry.layout import (
+    check_inside,
+    lock_path,
+    model_folder,
+    move_to_trash,
+    remove_tree,
+    writing,
+)
+from sage.common.model_registry.lookup import put_last
+from sage.common.model_registry.manifest import editing_manifest
+from sage.common.model_registry.model_info import ModelInfo
+from sage.common.model_registry.model_traits import read_traits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from .model_info import FileRecord, Tag
+    from sage.common.model_registry.model_info import FileRecord, Tag
 
 
 @contextmanager

@@ -4,9 +4,15 @@ Models live under `~/.sage/models/vllm`, or `SAGE_VLLM_MODEL_ROOT`, or the `root
 function takes. A model is listed if and only if all its files are there and were verified.
 """
 
-from .deletion import DeletionPlan, delete_model, plan_deletion
-from .download import download_model, ensure_model_available
-from .errors import (
+from sage.common.model_registry.download.download import download_model, ensure_model_available
+from sage.common.model_registry.download.progress import (
+    DownloadStatus,
+    FileProgress,
+    LineWatcher,
+    format_bytes,
+    format_seconds,
+)
+from sage.common.model_registry.errors import (
     EmptySelectionError,
     GatedModelError,
     HubAccessError,
@@ -25,20 +31,23 @@ from .errors import (
     RegistryNotWritableError,
     RevisionNotFoundError,
 )
-from .import_folder import import_model
-from .layout import ROOT_VARIABLE, registry_root
-from .lookup import get_model, get_model_path, list_models, touch_model
-from .model_info import FileRecord, ModelInfo
-from .progress import (
-    DownloadStatus,
-    FileProgress,
-    LineWatcher,
-    format_bytes,
-    format_seconds,
+from sage.common.model_registry.import_folder import import_model
+from sage.common.model_registry.layout import ROOT_VARIABLE, registry_root
+from sage.common.model_registry.lookup import get_model, get_model_path, list_models, touch_model
+from sage.common.model_registry.maintenance.deletion import (
+    DeletionPlan,
+    delete_model,
+    plan_deletion,
 )
-from .pruning import plan_prune
-from .update import UpdateCheck, check_update, update_model
-from .verification import VerificationReport, check_sizes, repair_model, verify_model
+from sage.common.model_registry.maintenance.pruning import plan_prune
+from sage.common.model_registry.maintenance.update import UpdateCheck, check_update, update_model
+from sage.common.model_registry.maintenance.verification import (
+    VerificationReport,
+    check_sizes,
+    repair_model,
+    verify_model,
+)
+from sage.common.model_registry.model_info import FileRecord, ModelInfo
 
 __all__ = [
     "ROOT_VARIABLE",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from sage.common.components.sage_vllm.sampling_options import check_sampling_options
+from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
 from sage.common.core.functions import AsyncMapFunction
 from sage.libs.operators.generation_records import GenerationRecords
 from sage.libs.operators.prompts import PromptTemplate

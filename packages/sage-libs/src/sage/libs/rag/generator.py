@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from sage.common.components.sage_vllm.inputs import parse_prompts
+from sage.common.components.sage_vllm.requests.inputs import parse_prompts
 from sage.common.core.functions import AsyncMapFunction
 from sage.libs.operators.generation_records import GenerationRecords
 from sage.libs.rag.chat_endpoint import ChatEndpoint

@@ -12,10 +12,10 @@ from typing import Annotated
 
 import typer
 
-from .commands import llm
-from .errors import Interrupted
-from .light_command import USAGE_ERROR, LightGroup
-from .output import error_lines, write_error
+from sage.tools.cli.commands import llm
+from sage.tools.cli.errors import Interrupted
+from sage.tools.cli.light_command import USAGE_ERROR, LightGroup
+from sage.tools.cli.terminal.output import error_lines, write_error
 
 app = typer.Typer(
     name="sage",

@@ -8,7 +8,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import ClassVar, Self
 
-from sage.common.components.sage_vllm.inputs import parse_texts
+from sage.common.components.sage_vllm.requests.inputs import parse_texts
 
 
 class EmbeddingModel(ABC):

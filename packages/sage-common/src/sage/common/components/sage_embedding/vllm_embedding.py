@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any, ClassVar, Protocol
 
 from sage.common.components.sage_embedding.embedding_model import EmbeddingModel
-from sage.common.components.sage_vllm.engine import EngineFactory
+from sage.common.components.sage_vllm.driver.vllm_engine import VLLMEngine
+from sage.common.components.sage_vllm.engine_contract import EngineFactory
 from sage.common.components.sage_vllm.service import VLLMService, VLLMServiceConfig
-from sage.common.components.sage_vllm.vllm_engine import VLLMEngine
 
 
 class CallsServices(Protocol):

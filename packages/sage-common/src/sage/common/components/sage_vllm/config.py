@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, get_args
 
-from sage.common.components.sage_vllm.engine import EngineMode
-from sage.common.components.sage_vllm.sampling_options import check_sampling_options
+from sage.common.components.sage_vllm.engine_contract import EngineMode
+from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
 from sage.common.core.errors import nearest
 
 _ALIASES = {"engine_kwargs": "engine", "sampling_defaults": "sampling"}

@@ -13,31 +13,31 @@ from typing import Any
 
 from sage.common.components.sage_vllm.background import in_background
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
-from sage.common.components.sage_vllm.engine import (
+from sage.common.components.sage_vllm.driver.vllm_engine import VLLMEngine
+from sage.common.components.sage_vllm.engine_contract import (
     Embedding,
     Engine,
     EngineFactory,
     Generation,
     LoraAdapter,
 )
-from sage.common.components.sage_vllm.engine_pool import EnginePool
 from sage.common.components.sage_vllm.errors import EngineClosedError, EngineError, ModelInUseError
-from sage.common.components.sage_vllm.gather import gather
-from sage.common.components.sage_vllm.inputs import PromptItem, parse_prompts, parse_texts
-from sage.common.components.sage_vllm.lora_adapter import find_adapter
-from sage.common.components.sage_vllm.results import (
+from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
+from sage.common.components.sage_vllm.requests.gather import gather
+from sage.common.components.sage_vllm.requests.inputs import PromptItem, parse_prompts, parse_texts
+from sage.common.components.sage_vllm.requests.lora_adapter import find_adapter
+from sage.common.components.sage_vllm.requests.results import (
     embedding_result,
     engine_stats_record,
     generation_results,
     model_record,
 )
-from sage.common.components.sage_vllm.sampling_options import (
+from sage.common.components.sage_vllm.requests.sampling_options import (
     check_embedding_options,
     check_sampling_options,
 )
+from sage.common.components.sage_vllm.requests.text_stream import TextStream
 from sage.common.components.sage_vllm.service_record import ServiceRecord
-from sage.common.components.sage_vllm.text_stream import TextStream
-from sage.common.components.sage_vllm.vllm_engine import VLLMEngine
 from sage.common.core.errors import nearest
 from sage.common.model_registry import vllm_registry
 from sage.common.service import BaseService, ServiceClosedError

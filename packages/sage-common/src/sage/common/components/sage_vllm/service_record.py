@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
-from sage.common.components.sage_vllm.engine import EngineStats
-from sage.common.components.sage_vllm.engine_pool import EnginePool
+from sage.common.components.sage_vllm.engine_contract import EngineStats
+from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
 from sage.common.core.context import ContextBound
 from sage.common.run_folder import ROOT_VARIABLE, RunRecord
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from sage.common.components.sage_vllm.engine import EngineFactory
+from sage.common.components.sage_vllm.driver.vllm_engine import VLLMEngine
+from sage.common.components.sage_vllm.engine_contract import EngineFactory
 from sage.common.components.sage_vllm.service import VLLMService, VLLMServiceConfig
-from sage.common.components.sage_vllm.vllm_engine import VLLMEngine
 from sage.kernel.runtime.service import ServiceFactory
 
 

@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sage.tools.cli.output import write_data, write_json
-from sage.tools.cli.table import Column, write_table
-
-from .engine_options import (
+from sage.tools.cli.commands.options.engine_options import (
     AutoDownload,
     Dtype,
     EngineMode,
@@ -20,7 +17,16 @@ from .engine_options import (
     TensorParallelSize,
     engine_arguments,
 )
-from .model_options import Json, LocalModel, LocalModelOption, Quiet, Revision, optional_model
+from sage.tools.cli.commands.options.model_options import (
+    Json,
+    LocalModel,
+    LocalModelOption,
+    Quiet,
+    Revision,
+    optional_model,
+)
+from sage.tools.cli.terminal.output import write_data, write_json
+from sage.tools.cli.terminal.table import Column, write_table
 
 if TYPE_CHECKING:
     from sage.common.components.sage_vllm.service import VLLMService
@@ -66,9 +72,9 @@ def bench(
     """
     from sage.common.components.sage_vllm.config import VLLMServiceConfig
     from sage.tools.cli.errors import Interrupted
-    from sage.tools.cli.model_choice import chosen_model
+    from sage.tools.cli.models.model_choice import chosen_model
     from sage.tools.cli.run.loading import ShownService
-    from sage.tools.cli.status_line import status_line
+    from sage.tools.cli.terminal.status_line import status_line
 
     levels = _levels(in_flight)
     model_id = chosen_model(
@@ -133,7 +139,7 @@ def _measure(
     max_tokens: int,
     show: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    from sage.tools.cli.load_test import make_prompts, measure_level
+    from sage.tools.cli.load_generator import make_prompts, measure_level
 
     show("Making prompts ...")
     counts = [max(requests, level) for level in levels]
@@ -164,7 +170,7 @@ def _show_count(show: Callable[[str], None], text: str, count: int) -> None:
 
 
 def _machine(service: "VLLMService", started: float) -> dict[str, Any]:
-    from sage.tools.cli.device import device_name
+    from sage.tools.cli.machine.device import device_name
 
     stats = service.stats()
     return {

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sage.tools.cli.output import escape, is_rich, write_json, write_note
-
-from .model_options import Json, Quiet
+from sage.tools.cli.commands.options.model_options import Json, Quiet
+from sage.tools.cli.terminal.output import escape, is_rich, write_json, write_note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +24,7 @@ def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
     """
     from sage.tools.cli.doctor.finding import Status, run_checks
     from sage.tools.cli.errors import Interrupted
-    from sage.tools.cli.status_line import status_line
+    from sage.tools.cli.terminal.status_line import status_line
 
     findings = []
     try:
@@ -71,7 +70,7 @@ def _checks() -> "list[Check]":
 
 def _write(finding: "Finding") -> None:
     """Print a finding, on a terminal fitted to its width."""
-    from sage.tools.cli.wrapping import is_narrow, stdout_width, wrapped
+    from sage.tools.cli.terminal.wrapping import is_narrow, stdout_width, wrapped
 
     status = finding.status.value
     width = stdout_width()

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sage.tools.cli.output import write_data, write_json, write_note
-
-from .model_options import Json, Quiet, local_model_ids
+from sage.tools.cli.commands.options.model_options import Json, Quiet, local_model_ids
+from sage.tools.cli.terminal.output import write_data, write_json, write_note
 
 if TYPE_CHECKING:
     from sage.common.components.sage_vllm.fine_tuning import FineTuneRequest

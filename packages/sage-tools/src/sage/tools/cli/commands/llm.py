@@ -4,17 +4,16 @@ from typing import Any
 
 import typer
 
+from sage.tools.cli.commands.bench import bench
+from sage.tools.cli.commands.doctor import doctor
+from sage.tools.cli.commands.fine_tune import fine_tune
+from sage.tools.cli.commands.logs import logs
+from sage.tools.cli.commands.model.group import app as model_app
+from sage.tools.cli.commands.run import run
+from sage.tools.cli.commands.start import StartCommand, start
+from sage.tools.cli.commands.status import status
+from sage.tools.cli.commands.stop import stop
 from sage.tools.cli.light_command import LightCommand, LightGroup
-
-from . import model
-from .bench import bench
-from .doctor import doctor
-from .fine_tune import fine_tune
-from .logs import logs
-from .run import run
-from .start import StartCommand, start
-from .status import status
-from .stop import stop
 
 
 class _ModelFirst(LightGroup):
@@ -30,7 +29,7 @@ app = typer.Typer(
     cls=_ModelFirst,
     rich_markup_mode=None,
 )
-app.add_typer(model.app, name="model")
+app.add_typer(model_app, name="model")
 for name, function in (
     ("run", run),
     ("start", start),

@@ -9,11 +9,10 @@ from typing import Annotated
 
 import typer
 
+from sage.tools.cli.commands.options.model_options import Json
+from sage.tools.cli.commands.options.server_options import Server
 from sage.tools.cli.errors import CommandError
-from sage.tools.cli.output import write_data
-
-from .model_options import Json
-from .server_options import Server
+from sage.tools.cli.terminal.output import write_data
 
 _LOOK_EVERY = 0.2
 
@@ -32,7 +31,7 @@ def logs(
 
     Of one that runs, or by its port of the last one there. With --json, each line is an object.
     """
-    from sage.tools.cli.server_log import last_lines
+    from sage.tools.cli.servers.log import last_lines
 
     log = _log(server)
     end = log.stat().st_size
@@ -47,8 +46,8 @@ def logs(
 
 
 def _log(server: str | None) -> Path:
-    from sage.tools.cli.server_launch import log_path
-    from sage.tools.cli.servers import matching, one_server, running
+    from sage.tools.cli.servers.launch import log_path
+    from sage.tools.cli.servers.records import matching, one_server, running
 
     if server is not None and server.isdecimal() and not matching(running("server"), server):
         last = log_path(int(server))
@@ -74,7 +73,7 @@ def _write_json(line: str) -> None:
 
 def _follow(log: Path, end: int, write: Callable[[str], None]) -> None:
     """Print what is added to a log, to the end of the server that writes it."""
-    from sage.tools.cli.servers import running
+    from sage.tools.cli.servers.records import running
 
     with log.open(encoding="utf-8", errors="replace") as file:
         file.seek(end)

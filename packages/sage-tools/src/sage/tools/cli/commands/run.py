@@ -6,11 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sage.tools.cli.errors import CommandError
-from sage.tools.cli.model_choice import chosen_model
-from sage.tools.cli.output import write_note
-
-from .engine_options import (
+from sage.tools.cli.commands.options.engine_options import (
     AutoDownload,
     Dtype,
     EngineMode,
@@ -20,8 +16,15 @@ from .engine_options import (
     TensorParallelSize,
     engine_arguments,
 )
-from .model_options import Json, LocalModel, LocalModelOption, Quiet, Revision, optional_model
-from .sampling_flags import (
+from sage.tools.cli.commands.options.model_options import (
+    Json,
+    LocalModel,
+    LocalModelOption,
+    Quiet,
+    Revision,
+    optional_model,
+)
+from sage.tools.cli.commands.options.sampling_flags import (
     Deadline,
     FrequencyPenalty,
     MaxTokens,
@@ -35,6 +38,9 @@ from .sampling_flags import (
     TopP,
     sampling_options,
 )
+from sage.tools.cli.errors import CommandError
+from sage.tools.cli.models.model_choice import chosen_model
+from sage.tools.cli.terminal.output import write_note
 
 if TYPE_CHECKING:
     from sage.common.components.sage_vllm.config import VLLMServiceConfig

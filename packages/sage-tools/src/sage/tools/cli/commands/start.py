@@ -7,11 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sage.tools.cli.errors import CommandError, Interrupted
-from sage.tools.cli.light_command import LightCommand
-from sage.tools.cli.output import write_data, write_json, write_note
-
-from .engine_options import (
+from sage.tools.cli.commands.options.engine_options import (
     AutoDownload,
     Dtype,
     GpuMemoryUtilization,
@@ -19,7 +15,7 @@ from .engine_options import (
     TensorParallelSize,
     engine_arguments,
 )
-from .model_options import (
+from sage.tools.cli.commands.options.model_options import (
     Json,
     LocalModel,
     LocalModelOption,
@@ -27,10 +23,13 @@ from .model_options import (
     Revision,
     optional_model,
 )
+from sage.tools.cli.errors import CommandError, Interrupted
+from sage.tools.cli.light_command import LightCommand
+from sage.tools.cli.terminal.output import write_data, write_json, write_note
 
 if TYPE_CHECKING:
-    from sage.tools.cli.interrupts import Interrupts
-    from sage.tools.cli.server_launch import Launched
+    from sage.tools.cli.servers.launch import Launched
+    from sage.tools.cli.terminal.interrupts import Interrupts
 
 _EXTRA = "sage.vllm_arguments"
 _OURS = ("--model", "--served-model-name", "--host", "--port", "--uds")
@@ -88,9 +87,9 @@ def start(
         get_model,
         touch_model,
     )
-    from sage.tools.cli.interrupts import Interrupts
-    from sage.tools.cli.model_choice import chosen_model
-    from sage.tools.cli.server_launch import check_port, check_vllm, launch, server_command
+    from sage.tools.cli.models.model_choice import chosen_model
+    from sage.tools.cli.servers.launch import check_port, check_vllm, launch, server_command
+    from sage.tools.cli.terminal.interrupts import Interrupts
 
     model_id = optional_model(model, model_option)
     arguments = engine_arguments(
@@ -152,7 +151,7 @@ def _serve(
     server: "Launched", *, timeout: float, background: bool, as_json: bool, quiet: bool
 ) -> int:
     """Wait for the server; in the foreground, to its end, of which it returns the code."""
-    from sage.tools.cli.server_wait import wait_until_ready
+    from sage.tools.cli.servers.wait import wait_until_ready
 
     wait_until_ready(server, timeout=timeout, quiet=quiet)
     with suppress(OSError):  # a full disk: `status` asks the server itself

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from sage.tools.cli.output import write_json, write_note
-
-from .model_options import Json, Quiet
+from sage.tools.cli.commands.options.model_options import Json, Quiet
+from sage.tools.cli.terminal.output import write_json, write_note
 
 _WATCH_SECONDS = 2.0
 
@@ -24,7 +23,7 @@ def status(
 
     Servers are those of `sage llm start`, services are inside programs of this user.
     """
-    from sage.tools.cli.status_view import StatusView
+    from sage.tools.cli.servers.status_view import StatusView
 
     view = StatusView(in_place=watch and not as_json)
     idle = False

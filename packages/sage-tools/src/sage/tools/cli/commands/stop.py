@@ -4,10 +4,9 @@ from typing import Annotated
 
 import typer
 
-from sage.tools.cli.output import write_data, write_json, write_note
-
-from .model_options import Json, Quiet
-from .server_options import Server
+from sage.tools.cli.commands.options.model_options import Json, Quiet
+from sage.tools.cli.commands.options.server_options import Server
+from sage.tools.cli.terminal.output import write_data, write_json, write_note
 
 
 def stop(
@@ -25,8 +24,8 @@ def stop(
     Without a name, the only one. Where nothing runs there is nothing to do, which is no failure;
     a name, port or pid that no server has is one. Services inside programs are left alone.
     """
-    from sage.tools.cli.server_process import ServerProcess
-    from sage.tools.cli.servers import one_server, running
+    from sage.tools.cli.servers.process import ServerProcess
+    from sage.tools.cli.servers.records import one_server, running
 
     if server is not None and every:
         raise typer.BadParameter("give one server or --all, not both")

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from .finding import Finding
+from sage.tools.cli.doctor.finding import Finding
 
 _PREFIXES = ("SAGE_", "VLLM_", "HF_", "HUGGING_FACE_", "CUDA_", "TRANSFORMERS_")
 _NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "OMP_NUM_THREADS", "NO_COLOR")

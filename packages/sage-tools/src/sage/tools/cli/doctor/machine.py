@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sage.common.model_registry.vllm_registry import format_bytes, registry_root
-from sage.tools.cli.device import Cpu, cpu, gpus
-from sage.tools.cli.machine_memory import machine_memory
-
-from .finding import Finding, Status
+from sage.tools.cli.doctor.finding import Finding, Status
+from sage.tools.cli.machine.device import Cpu, cpu, gpus
+from sage.tools.cli.machine.machine_memory import machine_memory
 
 _LITTLE_MEMORY = 2 << 30
 """An engine takes 0.8 GB before the weights."""

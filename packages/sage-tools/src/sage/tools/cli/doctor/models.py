@@ -16,11 +16,10 @@ from sage.common.model_registry.vllm_registry import (
     registry_root,
 )
 from sage.common.run_folder import run_root
-from sage.tools.cli.way_to_mend import way_to_mend
-
-from .environment import without_secrets
-from .finding import Finding, Status
-from .machine import existing
+from sage.tools.cli.doctor.environment import without_secrets
+from sage.tools.cli.doctor.finding import Finding, Status
+from sage.tools.cli.doctor.machine import existing
+from sage.tools.cli.models.way_to_mend import way_to_mend
 
 _HUB = "https://huggingface.co"
 _HUB_SECONDS = 5

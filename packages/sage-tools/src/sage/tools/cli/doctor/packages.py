@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
-from sage.tools.cli.vllm_build import installed_builds, is_for_cpu
-
-from .finding import Finding, Status
+from sage.tools.cli.doctor.finding import Finding, Status
+from sage.tools.cli.machine.vllm_build import installed_builds, is_for_cpu
 
 IMPORT_SECONDS = 180
 _SAGE = tuple(f"isage-{part}" for part in ("common", "kernel", "libs", "middleware", "tools"))

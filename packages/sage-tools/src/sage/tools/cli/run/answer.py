@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sage.common.components.sage_vllm.errors import NoChatTemplateError
+from sage.common.components.sage_vllm.requests.text_stream import TextStream
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.text_stream import TextStream
-from sage.tools.cli.output import is_rich, write_note
+from sage.tools.cli.terminal.output import is_rich, write_note
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 

@@ -12,11 +12,10 @@ from sage.kernel.runtime.service import ServiceFactory
 from sage.libs.io import JSONLSink
 from sage.libs.operators.vllm_service import VLLMEmbeddingOperator, VLLMServiceGenerator
 from sage.tools.cli.errors import CommandError, Interrupted
-from sage.tools.cli.output import write_json, write_note
-
-from .batch_input import CountedJSONLSource, PromptOf, TextOf, count_records
-from .finished_run import FinishedRun
-from .loading import ShownService
+from sage.tools.cli.run.batch_input import CountedJSONLSource, PromptOf, TextOf, count_records
+from sage.tools.cli.run.finished_run import FinishedRun
+from sage.tools.cli.run.loading import ShownService
+from sage.tools.cli.terminal.output import write_json, write_note
 
 _SERVICE = "vllm_service"
 

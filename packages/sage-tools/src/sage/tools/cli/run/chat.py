@@ -9,14 +9,13 @@ from typing import Any
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.errors import InvalidRequestError
 from sage.tools.cli.errors import CommandError, Interrupted
-from sage.tools.cli.interrupts import Interrupts
-from sage.tools.cli.output import error_lines, write_error, write_note
-
-from .answer import ShownAnswer, takes_conversations, write_why_cut_off
-from .chat_commands import COMMANDS, run_command
-from .chat_input import line_reader
-from .conversation import Conversation
-from .loading import ShownService
+from sage.tools.cli.run.answer import ShownAnswer, takes_conversations, write_why_cut_off
+from sage.tools.cli.run.chat_commands import COMMANDS, run_command
+from sage.tools.cli.run.chat_input import line_reader
+from sage.tools.cli.run.conversation import Conversation
+from sage.tools.cli.run.loading import ShownService
+from sage.tools.cli.terminal.interrupts import Interrupts
+from sage.tools.cli.terminal.output import error_lines, write_error, write_note
 
 
 def chat(config: VLLMServiceConfig, *, system: str | None, quiet: bool) -> None:

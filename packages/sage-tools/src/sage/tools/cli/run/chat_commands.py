@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage.common.components.sage_vllm.sampling_options import check_sampling_options
+from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
 from sage.common.core.errors import nearest
 from sage.tools.cli.errors import CommandError
-from sage.tools.cli.output import write_data, write_note
-
-from .conversation import read_conversation, write_conversation
-from .loading import working_display
+from sage.tools.cli.run.conversation import read_conversation, write_conversation
+from sage.tools.cli.run.loading import working_display
+from sage.tools.cli.terminal.output import write_data, write_note
 
 if TYPE_CHECKING:
-    from .chat import Chat
+    from sage.tools.cli.run.chat import Chat
 
 
 def run_command(chat: Chat, line: str) -> None:

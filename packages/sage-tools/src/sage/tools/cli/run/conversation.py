@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sage.common.components.sage_vllm.inputs import parse_prompts
+from sage.common.components.sage_vllm.requests.inputs import parse_prompts
 from sage.tools.cli.errors import CommandError
 
 Message = Mapping[str, Any]

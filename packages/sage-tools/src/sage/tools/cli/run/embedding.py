@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.tools.cli.errors import Interrupted
-from sage.tools.cli.output import write_json
-
-from .loading import ShownService
+from sage.tools.cli.run.loading import ShownService
+from sage.tools.cli.terminal.output import write_json
 
 _AT_ONCE = 256
 

@@ -4,23 +4,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from sage.common.components.sage_vllm.cpu_defaults import cpu_defaults
-from sage.common.components.sage_vllm.engine import EngineSpec
-from sage.common.components.sage_vllm.host_memory import host_memory
-from sage.common.components.sage_vllm.memory_check import (
+from sage.common.components.sage_vllm.engine_contract import EngineSpec
+from sage.common.components.sage_vllm.fit.cpu_defaults import cpu_defaults
+from sage.common.components.sage_vllm.fit.memory_check import (
     DEFAULT_SHARE,
     InsufficientMemoryError,
     check_fits,
 )
-from sage.common.components.sage_vllm.memory_estimate import MemoryEstimate, estimate_memory
-from sage.common.components.sage_vllm.model_files import read_config
+from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate, estimate_memory
+from sage.common.components.sage_vllm.fit.model_files import read_config
+from sage.common.components.sage_vllm.host.host_memory import host_memory
 from sage.common.model_registry.vllm_registry import format_bytes, get_model
-from sage.tools.cli.machine_memory import Memory, machine_memory
-from sage.tools.cli.output import write_json
-from sage.tools.cli.vllm_build import is_cpu_build
-from sage.tools.cli.wrapping import write_fields
-
-from .loading import as_flags
+from sage.tools.cli.machine.machine_memory import Memory, machine_memory
+from sage.tools.cli.machine.vllm_build import is_cpu_build
+from sage.tools.cli.run.loading import as_flags
+from sage.tools.cli.terminal.output import write_json
+from sage.tools.cli.terminal.wrapping import write_fields
 
 
 def write_estimate(

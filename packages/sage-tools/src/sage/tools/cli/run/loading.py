@@ -13,11 +13,11 @@ from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.errors import EngineStartError
-from sage.common.components.sage_vllm.memory_check import InsufficientMemoryError
+from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.tools.cli.download_display import clip
 from sage.tools.cli.errors import CommandError
-from sage.tools.cli.output import escape, is_rich, write_note
+from sage.tools.cli.terminal.download_display import clip
+from sage.tools.cli.terminal.output import escape, is_rich, write_note
 
 _REDRAW_EVERY = 0.1
 _ENGINE_OPTION = re.compile(r"(?:embedding_)?engine=\{'(\w+)': ([^}]+)\}")

@@ -5,12 +5,16 @@ import sys
 from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
-from sage.tools.cli.download_display import clip
 from sage.tools.cli.errors import CommandError, Interrupted
-from sage.tools.cli.output import write_json, write_note
-
-from .answer import ShownAnswer, takes_conversations, why_cut_off, write_why_cut_off
-from .loading import ShownService
+from sage.tools.cli.run.answer import (
+    ShownAnswer,
+    takes_conversations,
+    why_cut_off,
+    write_why_cut_off,
+)
+from sage.tools.cli.run.loading import ShownService
+from sage.tools.cli.terminal.download_display import clip
+from sage.tools.cli.terminal.output import write_json, write_note
 
 _SHOWN = 200  # characters of an answer in an error
 

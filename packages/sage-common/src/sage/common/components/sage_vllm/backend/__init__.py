@@ -1,0 +1,1 @@
+"""All that touches vLLM itself, which is imported in this folder alone."""

@@ -1,0 +1,162 @@
+"""What is changed in vLLM so that several of its engines live in one process.
+
+vLLM takes an inline engine for the only one there is: its kernels, its garbage collections, its
+teardown. Each change says what would happen without it. They are made when an inline engine is
+built, once, in the modules and classes of vLLM that vllm_runtime hands over.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+from sage.common.components.sage_vllm.host.mapped_memory import map_zeros
+
+_TAKEN_AT_ONCE = 1 << 30  # bytes
+
+one_at_a_time = threading.RLock()
+"""Held where inline engines compute."""
+
+
+@contextmanager
+def process_groups_kept(parallel_state: Any) -> Iterator[None]:
+    """Keep vLLM from destroying torch's process groups, which other inline engines still need.
+
+    An EngineCore that shuts down always destroys them, by these functions of this module of vLLM.
+    """
+    names = ("destroy_model_parallel", "destroy_distributed_environment")
+    originals = {name: getattr(parallel_state, name) for name in names}
+    for name in names:
+        setattr(parallel_state, name, lambda: None)
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(parallel_state, name, original)
+
+
+def keep_adapters_off_plain_requests(lora_ops: Any, punica_cpu: Any) -> None:
+    """Mend vLLM's LoRA on the CPU, which adapts requests that name no adapter too.
+
+    Beside a request with an adapter, theirs is numbered -1, and that picks the last adapter that
+    is loaded.
+    """
+    shrink = lora_ops.bgmv_shrink
+    if shrink.__module__ == __name__:
+        return
+
+    def shrink_adapted(
+        inputs: Any, weights: Any, output: Any, indices: Any, scaling: float = 1.0
+    ) -> None:
+        shrink(inputs, weights, output, indices, scaling)
+        output[indices < 0] = 0
+
+    lora_ops.bgmv_shrink = punica_cpu.bgmv_shrink = shrink_adapted
+
+
+def make_forward_passes_one_at_a_time(forward_context: Any, model_runner: Any) -> None:
+    """Keep a model's first passes, in the build of an inline engine, out of others' steps.
+
+    vLLM keeps the context of a forward pass in a global of a module, and its kernels for the CPU
+    keep their scratch memory in one too: two threads at once would read each other's.
+    """
+    override = forward_context.override_forward_context
+
+    @contextmanager
+    def override_alone(context: Any) -> Iterator[None]:
+        with one_at_a_time, override(context):
+            yield
+
+    forward_context.override_forward_context = override_alone
+    for name in ("_dummy_sampler_run", "_dummy_pooler_run"):
+        setattr(model_runner, name, _alone(getattr(model_runner, name)))
+
+
+def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with one_at_a_time:
+            return function(*args, **kwargs)
+
+    return run
+
+
+def register_kernels_once(platform: Any) -> None:
+    """Let the first engine alone put the CPU's kernels in the place of Triton's.
+
+    Each further time goes over every name of every module, which keeps the GIL from the engines
+    at work for a tenth of a second, and wraps the kernels once more.
+    """
+    register = platform.register_triton_kernel_overrides
+
+    def register_once(_cls: Any) -> None:
+        platform.register_triton_kernel_overrides = classmethod(lambda _cls: None)
+        register()
+
+    platform.register_triton_kernel_overrides = classmethod(register_once)
+
+
+class _TorchWithMappedZeros:
+    """Stands for the module torch where vLLM allocates a KV cache.
+
+    torch would write zeros to all of a CPU's cache before the first token. A mapping is zero of
+    itself, and takes memory as it is used.
+    """
+
+    def __init__(self, torch: Any) -> None:
+        self._torch = torch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._torch, name)
+
+    def zeros(self, *size: Any, dtype: Any, device: Any) -> Any:
+        """Return a tensor of zeros; a KV cache is one of so many bytes."""
+        torch = self._torch
+        if torch.device(device).type != "cpu" or dtype != torch.int8 or size == (0,):
+            return torch.zeros(*size, dtype=dtype, device=device)
+        return torch.frombuffer(map_zeros(size[0]), dtype=dtype)
+
+
+def map_kv_caches(worker_utils: Any) -> None:
+    """Map the KV caches that are allocated in vLLM's module of this name."""
+    worker_utils.torch = _TorchWithMappedZeros(worker_utils.torch)
+
+
+def take_first_of_kv_cache(worker: Any) -> None:
+    """Take now the memory of a mapped KV cache's first blocks, in which the first batch computes.
+
+    A virtual machine that gets its memory from its host as it is used may take two seconds for a
+    GB, and the first batch would wait for it.
+    """
+    # A layer of another kind than attention has a list of states in place of a tensor.
+    caches = [cache for cache in worker.model_runner.kv_caches if getattr(cache, "nbytes", 0)]
+    in_all = sum(cache.nbytes for cache in caches)
+    for cache in caches:  # its blocks are its first dimension, and are used in their order
+        cache[: len(cache) * min(_TAKEN_AT_ONCE, in_all) // in_all].zero_()
+
+
+class _BriefGC:
+    """Stands for the module gc in those of vLLM's modules that freeze and unfreeze the heap."""
+
+    collect = staticmethod(gc.collect)
+
+    @staticmethod
+    def freeze() -> None:
+        """Do nothing: an engine's objects must be collectable when it is replaced."""
+
+    unfreeze = freeze
+
+
+def keep_collections_short(*modules: Any) -> None:
+    """Freeze what importing vLLM has made, once: some 650,000 objects.
+
+    These modules of vLLM collect garbage whenever an engine is built or shut down. Going over all
+    objects each time would halt the other engines of this process for half a second.
+    """
+    for module in modules:
+        module.gc = _BriefGC
+    gc.freeze()

@@ -1,0 +1,164 @@
+"""VLLMRenderer: makes of prompts, texts and options what an engine of vLLM takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+from sage.common.components.sage_vllm.engine_contract import LoraAdapter, Prompt
+from sage.common.components.sage_vllm.errors import InvalidRequestError, NoChatTemplateError
+from sage.common.components.sage_vllm.requests.sampling_options import (
+    DEFAULT_MAX_TOKENS,
+    REQUEST_OPTIONS,
+    STRUCTURE_OPTIONS,
+)
+
+
+class VLLMRenderer:
+    """Renders requests, on any thread.
+
+    It holds nothing of the engine that it came with: requests go on being rendered while an engine
+    that died is built again, and fit the new one.
+
+    Args:
+        model_id: named in errors.
+        engine: the LLMEngine whose model and tokenizer it renders for.
+        vllm: what it uses of vLLM, by name; see vllm_runtime.
+    """
+
+    def __init__(self, model_id: str, engine: Any, vllm: Any) -> None:
+        self._model_id = model_id
+        self._vllm = vllm
+        self._renderer = engine.renderer
+        self._model_config = engine.model_config
+        self._lora_config = engine.vllm_config.lora_config
+        self._pooling_params: dict[tuple[bool, int | None], Any] = {}
+        self._adapters: dict[str, Any] = {}
+        self._adapter_ids = count(1)  # by which vLLM knows adapters: no two may ever have one
+        self._chat_params = vllm.ChatParams(
+            chat_template_kwargs={"add_generation_prompt": True, "tokenize": False}
+        )
+        self._model_defaults = {
+            "max_tokens": DEFAULT_MAX_TOKENS,
+            **engine.model_config.get_diff_sampling_param(),
+        }
+
+    def sampling_params(self, options: Mapping[str, Any], *, incremental: bool = False) -> Any:
+        """Return vLLM's SamplingParams: the model's own defaults under the given options.
+
+        With ``incremental`` each step has an output, else only the last one.
+        """
+        kinds = self._vllm.RequestOutputKind
+        wanted = {**self._model_defaults, **options}
+        try:
+            for name in wanted.keys() & STRUCTURE_OPTIONS.keys():
+                if (structure := wanted.pop(name)) is not None:
+                    vllm_name = STRUCTURE_OPTIONS[name]
+                    wanted["structured_outputs"] = self._vllm.StructuredOutputsParams(
+                        **{vllm_name: structure}
+                    )
+            for name in REQUEST_OPTIONS:
+                wanted.pop(name, None)
+            return self._vllm.SamplingParams(
+                **wanted, output_kind=kinds.CUMULATIVE if incremental else kinds.FINAL_ONLY
+            )
+        except self._vllm.refusals as error:
+            raise InvalidRequestError(self._model_id, f"bad sampling options: {error}") from error
+
+    def request_arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a request needs beside its sampling parameters: adapter and priority."""
+        arguments: dict[str, Any] = {}
+        if options.get("priority"):
+            arguments["priority"] = options["priority"]
+        if (adapter := options.get("lora")) is not None:
+            arguments["lora_request"] = self._lora_request(adapter)
+        return arguments
+
+    def pooling_params(self, *, normalize: bool, dimensions: int | None = None) -> Any:
+        """Return vLLM's PoolingParams for an embedding: one object for all that are alike."""
+        key = (normalize, dimensions)
+        if key not in self._pooling_params:
+            self._pooling_params[key] = self._vllm.SharedPoolingParams(
+                task="embed", use_activation=normalize, dimensions=dimensions
+            )
+        return self._pooling_params[key]
+
+    def render(self, prompt: Prompt) -> Any:
+        """Apply the chat template if it is a conversation, tokenise, check the length."""
+        return self._render(prompt, {})
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """Return how many tokens a prompt has, be it longer than the model takes."""
+        renderer = self._renderer
+        text = isinstance(prompt, str)
+        params = renderer.default_cmpl_tok_params if text else renderer.default_chat_tok_params
+        unlimited = {"tok_params": replace(params, max_total_tokens=None)}
+        return len(self._render(prompt, unlimited)["prompt_token_ids"])
+
+    def _render(self, prompt: Prompt, arguments: Mapping[str, Any]) -> Any:
+        try:
+            if isinstance(prompt, str):
+                parsed = self._vllm.parse_model_prompt(self._model_config, prompt)
+                return self._renderer.render_cmpl([parsed], **arguments)[0]
+            conversation = [list(prompt)]
+            _, rendered = self._renderer.render_chat(conversation, self._chat_params, **arguments)
+            return rendered[0]
+        except self._vllm.ChatTemplateResolutionError as error:
+            raise NoChatTemplateError(
+                self._model_id,
+                f"{self._model_id!r} has no chat template, so it takes no conversations; pass a "
+                f"plain string, or use an instruction-tuned model",
+            ) from error
+        except self._vllm.refusals as error:
+            raise InvalidRequestError(self._model_id, str(error)) from error
+
+    def render_texts(self, texts: Sequence[str]) -> list[Any]:
+        """Do the same with many texts, tokenised together on all cores.
+
+        What is wrong with a text takes its place in the list.
+        """
+        renderer = self._renderer
+        params, tokenizer = renderer.default_cmpl_tok_params, renderer.get_tokenizer()
+        try:
+            prompts = [params.apply_pre_tokenization(tokenizer, {"prompt": text}) for text in texts]
+            found = tokenizer(
+                [prompt["prompt"] for prompt in prompts],
+                return_attention_mask=False,  # making lists of these takes longer than tokenising
+                return_token_type_ids=False,
+                **params.get_encode_kwargs(),
+            )
+            rendered: list[Any] = renderer.render_cmpl(
+                [{"prompt_token_ids": token_ids} for token_ids in found["input_ids"]]
+            )
+        except Exception:  # noqa: BLE001 - found again where it belongs
+            return [self._rendered_or_error(text) for text in texts]
+        return rendered
+
+    def _rendered_or_error(self, text: str) -> Any:
+        try:
+            return self.render(text)
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked for this text
+            return error
+
+    def _lora_request(self, adapter: LoraAdapter) -> Any:
+        lora = self._lora_config
+        if lora is None:
+            raise InvalidRequestError(
+                self._model_id,
+                "this engine takes no LoRA adapters; configure it with "
+                "engine={'enable_lora': True}",
+            )
+        if adapter.rank > lora.max_lora_rank:
+            raise InvalidRequestError(
+                self._model_id,
+                f"the adapter {adapter.name!r} has rank {adapter.rank} and this engine takes "
+                f"ranks up to {lora.max_lora_rank}; configure it with "
+                f"engine={{'max_lora_rank': {adapter.rank}}}",
+            )
+        key = str(adapter.path)
+        if key not in self._adapters:  # two threads at once: the second adapter's id goes unused
+            request = self._vllm.LoRARequest(adapter.name, next(self._adapter_ids), key)
+            self._adapters.setdefault(key, request)
+        return self._adapters[key]

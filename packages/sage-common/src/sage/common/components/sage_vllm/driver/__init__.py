@@ -1,0 +1,1 @@
+"""The thread that steps a vLLM engine: requests, deadlines, crashes and replays."""

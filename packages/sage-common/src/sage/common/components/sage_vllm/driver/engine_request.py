@@ -1,0 +1,132 @@
+"""EngineRequest: one request of a VLLMEngine, from a caller's submit to its Future's result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from sage.common.components.sage_vllm.engine_contract import (
+    Completion,
+    Embedding,
+    Generation,
+    OnText,
+    TokenLogprob,
+)
+
+_NOTHING = Completion(text="", finish_reason="deadline", token_count=0)
+
+
+class EngineRequest:
+    """What the engine needs to work on a request, and to work on it again after a crash."""
+
+    __slots__ = (
+        "arguments",
+        "crashes",
+        "deadline",
+        "future",
+        "id",
+        "input",
+        "on_text",
+        "params",
+        "started",
+        "text",
+        "to_result",
+        "unfinished",
+    )
+
+    def __init__(
+        self,
+        request_id: str,
+        engine_input: Any,
+        params: Any,
+        to_result: Callable[[EngineRequest, Any], tuple[Any, int, int]],
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        deadline: float | None = None,
+        on_text: OnText | None = None,
+    ) -> None:
+        self.id = request_id
+        self.input = engine_input
+        self.params = params
+        self.to_result = to_result
+        self.arguments = arguments or {}
+        self.on_text = on_text
+        self.future: Future[Any] = Future()
+        self.started = time.perf_counter()
+        self.deadline = None if deadline is None else self.started + deadline
+        self.crashes = 0  # engines that died while they worked on it
+        self.text = ""  # what on_text has been given
+        self.unfinished: dict[int, Any] = {}  # vLLM's latest completions, by index
+
+    @property
+    def incremental(self) -> bool:
+        """Whether its output is looked at before it is finished."""
+        return self.on_text is not None or self.deadline is not None
+
+    def note(self, output: Any) -> bool:
+        """Take in an incremental output; return False if it contradicts text already given out."""
+        for completion in output.outputs:
+            self.unfinished[completion.index] = completion
+        if self.on_text is None:
+            return True
+        text = self.unfinished[0].text
+        if not text.startswith(self.text):
+            # Generated again after a crash: this much is behind what the caller has seen,
+            # or it took another turn.
+            return self.text.startswith(text) and not output.finished
+        if len(text) > len(self.text):
+            self.on_text(text[len(self.text) :])
+            self.text = text
+        return True
+
+
+def to_generation(request: EngineRequest, output: Any) -> tuple[Generation, int, int]:
+    """Return a finished request's result and its numbers of prompt and completion tokens.
+
+    Without an output, the result is what there is at its deadline.
+    """
+    if request.incremental:
+        of = request.unfinished  # at its deadline, some may not have begun
+        found = [_completion(of[n]) if n in of else _NOTHING for n in range(request.params.n)]
+    else:
+        found = [_completion(c) for c in sorted(output.outputs, key=lambda each: each.index)]
+    prompt_tokens = len(request.input["prompt_token_ids"])
+    generation = Generation(
+        request_id=request.id,
+        prompt_token_count=prompt_tokens,
+        completions=found,
+        latency=time.perf_counter() - request.started,
+    )
+    return generation, prompt_tokens, sum(c.token_count for c in found)
+
+
+def to_embedding(_request: EngineRequest, output: Any) -> tuple[Embedding, int, int]:
+    """Return a finished request's vector and its numbers of prompt and completion tokens."""
+    tokens = len(output.prompt_token_ids)
+    return Embedding(vector=output.outputs.data.tolist(), token_count=tokens), tokens, 0
+
+
+def _completion(completion: Any) -> Completion:
+    return Completion(
+        text=completion.text,
+        finish_reason=completion.finish_reason or "deadline",
+        token_count=len(completion.token_ids),
+        logprobs=None if completion.logprobs is None else _logprobs(completion),
+    )
+
+
+def _logprobs(completion: Any) -> list[TokenLogprob]:
+    return [
+        TokenLogprob(
+            token=_token(place[token_id]),
+            logprob=place[token_id].logprob,
+            top={_token(each): each.logprob for each in place.values()},
+        )
+        for token_id, place in zip(completion.token_ids, completion.logprobs, strict=True)
+    ]
+
+
+def _token(logprob: Any) -> str:
+    return logprob.decoded_token or ""

@@ -1,0 +1,193 @@
+"""MemoryEstimate: what a model will take on each device, from its headers and configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sage.common.components.sage_vllm.engine_contract import EngineSpec
+from sage.common.components.sage_vllm.fit.kv_cache_size import (
+    kv_bytes_per_token,
+    language_config,
+    longest_sequence,
+)
+from sage.common.components.sage_vllm.fit.model_files import (
+    Tensor,
+    read_config,
+    read_tensors,
+    safetensors_files,
+    sentence_length,
+)
+from sage.common.components.sage_vllm.fit.model_trust import pickled_files
+
+DTYPE_BYTES = {
+    "float32": 4,
+    "float": 4,
+    "float16": 2,
+    "half": 2,
+    "bfloat16": 2,
+}
+_PLAIN_DTYPES = ("F64", "F32", "F16", "BF16")  # cast to the engine's dtype when they are loaded
+_FIXED = {
+    # Measured with vLLM 0.32 on random Llamas of 0.2 M and 28 M parameters and all-MiniLM-L6-v2:
+    # 680, 720 and 810 MB at the peak, over an empty Python and what is counted here otherwise. Most
+    # of it (590 MB) is vLLM and torch themselves, so a second engine in a process takes less.
+    "cpu": 800 << 20,
+    # An allowance, not a measurement: the CUDA context, workspaces and captured graphs.
+    "gpu": 1 << 30,
+}
+_BLOCK = {"cpu": 128, "gpu": 16}  # vLLM's defaults, in tokens
+_BATCHED_TOKENS = {"cpu": 4096, "gpu": 8192}  # as above, of its offline LLM class
+_BATCH_SIZE = 256  # as above
+
+Device = Literal["cpu", "gpu"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """What an engine takes on each of its devices, in bytes; lengths are in tokens.
+
+    - ``weight_bytes``: the weights in the dtype they are loaded in.
+    - ``overhead_bytes``: activations of one full step, and what the engine itself takes.
+    - ``kv_bytes_per_token``: None where the architecture does not tell; 0 without a KV cache.
+    - ``max_model_len``: None where it is left to the engine or cannot be told.
+    - ``step_tokens``: how many tokens one step takes at most.
+    - ``kv_cache_bytes``: the size asked for with ``kv_cache_memory_bytes``.
+    """
+
+    model_id: str
+    role: Literal["generate", "embed"]
+    dtype: str
+    weight_bytes: int
+    overhead_bytes: int
+    kv_bytes_per_token: int | None
+    block_size: int
+    max_model_len: int | None
+    step_tokens: int
+    kv_cache_bytes: int | None = None
+
+    @property
+    def kv_bytes(self) -> int | None:
+        """KV cache of one sequence of ``max_model_len``; None where that cannot be told."""
+        if self.kv_bytes_per_token == 0:
+            return 0
+        if self.kv_bytes_per_token is None or self.max_model_len is None:
+            return None
+        blocks = -(-self.max_model_len // self.block_size)
+        return blocks * self.block_size * self.kv_bytes_per_token
+
+    @property
+    def total_bytes(self) -> int:
+        """The least that the engine needs: all of it, as far as it can be told."""
+        return self.weight_bytes + self.overhead_bytes + (self.kv_bytes or 0)
+
+    @property
+    def option(self) -> str:
+        """The service's configuration key for this engine's options."""
+        return "engine" if self.role == "generate" else "embedding_engine"
+
+
+def estimate_memory(spec: EngineSpec, device: Device) -> MemoryEstimate:
+    """Estimate what the engine of ``spec`` takes on each device; no weight is read.
+
+    ``spec.arguments`` must be all that the engine gets, the defaults for its device included.
+    Raises BrokenModelError.
+    """
+    config = language_config(read_config(spec.model_id, spec.path))
+    tensors = [
+        tensor
+        for file in safetensors_files(spec.model_id, spec.path)
+        for tensor in read_tensors(spec.model_id, file)
+    ]
+    arguments = spec.arguments
+    dtype = _loaded_dtype(config, tensors, arguments)
+    if tensors:
+        weights = sum(_loaded_bytes(tensor, config, dtype, arguments) for tensor in tensors)
+    else:
+        weights = sum(file.stat().st_size for file in pickled_files(spec.path))
+    shards = _count(arguments, "tensor_parallel_size", 1)
+    stages = _count(arguments, "pipeline_parallel_size", 1)
+    offloaded = int(float(arguments.get("cpu_offload_gb") or 0) * (1 << 30))
+    return MemoryEstimate(
+        model_id=spec.model_id,
+        role=spec.role,
+        dtype=dtype,
+        weight_bytes=max(0, math.ceil(weights / (shards * stages)) - offloaded),
+        overhead_bytes=_overhead(spec, config, dtype, device),
+        kv_bytes_per_token=kv_bytes_per_token(
+            config,
+            (tensor.name for tensor in tensors),
+            role=spec.role,
+            cache_dtype=str(arguments.get("kv_cache_dtype") or "auto"),
+            dtype_bytes=DTYPE_BYTES.get(dtype, 2),
+            shards=shards,
+            stages=stages,
+        ),
+        block_size=_count(arguments, "block_size", _BLOCK[device]),
+        max_model_len=longest_sequence(
+            config, arguments, sentence_length(spec.model_id, spec.path)
+        ),
+        step_tokens=_count(arguments, "max_num_batched_tokens", _BATCHED_TOKENS[device]),
+        kv_cache_bytes=arguments.get("kv_cache_memory_bytes"),
+    )
+
+
+def _loaded_dtype(
+    config: Mapping[str, Any], tensors: Iterable[Tensor], arguments: Mapping[str, Any]
+) -> str:
+    """Return the dtype that vLLM casts to: the one asked for, else the model's, never 32 bits."""
+    asked = str(arguments.get("dtype") or "auto").removeprefix("torch.").lower()
+    if asked != "auto":
+        return asked
+    named = config.get("dtype") or config.get("torch_dtype")
+    if named is None:
+        named = "float16" if any(tensor.dtype == "F16" for tensor in tensors) else "bfloat16"
+    return "bfloat16" if named == "float32" else str(named)
+
+
+def _loaded_bytes(
+    tensor: Tensor, config: Mapping[str, Any], dtype: str, arguments: Mapping[str, Any]
+) -> float:
+    tied = config.get("tie_word_embeddings")
+    if tied and tensor.name == "lm_head.weight":
+        return 0  # the input embedding serves for both
+    if tensor.dtype not in _PLAIN_DTYPES:
+        return tensor.stored_bytes  # quantised or integers: loaded as they are
+    quantization = arguments.get("quantization")
+    is_matrix = len(tensor.shape) >= 2 and "embed" not in tensor.name and "head" not in tensor.name
+    if quantization and not config.get("quantization_config") and is_matrix:
+        # Quantised while they are loaded: to 8 bits, or 4 as bitsandbytes and those with a 4 do.
+        return tensor.elements * (
+            0.5 if "4" in str(quantization) or quantization == "bitsandbytes" else 1
+        )
+    return tensor.elements * DTYPE_BYTES.get(dtype, 2)
+
+
+def _overhead(spec: EngineSpec, config: Mapping[str, Any], dtype: str, device: Device) -> int:
+    """Allow for one step: a few rows of the widest layer per token, and logits per sequence.
+
+    The residual, the normalised input, queries, keys and values, and both halves of the gated
+    layer are alive at once at the most; logits are computed in float32, with one copy to sort.
+    """
+    arguments = spec.arguments
+    hidden = _number(config, "hidden_size", "n_embd", "d_model")
+    inner = _number(config, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden
+    tokens = _count(arguments, "max_num_batched_tokens", _BATCHED_TOKENS[device])
+    step = tokens * (5 * hidden + 3 * inner) * DTYPE_BYTES.get(dtype, 2)
+    logits = 0
+    if spec.role == "generate":
+        sequences = _count(arguments, "max_num_seqs", _BATCH_SIZE)
+        logits = 2 * 4 * sequences * _number(config, "vocab_size")
+    return _FIXED[device] + step + logits
+
+
+def _count(arguments: Mapping[str, Any], name: str, default: int) -> int:
+    value = arguments.get(name)
+    return value if isinstance(value, int) and value > 0 else default
+
+
+def _number(config: Mapping[str, Any], *names: str) -> int:
+    values = (config.get(name) for name in names)
+    return next((value for value in values if isinstance(value, int)), 0)

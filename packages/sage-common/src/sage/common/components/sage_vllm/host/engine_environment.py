@@ -1,0 +1,58 @@
+"""What vLLM and transformers read from the process's environment, set only while it is read.
+
+Left there, it would pass to every program that this process starts later: a server of vLLM's own
+would say nothing while it starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from sage.common.components.sage_vllm.host.lifeline import HOST_VARIABLE
+from sage.common.components.sage_vllm.host.malloc_tuning import MALLOC_ENVIRONMENT
+
+_QUIET = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def quiet_environment() -> dict[str, str]:
+    """Return the settings by which they say little, but those that the user has made."""
+    return {name: value for name, value in _QUIET.items() if name not in os.environ}
+
+
+def quiet_warnings() -> None:
+    """Leave out what vLLM and torch say of each other at every start: it helps no user of ours."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+
+
+def engine_environment(*, inline: bool, on_cpu: bool) -> dict[str, str]:
+    """Return the settings that an engine, and its process where it has one, is built with."""
+    settings = quiet_environment()
+    if inline:
+        return {**settings, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    settings |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", HOST_VARIABLE: str(os.getpid())}
+    return settings | MALLOC_ENVIRONMENT if on_cpu else settings
+
+
+@contextmanager
+def environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Have these variables in the process's environment, and afterwards what was there before."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,40 @@
+"""What the fork server of engine_process.py imports, and nobody else: all that engines need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from sage.common.components.sage_vllm.host.engine_environment import quiet_warnings
+
+
+@contextmanager
+def _bind_worker(manager: Any, *, local_rank: int, **_: int) -> Iterator[None]:
+    """Start a worker on the cores that vLLM has chosen for it.
+
+    In place of ``OMPProcessManager.configure_omp_envs``, which sets variables that OpenMP reads
+    when it is loaded; in a fork it is loaded already. A fork inherits both of these.
+    """
+    if manager.skip_setup:
+        yield
+        return
+    torch = import_module("torch")
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    os.sched_setaffinity(0, manager.cpu_lists[local_rank])
+    torch.set_num_threads(len(manager.cpu_lists[local_rank]))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(threads)
+
+
+quiet_warnings()
+for name in ("engine.core", "executor.multiproc_executor", "worker.cpu_worker"):
+    import_module(f"vllm.v1.{name}")
+import_module("vllm.utils.ompmultiprocessing").OMPProcessManager.configure_omp_envs = _bind_worker
+# This also finds where a title is kept, which a fork with another environment no longer can.
+import_module("vllm.utils.system_utils").set_process_title("ForkServer", prefix="SAGE")

@@ -1,0 +1,1 @@
+"""Which engine serves which calls, and how one engine is replaced by another."""

@@ -1,0 +1,27 @@
+"""Finding LoRA adapters in the registry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sage.common.components.sage_vllm.engine_contract import LoraAdapter
+from sage.common.model_registry import vllm_registry
+
+
+def find_adapter(name: str, root: Path | None) -> LoraAdapter:
+    """Return an adapter of the registry by its id; raises ModelNotFoundError or ValueError."""
+    if not isinstance(name, str):
+        raise ValueError(f"lora must be the id of an adapter in the registry, not {name!r}")
+    path = vllm_registry.get_model_path(name, root=root)
+    config = path / "adapter_config.json"
+    try:
+        rank = json.loads(config.read_text())["r"]
+    except FileNotFoundError:
+        raise ValueError(
+            f"{name!r} is no LoRA adapter: it has no adapter_config.json; 'sage llm model show' "
+            f"lists the adapters with the type lora"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{config} says no rank 'r' of the adapter: {error}") from error
+    return LoraAdapter(name=name, path=path, rank=int(rank))

@@ -1,0 +1,108 @@
+"""The dicts that the service returns, made from what engines and the registry give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sage.common.components.sage_vllm.engine_contract import (
+    Completion,
+    Embedding,
+    Engine,
+    Generation,
+)
+from sage.common.model_registry.vllm_registry import ModelInfo
+
+
+def generation_results(
+    model_id: str,
+    generations: Sequence[Generation | Exception],
+    *,
+    parse: Sequence[bool],
+) -> list[dict[str, Any]]:
+    """Return a dict per prompt, as VLLMService.generate describes it.
+
+    ``parse`` says for each whether its text is JSON by a schema.
+    """
+    return [
+        _to_result(model_id, generation, parse=is_json)
+        for generation, is_json in zip(generations, parse, strict=True)
+    ]
+
+
+def _to_result(model_id: str, generation: Generation | Exception, *, parse: bool) -> dict[str, Any]:
+    if isinstance(generation, Exception):
+        error = {"type": type(generation).__name__, "message": str(generation)}
+        return {"error": error, "model_id": model_id}
+    choices = [_choice(completion, parse=parse) for completion in generation.completions]
+    completion_tokens = sum(c.token_count for c in generation.completions)
+    result = {
+        **choices[0],
+        "tokens_used": {
+            "prompt": generation.prompt_token_count,
+            "completion": completion_tokens,
+            "total": generation.prompt_token_count + completion_tokens,
+        },
+        "latency": generation.latency,
+        "model_id": model_id,
+        "request_id": generation.request_id,
+    }
+    if len(choices) > 1:
+        result["choices"] = choices
+    return result
+
+
+def _choice(completion: Completion, *, parse: bool) -> dict[str, Any]:
+    choice: dict[str, Any] = {"text": completion.text, "finish_reason": completion.finish_reason}
+    if parse:
+        choice["parsed"] = _parsed(completion.text)
+    if completion.logprobs is not None:
+        choice["logprobs"] = [
+            {"token": each.token, "logprob": each.logprob, "top": dict(each.top)}
+            for each in completion.logprobs
+        ]
+    return choice
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:  # cut off by max_tokens or a deadline
+        return None
+
+
+def model_record(model: ModelInfo) -> dict[str, Any]:
+    """Return a registry record with the absolute path of its folder."""
+    return {**model.to_json(), "path": str(model.path)}
+
+
+def engine_stats_record(engine: Engine | None) -> dict[str, Any]:
+    """Return what an engine says of itself; of none, nothing."""
+    if engine is None:
+        return {}
+    stats = engine.stats()
+    return {
+        "model_id": engine.info.model_id,
+        "engine": asdict(engine.info),
+        **asdict(stats),
+        "mean_batch_size": stats.mean_batch_size,
+        "batch_occupancy": stats.batch_occupancy,
+        "tokens_per_second": stats.tokens_per_second,
+    }
+
+
+def embedding_result(
+    model_id: str, embeddings: Sequence[Embedding], latency: float
+) -> dict[str, Any]:
+    """Return the dict that VLLMService.embed describes."""
+    tokens = sum(embedding.token_count for embedding in embeddings)
+    vectors = [list(embedding.vector) for embedding in embeddings]
+    return {
+        "vectors": vectors,
+        "dim": len(vectors[0]) if vectors else 0,
+        "model_id": model_id,
+        "tokens_used": {"prompt": tokens, "total": tokens},
+        "latency": latency,
+    }

@@ -1,0 +1,1 @@
+"""Engines and models for tests, documents and examples."""

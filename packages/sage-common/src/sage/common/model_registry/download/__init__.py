@@ -1,0 +1,1 @@
+"""Getting a model from the hub into the registry, file by file."""

@@ -1,0 +1,1 @@
+"""Requests to the model hub, and what its errors mean."""

@@ -1,0 +1,1 @@
+"""Keeping a registry in order: verify, repair, update, prune, delete."""

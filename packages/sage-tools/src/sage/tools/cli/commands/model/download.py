@@ -1,0 +1,193 @@
+"""`sage llm model download`, `repair` and `update`: what talks to the hub."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sage.tools.cli.commands.options.model_options import (
+    HubModel,
+    HubModelOption,
+    Json,
+    LocalModel,
+    LocalModelOption,
+    Quiet,
+    Revision,
+    Tags,
+    one_model,
+    optional_model,
+    parse_tags,
+)
+from sage.tools.cli.terminal.output import write_data, write_json, write_note
+
+if TYPE_CHECKING:
+    from sage.common.model_registry.vllm_registry import DownloadStatus, ModelInfo, UpdateCheck
+
+
+class Source(StrEnum):
+    """Where a model can come from."""
+
+    HUB = "hub"
+
+
+def download(
+    model: HubModel = None,
+    model_option: HubModelOption = None,
+    revision: Revision = None,
+    source: Annotated[Source, typer.Option(help="Where to get it from.")] = Source.HUB,  # noqa: ARG001 - there is one source so far
+    include: Annotated[
+        list[str] | None, typer.Option(help="Only files that match; may be repeated.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="No files that match; may be repeated.")
+    ] = None,
+    tag: Tags = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Accept weights that can run code when loaded.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch all of it anew.")] = False,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Files fetched at once.")] = 8,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Download a model, verify it and register it. An interrupted download goes on where it was.
+
+    A token for gated or private models is taken from HF_TOKEN or `hf auth login`.
+    """
+    from sage.common.model_registry.vllm_registry import download_model
+    from sage.tools.cli.terminal.download_display import download_display
+
+    model_id = one_model(model, model_option)
+    with download_display(quiet=quiet) as watch:
+        found = download_model(
+            model_id,
+            revision,
+            _with_memory_warning(watch, quiet=quiet),
+            allow_patterns=include,
+            ignore_patterns=exclude,
+            allow_pickle=allow_pickle,
+            force=force,
+            tags=parse_tags(tag),
+            max_workers=workers,
+        )
+    _write_model(found, as_json=as_json, quiet=quiet)
+
+
+def repair(
+    model: LocalModel = None,
+    model_option: LocalModelOption = None,
+    revision: Revision = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Verify a model and fetch again only what is bad."""
+    from sage.common.model_registry.vllm_registry import repair_model
+    from sage.tools.cli.terminal.download_display import download_display
+
+    model_id = one_model(model, model_option)
+    with download_display(quiet=quiet) as watch:
+        report = repair_model(model_id, revision, watch)
+    if as_json:
+        write_json({"model_id": model_id, "repaired": dict(report.problems)})
+        return
+    for path, problem in report.problems.items():
+        write_data(f"{path}: {problem}, fetched again")
+    if report.ok:
+        write_note(f"{model_id} is whole, nothing to repair.", quiet=quiet)
+
+
+def update(
+    model: LocalModel = None,
+    model_option: LocalModelOption = None,
+    revision: Revision = None,
+    check: Annotated[bool, typer.Option("--check", help="Only tell what is outdated.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Get what a model's revision means on the hub now; without a model, for every one."""
+    from sage.common.model_registry.vllm_registry import check_update, list_models, update_model
+    from sage.tools.cli.terminal.download_display import download_display
+
+    model_id = optional_model(model, model_option)
+    wanted = (
+        [(model_id, revision)]
+        if model_id is not None
+        else [(each.model_id, each.revision) for each in list_models() if each.source == "hub"]
+    )
+    checks = [check_update(*each) for each in wanted]
+    if not check:
+        for each in checks:
+            if each.outdated:
+                with download_display(quiet=quiet) as watch:
+                    update_model(each.model.model_id, each.model.revision, watch)
+    _write_updates(checks, done=not check, as_json=as_json, quiet=quiet)
+
+
+def _write_updates(checks: "list[UpdateCheck]", *, done: bool, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        write_json(
+            [
+                {
+                    "model_id": each.model.model_id,
+                    "revision": each.model.revision,
+                    "commit": each.model.commit,
+                    "latest": each.latest,
+                    "outdated": each.outdated,
+                    "updated": each.outdated and done,
+                }
+                for each in checks
+            ]
+        )
+        return
+    for each in checks:
+        model = each.model
+        change = f"{model.commit[:8]} -> {each.latest[:8]}" if each.outdated else "current"
+        write_data(f"{model.model_id} {model.revision}: {change}")
+        if each.outdated and done:
+            write_note(
+                "The old commit is kept for what may be using it. To free it: "
+                f"`sage llm model delete {model.model_id} --revision {model.commit[:8]}`",
+                quiet=quiet,
+            )
+
+
+def _write_model(model: "ModelInfo", *, as_json: bool, quiet: bool) -> None:
+    from sage.common.model_registry.vllm_registry import format_bytes
+    from sage.tools.cli.models.model_view import model_json, short_revision
+
+    if as_json:
+        write_json(model_json(model))
+        return
+    write_note(
+        f"{model.model_id} ({short_revision(model.revision)}, {format_bytes(model.size_bytes)}) "
+        "is complete and verified.",
+        quiet=quiet,
+    )
+    write_data(str(model.path))
+
+
+def _with_memory_warning(
+    watch: "Callable[[DownloadStatus], None]", *, quiet: bool
+) -> "Callable[[DownloadStatus], None]":
+    """Warn when the size is first known: better before the download than after it."""
+    from sage.tools.cli.machine.machine_memory import machine_memory
+
+    known = False
+
+    def tell(status: "DownloadStatus") -> None:
+        nonlocal known
+        if not known and status.phase == "downloading":
+            known = True
+            memory = machine_memory()
+            if 0 < memory.total < status.total_bytes:
+                from sage.common.model_registry.vllm_registry import format_bytes
+
+                write_note(
+                    f"Warning: {status.model_id} has {format_bytes(status.total_bytes)} of files, "
+                    f"more than {memory.device} has memory ({format_bytes(memory.total)}).",
+                    quiet=quiet,
+                )
+        watch(status)
+
+    return tell

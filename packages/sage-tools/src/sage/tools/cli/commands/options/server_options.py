@@ -1,0 +1,23 @@
+"""The argument by which `stop` and `logs` are told a server."""
+
+from typing import Annotated
+
+import typer
+
+
+def server_names(incomplete: str) -> list[str]:
+    """Complete the port or name of a server that runs."""
+    from sage.tools.cli.servers.records import running
+
+    names = [name for each in running("server") for name in (str(each["port"]), each["name"])]
+    return sorted(name for name in set(names) if name.startswith(incomplete))
+
+
+Server = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME|PORT|PID",
+        help="Which server, as `status` has it.",
+        autocompletion=server_names,
+    ),
+]

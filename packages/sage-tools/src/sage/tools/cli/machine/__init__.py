@@ -1,0 +1,1 @@
+"""What this machine has: processors, GPUs, memory, a build of vLLM."""

@@ -1,0 +1,1 @@
+"""Choosing and showing the models of the registry."""

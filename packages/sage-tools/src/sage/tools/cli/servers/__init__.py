@@ -1,0 +1,1 @@
+"""vLLM's own servers: starting, watching, showing and stopping them."""
