@@ -54,7 +54,7 @@ START_TIMEOUT = 180  # seconds until the server has to answer
 def durable_pipeline(model: Path, prompts: list[str], began: float) -> dict[str, float]:
     """(b): as the plain pipeline, but it can be killed and continued, and is watched."""
     from sage.libs.io import JSONLSink
-    from sage.libs.operators.vllm_service import VLLMServiceGenerator
+    from sage.libs.operators import VLLMServiceGenerator
 
     started: list[float] = []
 

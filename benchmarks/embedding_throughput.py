@@ -42,8 +42,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sage.common.components.sage_vllm.fit.cpu_defaults import cpu_defaults
-from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
-from sage.common.model_registry.vllm_registry import import_model
+from sage.common.components.sage_vllm.testing import write_tiny_model
+from sage.common.model_registry import import_model
 
 MODEL_ID = "bench/all-MiniLM-L6-v2"
 TEXT_MODEL_ID = "bench/tiny"  # a service has a text model, too
@@ -85,7 +85,7 @@ def best_of_passes(embed: Callable[[list[str]], Any], texts: list[str]) -> tuple
 
 def service(folder: Path, texts: list[str]) -> tuple[Any, float]:
     """(a): one call with all texts."""
-    from sage.common.components.sage_vllm.service import VLLMService
+    from sage.common.components.sage_vllm import VLLMService
 
     with VLLMService(service_config(folder)) as opened:
         result, seconds = best_of_passes(opened.embed, texts)
@@ -122,7 +122,7 @@ def _encode(texts: list[str], options: dict[str, Any]) -> tuple[Any, float]:
 def pipeline(folder: Path, texts: list[str]) -> tuple[Any, float]:
     """(e): a stream of records through VLLMEmbeddingOperator."""
     from sage.kernel.api import LocalEnvironment
-    from sage.libs.operators.vllm_service import VLLMEmbeddingOperator
+    from sage.libs.operators import VLLMEmbeddingOperator
     from sage.middleware.services.vllm import register_vllm_service
 
     vectors: SimpleQueue[list[float]] = SimpleQueue()

@@ -43,7 +43,7 @@ OURS = """
 import sys, time
 import huggingface_hub
 from huggingface_hub import HfApi, snapshot_download  # imported before the clock, as above
-from sage.common.model_registry.vllm_registry import download_model
+from sage.common.model_registry import download_model
 start = time.perf_counter()
 download_model(sys.argv[1], root=sys.argv[2], progress=False)
 print(time.perf_counter() - start)

@@ -17,10 +17,10 @@ from rich.console import Console
 from rounds import Way, main
 from workload import MODEL_ID, NEW_TOKENS, SAMPLING
 
+from sage.common.components.sage_vllm import VLLMService
 from sage.common.components.sage_vllm.fit.cpu_defaults import cpu_defaults
-from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
-from sage.common.model_registry.vllm_registry import import_model
+from sage.common.components.sage_vllm.testing import write_tiny_model
+from sage.common.model_registry import import_model
 
 OTHER_ID = "bench/other-28m"
 SWITCHES = 6

@@ -30,7 +30,7 @@ from against_others import running_server
 from goals import Goals
 from rich.console import Console
 
-from sage.common.model_registry.vllm_registry import get_model_path, list_models, registry_root
+from sage.common.model_registry import get_model_path, list_models, registry_root
 from sage.tools.demo_model import MODEL_ID, ensure_demo_model
 
 PROMPT = "What is the capital of France?"

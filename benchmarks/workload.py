@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sage.common.components.sage_vllm.fit.cpu_defaults import cpu_defaults
-from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
-from sage.common.model_registry.vllm_registry import import_model
+from sage.common.components.sage_vllm.testing import write_tiny_model
+from sage.common.model_registry import import_model
 from sage.kernel.api import LocalEnvironment
 
 MODEL_ID = "bench/llama-28m"
@@ -65,7 +65,7 @@ def offline_batch(model: Path, prompts: list[str], began: float) -> dict[str, fl
 
 def pipeline(model: Path, prompts: list[str], began: float) -> dict[str, float]:
     """A stream of records, handed over one at a time, through VLLMServiceGenerator."""
-    from sage.libs.operators.vllm_service import VLLMServiceGenerator
+    from sage.libs.operators import VLLMServiceGenerator
 
     tokens, finished = 0, 0.0
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sage.kernel.api import LocalEnvironment
 from sage.libs.io import JSONLSink, JSONLSource
-from sage.libs.operators.vllm_service import VLLMServiceGenerator
+from sage.libs.operators import VLLMServiceGenerator
 from sage.middleware.services.vllm import register_vllm_service
 
 

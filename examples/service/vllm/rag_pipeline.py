@@ -18,7 +18,7 @@ from typing import Any
 
 from sage.common.core.functions import MapFunction
 from sage.kernel.api import LocalEnvironment
-from sage.libs.operators.vllm_service import VLLMServiceGenerator
+from sage.libs.operators import VLLMServiceGenerator
 from sage.middleware.services.memory import register_memory_service
 from sage.middleware.services.vllm import register_vllm_service
 

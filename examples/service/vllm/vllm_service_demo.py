@@ -20,7 +20,7 @@ from rich.table import Table
 
 from sage.common.core.functions import SinkFunction
 from sage.kernel.api import LocalEnvironment
-from sage.libs.operators.vllm_service import VLLMServiceGenerator
+from sage.libs.operators import VLLMServiceGenerator
 from sage.middleware.services.vllm import register_vllm_service
 from sage.tools.demo_model import demo_prompts, ensure_demo_model
 

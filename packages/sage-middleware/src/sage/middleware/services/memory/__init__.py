@@ -1,5 +1,21 @@
 """Vector memory in an environment."""
 
-from sage.middleware.services.memory.registry import register_memory_service
+from __future__ import annotations
 
-__all__ = ["register_memory_service"]
+from typing import TYPE_CHECKING
+
+from sage.common.core.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from sage.middleware.services.memory.registry import register_memory_service
+
+__all__ = [
+    "register_memory_service",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "register_memory_service": "sage.middleware.services.memory.registry",
+    },
+)

@@ -1,1 +1,29 @@
-"""Engines and models for tests, documents and examples."""
+"""Engines and models for tests, documents and examples: real protocols, next to no weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sage.common.core.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from sage.common.components.sage_vllm.testing.echo_engine import (
+        EchoEngine,
+        write_echo_model,
+    )
+    from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
+
+__all__ = [
+    "EchoEngine",
+    "write_echo_model",
+    "write_tiny_model",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "EchoEngine": "sage.common.components.sage_vllm.testing.echo_engine",
+        "write_echo_model": "sage.common.components.sage_vllm.testing.echo_engine",
+        "write_tiny_model": "sage.common.components.sage_vllm.testing.tiny_model",
+    },
+)

@@ -1,0 +1,93 @@
+"""vLLM as a service in this process: the service, its configuration, and what can go wrong.
+
+from sage.common.components.sage_vllm import VLLMService
+
+with VLLMService({"model_id": "Qwen/Qwen2.5-0.5B-Instruct"}) as service:
+    print(service.generate("Hello")[0]["text"])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sage.common.core.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from sage.common.components.sage_vllm.config import VLLMServiceConfig
+    from sage.common.components.sage_vllm.errors import (
+        EngineClosedError,
+        EngineDeadError,
+        EngineError,
+        EngineStartError,
+        InvalidRequestError,
+        ModelInUseError,
+        NoChatTemplateError,
+        PoisonRequestError,
+        VLLMNotInstalledError,
+    )
+    from sage.common.components.sage_vllm.fine_tuning import (
+        FineTuneRequest,
+        FineTuneRequestError,
+        FineTuningPendingError,
+        fine_tune,
+    )
+    from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
+    from sage.common.components.sage_vllm.fit.model_files import BrokenModelError
+    from sage.common.components.sage_vllm.fit.model_trust import (
+        PickledWeightsError,
+        RemoteCodeError,
+        UnsafeModelError,
+    )
+    from sage.common.components.sage_vllm.prometheus import VLLMServiceCollector
+    from sage.common.components.sage_vllm.service import VLLMService
+
+__all__ = [
+    "BrokenModelError",
+    "EngineClosedError",
+    "EngineDeadError",
+    "EngineError",
+    "EngineStartError",
+    "FineTuneRequest",
+    "FineTuneRequestError",
+    "FineTuningPendingError",
+    "InsufficientMemoryError",
+    "InvalidRequestError",
+    "ModelInUseError",
+    "NoChatTemplateError",
+    "PickledWeightsError",
+    "PoisonRequestError",
+    "RemoteCodeError",
+    "UnsafeModelError",
+    "VLLMNotInstalledError",
+    "VLLMService",
+    "VLLMServiceCollector",
+    "VLLMServiceConfig",
+    "fine_tune",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "BrokenModelError": "sage.common.components.sage_vllm.fit.model_files",
+        "EngineClosedError": "sage.common.components.sage_vllm.errors",
+        "EngineDeadError": "sage.common.components.sage_vllm.errors",
+        "EngineError": "sage.common.components.sage_vllm.errors",
+        "EngineStartError": "sage.common.components.sage_vllm.errors",
+        "FineTuneRequest": "sage.common.components.sage_vllm.fine_tuning",
+        "FineTuneRequestError": "sage.common.components.sage_vllm.fine_tuning",
+        "FineTuningPendingError": "sage.common.components.sage_vllm.fine_tuning",
+        "InsufficientMemoryError": "sage.common.components.sage_vllm.fit.memory_check",
+        "InvalidRequestError": "sage.common.components.sage_vllm.errors",
+        "ModelInUseError": "sage.common.components.sage_vllm.errors",
+        "NoChatTemplateError": "sage.common.components.sage_vllm.errors",
+        "PickledWeightsError": "sage.common.components.sage_vllm.fit.model_trust",
+        "PoisonRequestError": "sage.common.components.sage_vllm.errors",
+        "RemoteCodeError": "sage.common.components.sage_vllm.fit.model_trust",
+        "UnsafeModelError": "sage.common.components.sage_vllm.fit.model_trust",
+        "VLLMNotInstalledError": "sage.common.components.sage_vllm.errors",
+        "VLLMService": "sage.common.components.sage_vllm.service",
+        "VLLMServiceCollector": "sage.common.components.sage_vllm.prometheus",
+        "VLLMServiceConfig": "sage.common.components.sage_vllm.config",
+        "fine_tune": "sage.common.components.sage_vllm.fine_tuning",
+    },
+)

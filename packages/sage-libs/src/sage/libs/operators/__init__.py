@@ -1,0 +1,29 @@
+"""Operators on language models: texts and vectors from a service, one record at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sage.common.core.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from sage.libs.operators.errors import UnfinishedAnswerError
+    from sage.libs.operators.vllm_service import (
+        VLLMEmbeddingOperator,
+        VLLMServiceGenerator,
+    )
+
+__all__ = [
+    "UnfinishedAnswerError",
+    "VLLMEmbeddingOperator",
+    "VLLMServiceGenerator",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "UnfinishedAnswerError": "sage.libs.operators.errors",
+        "VLLMEmbeddingOperator": "sage.libs.operators.vllm_service",
+        "VLLMServiceGenerator": "sage.libs.operators.vllm_service",
+    },
+)
