@@ -4,6 +4,8 @@ Argument: {"call": name, "args": [...], "kwargs": {...}, "set": {"module:NAME": 
 SAGE_TEST_KILL_AT set, the process kills itself where publishing a model calls that function.
 """
 
+from __future__ import annotations
+
 import importlib
 import json
 import os

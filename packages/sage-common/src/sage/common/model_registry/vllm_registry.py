@@ -4,6 +4,8 @@ Models live under `~/.sage/models/vllm`, or `SAGE_VLLM_MODEL_ROOT`, or the `root
 function takes. A model is listed if and only if all its files are there and were verified.
 """
 
+from __future__ import annotations
+
 from sage.common.model_registry.download.download import download_model, ensure_model_available
 from sage.common.model_registry.download.progress import (
     DownloadStatus,

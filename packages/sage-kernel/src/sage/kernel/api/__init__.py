@@ -1,5 +1,7 @@
 """The kernel's public face."""
 
+from __future__ import annotations
+
 from sage.kernel.api.data_stream import DataStream
 from sage.kernel.api.local_environment import LocalEnvironment
 

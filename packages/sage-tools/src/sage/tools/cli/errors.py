@@ -4,6 +4,8 @@ CommandError    what went wrong and what to do
 Interrupted     Ctrl-C, where there is something better to say of it than nothing
 """
 
+from __future__ import annotations
+
 
 class CommandError(Exception):
     """A command failed; `problem` says of what, `hint` what to do."""

@@ -5,6 +5,8 @@ longer than all the rest of a short command. A text and a value that is not ther
 everything else goes Typer's way.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import typer

@@ -1,5 +1,7 @@
 """How fast a model is on this machine: requests through the service, so many at a time."""
 
+from __future__ import annotations
+
 import random
 import time
 from collections.abc import Callable, Sequence

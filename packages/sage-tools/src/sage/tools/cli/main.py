@@ -4,6 +4,8 @@
 error is an `Error:` line and a `Hint:` line, with a traceback only where SAGE_DEBUG is set.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 from contextlib import suppress

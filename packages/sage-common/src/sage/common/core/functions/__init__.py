@@ -1,5 +1,7 @@
 """The base classes of all functions that a pipeline is made of."""
 
+from __future__ import annotations
+
 from sage.common.core.functions.base import BaseFunction
 from sage.common.core.functions.sinks import SinkFunction
 from sage.common.core.functions.sources import BatchFunction, SourceFunction, StopSignal

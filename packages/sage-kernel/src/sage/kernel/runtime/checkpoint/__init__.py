@@ -1,5 +1,7 @@
 """Durable runs: what `submit(checkpoint=...)` keeps, and what a sink needs to take part."""
 
+from __future__ import annotations
+
 from sage.kernel.runtime.checkpoint.checkpoint import Checkpoint
 from sage.kernel.runtime.checkpoint.durable_sink import DurableSink
 from sage.kernel.runtime.checkpoint.durable_sinks import DurableSinks

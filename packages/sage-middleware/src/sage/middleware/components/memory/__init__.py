@@ -1,5 +1,7 @@
 """Vector memory on disk: texts with metadata, found again by what they mean."""
 
+from __future__ import annotations
+
 from sage.middleware.components.memory.collection import VDBMemoryCollection
 from sage.middleware.components.memory.errors import (
     CollectionNotFoundError,

@@ -1,5 +1,7 @@
 """`sage llm bench`: throughput and latency of a model on this machine."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -132,7 +134,7 @@ def _check_model(model_id: str, revision: str | None, asked: int | None, needed:
 
 
 def _measure(
-    service: "VLLMService",
+    service: VLLMService,
     levels: Sequence[int],
     requests: int,
     prompt_tokens: int,
@@ -169,7 +171,7 @@ def _show_count(show: Callable[[str], None], text: str, count: int) -> None:
     show(text.format(count))
 
 
-def _machine(service: "VLLMService", started: float) -> dict[str, Any]:
+def _machine(service: VLLMService, started: float) -> dict[str, Any]:
     from sage.tools.cli.machine.device import device_name
 
     stats = service.stats()

@@ -1,5 +1,7 @@
 """`sage llm doctor`: does everything work that a model needs, and if not, what to do."""
 
+from __future__ import annotations
+
 import sys
 from typing import TYPE_CHECKING
 
@@ -47,11 +49,11 @@ def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
         raise typer.Exit(1)
 
 
-def _checks() -> "list[Check]":
+def _checks() -> list[Check]:
     from sage.tools.cli.doctor import environment, machine, models, packages
     from sage.tools.cli.doctor.finding import Check
 
-    def look_at_vllm() -> "Sequence[Finding]":
+    def look_at_vllm() -> Sequence[Finding]:
         return packages.check_vllm(has_gpu=machine.has_gpu())
 
     return [
@@ -68,7 +70,7 @@ def _checks() -> "list[Check]":
     ]
 
 
-def _write(finding: "Finding") -> None:
+def _write(finding: Finding) -> None:
     """Print a finding, on a terminal fitted to its width."""
     from sage.tools.cli.terminal.wrapping import is_narrow, stdout_width, wrapped
 

@@ -1,5 +1,7 @@
 """`sage llm fine-tune`: check a request in full, and hand it to the backend that is installed."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -92,7 +94,7 @@ def _parse(pairs: list[str]) -> dict[str, Any]:
     return values
 
 
-def _report(status: str, request: "FineTuneRequest", *, as_json: bool, quiet: bool) -> None:
+def _report(status: str, request: FineTuneRequest, *, as_json: bool, quiet: bool) -> None:
     if as_json:
         write_json({"status": status, "request": _plain(vars(request))})
         return

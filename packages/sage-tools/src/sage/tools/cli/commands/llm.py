@@ -1,5 +1,7 @@
 """`sage llm`: local language models and the service that runs them."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import typer

@@ -1,5 +1,7 @@
 """`sage llm logs`: what a background server says."""
 
+from __future__ import annotations
+
 import json
 import sys
 import time

@@ -1,5 +1,7 @@
 """`sage llm run`: a model in this terminal, a pipe or a batch job, without a server."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -243,7 +245,7 @@ def _config(
     *,
     embed: bool,
     **others: Any,
-) -> "VLLMServiceConfig":
+) -> VLLMServiceConfig:
     from sage.common.components.sage_vllm.config import VLLMServiceConfig
 
     if embed:

@@ -1,5 +1,7 @@
 """`sage llm start`: vLLM's own OpenAI-compatible server, on a model of the registry."""
 
+from __future__ import annotations
+
 import signal
 import sys
 from contextlib import suppress
@@ -148,7 +150,7 @@ def _check_extra(extra: list[str]) -> None:
 
 
 def _serve(
-    server: "Launched", *, timeout: float, background: bool, as_json: bool, quiet: bool
+    server: Launched, *, timeout: float, background: bool, as_json: bool, quiet: bool
 ) -> int:
     """Wait for the server; in the foreground, to its end, of which it returns the code."""
     from sage.tools.cli.servers.wait import wait_until_ready
@@ -176,7 +178,7 @@ def _report(facts: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
     sys.stdout.flush()  # whoever waits for the address in a pipe gets it now
 
 
-def _end(server: "Launched", interrupts: "Interrupts") -> None:
+def _end(server: Launched, interrupts: Interrupts) -> None:
     """End the server and all it started; another Ctrl-C does not wait for it."""
     try:
         interrupts.allow()

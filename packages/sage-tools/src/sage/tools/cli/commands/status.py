@@ -1,5 +1,7 @@
 """`sage llm status`: the servers and services of this user that run."""
 
+from __future__ import annotations
+
 import sys
 import time
 from typing import Annotated

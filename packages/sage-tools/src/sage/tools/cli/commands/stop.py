@@ -1,5 +1,7 @@
 """`sage llm stop`: ends what `start` started, and nothing else."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 import typer

@@ -1,5 +1,7 @@
 """The environment variables that change what SAGE, vLLM and the hub's client do."""
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """Findings, and the checks that make them: all at once, none for longer than it may take."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -63,7 +65,7 @@ def run_checks(checks: Sequence[Check], show: Callable[[str], None]) -> Iterator
         yield from _findings(check, future)
 
 
-def _start(check: Check) -> "Future[Sequence[Finding]]":
+def _start(check: Check) -> Future[Sequence[Finding]]:
     future: Future[Sequence[Finding]] = Future()
 
     def look() -> None:
@@ -77,12 +79,12 @@ def _start(check: Check) -> "Future[Sequence[Finding]]":
     return future
 
 
-def _wait(future: "Future[Sequence[Finding]]") -> None:
+def _wait(future: Future[Sequence[Finding]]) -> None:
     with suppress(TimeoutError):
         future.exception(timeout=_LOOK_EVERY)
 
 
-def _findings(check: Check, future: "Future[Sequence[Finding]]") -> Sequence[Finding]:
+def _findings(check: Check, future: Future[Sequence[Finding]]) -> Sequence[Finding]:
     if not future.done():
         return [
             Finding(

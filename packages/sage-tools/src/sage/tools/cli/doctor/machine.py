@@ -1,5 +1,7 @@
 """The device, its memory, and the disk that the models are on."""
 
+from __future__ import annotations
+
 import platform
 import shutil
 import subprocess

@@ -1,5 +1,7 @@
 """The registry, the hub that models come from, and the folders that are written to."""
 
+from __future__ import annotations
+
 import os
 import time
 import urllib.error

@@ -1,5 +1,7 @@
 """Python, SAGE's own packages, and vLLM with its torch, which are only imported in a process."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal

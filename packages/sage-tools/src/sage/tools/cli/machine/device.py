@@ -1,5 +1,7 @@
 """What this machine computes on, without importing an engine to ask."""
 
+from __future__ import annotations
+
 import os
 import platform
 import shutil

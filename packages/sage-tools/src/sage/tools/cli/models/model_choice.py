@@ -1,5 +1,7 @@
 """Which model a command works with, when it was told one and when it was not."""
 
+from __future__ import annotations
+
 from sage.common.model_registry.vllm_registry import (
     ModelInfo,
     ModelNotFoundError,

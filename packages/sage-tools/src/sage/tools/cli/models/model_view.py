@@ -1,5 +1,7 @@
 """How models look on the command line: as table rows, in detail, and as JSON."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any

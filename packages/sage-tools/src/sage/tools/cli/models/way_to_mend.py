@@ -1,5 +1,7 @@
 """What makes a damaged model whole again."""
 
+from __future__ import annotations
+
 from sage.common.model_registry.vllm_registry import ModelInfo
 
 

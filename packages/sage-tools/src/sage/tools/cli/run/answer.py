@@ -1,5 +1,7 @@
 """An answer as it is shown: piece by piece, then its figures."""
 
+from __future__ import annotations
+
 import re
 import sys
 import time

@@ -1,5 +1,7 @@
 """A file of records in, a file with their answers or vectors out; a run that stopped goes on."""
 
+from __future__ import annotations
+
 import shutil
 import tempfile
 from functools import partial
@@ -83,7 +85,7 @@ def run_file(
         )
 
 
-def _submit(env: LocalEnvironment, job: "_Job", *, quiet: bool, overwrite: bool) -> None:
+def _submit(env: LocalEnvironment, job: _Job, *, quiet: bool, overwrite: bool) -> None:
     try:
         env.submit(checkpoint=job.checkpoint, progress=not quiet)
     except KeyboardInterrupt:

@@ -1,5 +1,7 @@
 """The records of an input file: checked before a model is loaded, then made into prompts."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,5 +1,7 @@
 """A chat in a terminal with a model in this process."""
 
+from __future__ import annotations
+
 import signal
 import sys
 from collections.abc import Mapping

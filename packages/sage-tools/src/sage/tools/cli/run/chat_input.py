@@ -1,5 +1,7 @@
 """The line that a user types in a chat, or the lines."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,7 @@ def line_reader(commands: Sequence[str]) -> Callable[[], str]:
     bindings = KeyBindings()
 
     @bindings.add("enter")
-    def send(event: "KeyPressEvent") -> None:
+    def send(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         if buffer.document.is_cursor_at_the_end and buffer.text.endswith("\\"):
             buffer.delete_before_cursor()
@@ -29,7 +31,7 @@ def line_reader(commands: Sequence[str]) -> Callable[[], str]:
             buffer.validate_and_handle()
 
     @bindings.add("escape", "enter")
-    def another_line(event: "KeyPressEvent") -> None:
+    def another_line(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
     session: PromptSession[str] = PromptSession(

@@ -1,5 +1,7 @@
 """A conversation, in memory and as a file."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

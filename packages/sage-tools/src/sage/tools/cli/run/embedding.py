@@ -1,5 +1,7 @@
 """Vectors of texts as JSON Lines."""
 
+from __future__ import annotations
+
 import json
 import sys
 from collections.abc import Sequence

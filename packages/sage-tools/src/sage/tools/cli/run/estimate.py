@@ -1,5 +1,7 @@
 """Whether a model fits this machine, told from its files alone."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal

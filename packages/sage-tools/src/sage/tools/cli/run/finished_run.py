@@ -1,5 +1,7 @@
 """What a run was, left beside its output, so that it is told from any other run into the same."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from pathlib import Path

@@ -1,5 +1,7 @@
 """A service for a terminal: it shows that it loads, and what it logs are notes."""
 
+from __future__ import annotations
+
 import itertools
 import logging
 import os

@@ -1,5 +1,7 @@
 """One prompt, one answer: for scripts, pipes and quick questions."""
 
+from __future__ import annotations
+
 import json
 import sys
 from typing import Any

@@ -1,5 +1,7 @@
 """The JSON schema that answers have to keep to."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import Any

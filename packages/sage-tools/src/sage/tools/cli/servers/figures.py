@@ -1,5 +1,7 @@
 """What servers say of themselves when they are asked, and how long that may take."""
 
+from __future__ import annotations
+
 import threading
 import time
 from http.client import HTTPConnection, HTTPException

@@ -1,5 +1,7 @@
 """Starting vLLM's own server: its command, its port, its record."""
 
+from __future__ import annotations
+
 import ctypes
 import errno
 import fcntl

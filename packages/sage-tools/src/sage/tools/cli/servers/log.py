@@ -1,5 +1,7 @@
 """Reading the log of a server, however long it is."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
 

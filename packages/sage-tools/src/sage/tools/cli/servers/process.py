@@ -1,5 +1,7 @@
 """ServerProcess: a server's process and its children, told for certain from any other process."""
 
+from __future__ import annotations
+
 import os
 import select
 import signal
@@ -28,7 +30,7 @@ class ServerProcess:
         self.started = start_ticks(pid)
 
     @classmethod
-    def find(cls, record: Mapping[str, Any]) -> "ServerProcess | None":
+    def find(cls, record: Mapping[str, Any]) -> ServerProcess | None:
         """The process of a record; None if it has ended, whoever has its id now."""
         try:
             found = cls(record["pid"])

@@ -1,5 +1,7 @@
 """What runs on this machine: servers that `sage llm start` started, and services of programs."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from sage.common.run_folder import read_records

@@ -1,5 +1,7 @@
 """What runs, as a table."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime

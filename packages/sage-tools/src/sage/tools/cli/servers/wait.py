@@ -1,5 +1,7 @@
 """Waiting until a server answers, and showing meanwhile what it is at."""
 
+from __future__ import annotations
+
 import os
 import re
 import signal

@@ -1,5 +1,7 @@
 """A download as it looks on a terminal: a bar for all of it, a line for each file under way."""
 
+from __future__ import annotations
+
 import os
 import sys
 import time

@@ -1,5 +1,7 @@
 """Interrupts: Ctrl-C at a time when what it leaves behind can be dealt with."""
 
+from __future__ import annotations
+
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager

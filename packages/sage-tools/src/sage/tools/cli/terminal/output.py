@@ -4,6 +4,8 @@ Ids, tags and messages may come from a remote machine, so whatever a terminal wo
 show is printed as an escape.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import sys

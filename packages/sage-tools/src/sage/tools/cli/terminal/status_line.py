@@ -1,5 +1,7 @@
 """One line on a terminal that says what goes on, and is gone when it is done."""
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Callable, Iterator

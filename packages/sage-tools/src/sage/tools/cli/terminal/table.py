@@ -1,5 +1,7 @@
 """A plain table that fits its terminal."""
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """Text that fits its terminal; in a pipe it is left as it is."""
 
+from __future__ import annotations
+
 import os
 import sys
 import textwrap

@@ -1,5 +1,7 @@
 """`sage llm model delete` and `prune`: what frees disk."""
 
+from __future__ import annotations
+
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,9 +68,7 @@ def prune(
         _report(plan, quiet=quiet or as_json)
 
 
-def _confirmed(
-    plan: "DeletionPlan", *, yes: bool, dry_run: bool, as_json: bool, quiet: bool
-) -> bool:
+def _confirmed(plan: DeletionPlan, *, yes: bool, dry_run: bool, as_json: bool, quiet: bool) -> bool:
     """Show the plan, then ask, unless that was answered on the command line."""
     if dry_run or yes:
         if as_json or not quiet:
@@ -87,9 +87,7 @@ def _confirmed(
     return True
 
 
-def _write_plan(
-    plan: "DeletionPlan", *, deleted: bool, as_json: bool, to_user: bool = False
-) -> None:
+def _write_plan(plan: DeletionPlan, *, deleted: bool, as_json: bool, to_user: bool = False) -> None:
     from sage.common.model_registry.vllm_registry import format_bytes
     from sage.tools.cli.models.model_view import short_revision
 
@@ -115,7 +113,7 @@ def _write_plan(
     write(f"frees     {format_bytes(plan.freed_bytes)}")
 
 
-def _report(plan: "DeletionPlan", *, quiet: bool) -> None:
+def _report(plan: DeletionPlan, *, quiet: bool) -> None:
     from sage.common.model_registry.vllm_registry import format_bytes
 
     write_note(f"Deleted. {format_bytes(plan.freed_bytes)} are free again.", quiet=quiet)

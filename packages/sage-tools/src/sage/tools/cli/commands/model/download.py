@@ -1,5 +1,7 @@
 """`sage llm model download`, `repair` and `update`: what talks to the hub."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -124,7 +126,7 @@ def update(
     _write_updates(checks, done=not check, as_json=as_json, quiet=quiet)
 
 
-def _write_updates(checks: "list[UpdateCheck]", *, done: bool, as_json: bool, quiet: bool) -> None:
+def _write_updates(checks: list[UpdateCheck], *, done: bool, as_json: bool, quiet: bool) -> None:
     if as_json:
         write_json(
             [
@@ -152,7 +154,7 @@ def _write_updates(checks: "list[UpdateCheck]", *, done: bool, as_json: bool, qu
             )
 
 
-def _write_model(model: "ModelInfo", *, as_json: bool, quiet: bool) -> None:
+def _write_model(model: ModelInfo, *, as_json: bool, quiet: bool) -> None:
     from sage.common.model_registry.vllm_registry import format_bytes
     from sage.tools.cli.models.model_view import model_json, short_revision
 
@@ -168,14 +170,14 @@ def _write_model(model: "ModelInfo", *, as_json: bool, quiet: bool) -> None:
 
 
 def _with_memory_warning(
-    watch: "Callable[[DownloadStatus], None]", *, quiet: bool
-) -> "Callable[[DownloadStatus], None]":
+    watch: Callable[[DownloadStatus], None], *, quiet: bool
+) -> Callable[[DownloadStatus], None]:
     """Warn when the size is first known: better before the download than after it."""
     from sage.tools.cli.machine.machine_memory import machine_memory
 
     known = False
 
-    def tell(status: "DownloadStatus") -> None:
+    def tell(status: DownloadStatus) -> None:
         nonlocal known
         if not known and status.phase == "downloading":
             known = True

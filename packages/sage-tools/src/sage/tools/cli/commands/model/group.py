@@ -1,5 +1,7 @@
 """`sage llm model`: the local models."""
 
+from __future__ import annotations
+
 import typer
 
 from sage.tools.cli.commands.model.delete import delete, prune

@@ -1,5 +1,7 @@
 """`sage llm model import`: a model that is already on this machine."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Annotated
 

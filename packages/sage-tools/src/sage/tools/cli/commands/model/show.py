@@ -1,5 +1,7 @@
 """`sage llm model show`: what is there."""
 
+from __future__ import annotations
+
 from sage.tools.cli.commands.options.model_options import (
     Json,
     LocalModel,

@@ -1,5 +1,7 @@
 """`sage llm model verify`: is every byte still right."""
 
+from __future__ import annotations
+
 import typer
 
 from sage.tools.cli.commands.options.model_options import (

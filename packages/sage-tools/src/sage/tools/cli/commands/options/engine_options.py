@@ -1,5 +1,7 @@
 """Options that the commands which load a model share: `run`, `start` and `bench`."""
 
+from __future__ import annotations
+
 from enum import StrEnum
 from typing import Annotated, Any
 

@@ -1,5 +1,7 @@
 """Options that the `sage llm model` commands share."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 import typer

@@ -1,5 +1,7 @@
 """Options that say how to generate, by the names that vLLM gives them."""
 
+from __future__ import annotations
+
 from typing import Annotated, Any
 
 import typer

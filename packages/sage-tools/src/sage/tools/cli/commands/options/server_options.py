@@ -1,5 +1,7 @@
 """The argument by which `stop` and `logs` are told a server."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 import typer
