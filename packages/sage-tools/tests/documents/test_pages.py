@@ -17,12 +17,18 @@ if TYPE_CHECKING:
 
 BY_THEMSELVES = ("checkpoints.md", "memory.md", "operations.md", "pipelines.md")
 ELSEWHERE = ("quick_start.md", "terminal.md", "middleware/tools/vllm_service.md")
+READMES = sorted(ROOT.glob("packages/*/README.md"))
 INSTALLING = r"(git clone|cd|make|python3? -m venv|\.|pip install|pip wheel|export) "
 
 
 @pytest.mark.parametrize("page", BY_THEMSELVES)
 def test_what_needs_nothing(page: str, tmp_path: Path) -> None:
     run(DOCS / page, tmp_path, {"PYTHONWARNINGS": "error,ignore::ResourceWarning"})
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
+def test_the_readme_of_a_package(readme: Path, tmp_path: Path) -> None:
+    run(readme, tmp_path, {"PYTHONWARNINGS": "error,ignore::ResourceWarning"})
 
 
 def test_models(tmp_path: Path) -> None:
