@@ -69,7 +69,7 @@ class Started:
         for _ in range(1000):
             if flag == "closed" and self.env.service_manager.closed:
                 return
-            if flag == "stopping" and self.env._executor and self.env._executor._stopping:
+            if flag == "stopping" and self.env._executor and self.env._executor._state.stopping:
                 return
             time.sleep(0.01)
         raise AssertionError(f"it is not {flag}")

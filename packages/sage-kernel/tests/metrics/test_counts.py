@@ -14,7 +14,7 @@ from sage.common.core.errors import SageError
 from sage.common.core.functions import AsyncMapFunction, MapFunction
 from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.cancelled import PipelineCancelledError
-from sage.kernel.runtime.metrics import OperatorMetrics
+from sage.kernel.runtime.metrics.run_metrics import OperatorMetrics
 
 RECORDS = 1000
 POISON = frozenset(range(7, RECORDS, 20))  # 5 %

@@ -20,11 +20,11 @@ from sage.kernel.api.generator_source import GeneratorSource
 from sage.kernel.api.iterable_source import IterableSource
 from sage.kernel.graph import FunctionSpec, Operator
 from sage.kernel.runtime.checkpoint import Checkpoint
+from sage.kernel.runtime.execution.local_executor import LocalExecutor
 from sage.kernel.runtime.failed_record import FailedRecord
-from sage.kernel.runtime.local_executor import LocalExecutor
-from sage.kernel.runtime.metrics import RunMetrics
-from sage.kernel.runtime.metrics_counts import RunCounts
-from sage.kernel.runtime.progress_display import ProgressDisplay
+from sage.kernel.runtime.metrics.counts import RunCounts
+from sage.kernel.runtime.metrics.run_metrics import RunMetrics
+from sage.kernel.runtime.progress.display import ProgressDisplay
 from sage.kernel.runtime.service import ServiceCallProxy, ServiceFactory, ServiceManager
 
 logger = logging.getLogger(__name__)

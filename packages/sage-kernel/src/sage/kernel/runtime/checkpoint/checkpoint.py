@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from sage.kernel.graph import Operator
+from sage.kernel.runtime.annotate import annotate
 from sage.kernel.runtime.checkpoint.description import describe, difference, obstacle
-from sage.kernel.runtime.checkpoint.durable_sinks import DurableSinks, Mark, States, lost
+from sage.kernel.runtime.checkpoint.durable_sinks import DurableSinks, lost
 from sage.kernel.runtime.checkpoint.errors import (
     CheckpointError,
     CheckpointMismatchError,
     UnsupportedPipelineError,
 )
-from sage.kernel.runtime.push_functions import Push
-from sage.kernel.runtime.running_functions import annotate
+from sage.kernel.runtime.flow.link import Mark, Push, States
 
 _INTERVAL = 0.2  # seconds
 _VERSION = 1

@@ -8,14 +8,7 @@ from typing import Any
 
 from sage.kernel.graph import FunctionSpec, Operator
 from sage.kernel.runtime.checkpoint.durable_sink import DurableSink
-
-States = dict[str, Any]
-Mark = Callable[[int, States], None]
-"""Says that all records before a position are through, with the states of the sinks passed."""
-
-
-def no_mark(position: int, states: States) -> None:
-    """Drop a mark: the run keeps no checkpoint."""
+from sage.kernel.runtime.flow.link import Mark, States
 
 
 class _Guarded:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sage.common.core.context import RuntimeContext
 from sage.common.service import ServiceClosedError, ServiceNotFoundError, ServiceTimeoutError
-from sage.kernel.runtime.running_functions import annotate
+from sage.kernel.runtime.annotate import annotate
 from sage.kernel.runtime.service.running_service import RunningService
 from sage.kernel.runtime.service.service_call_proxy import ServiceCallProxy
 from sage.kernel.runtime.service.service_factory import ServiceFactory

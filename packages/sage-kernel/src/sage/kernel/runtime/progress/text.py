@@ -6,7 +6,7 @@ import os
 from collections import deque
 from typing import TextIO
 
-from sage.kernel.runtime.metrics import RunMetrics
+from sage.kernel.runtime.metrics.run_metrics import RunMetrics
 
 _RECENT = 10.0  # seconds
 _STATES = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from sage.common.core.context import RuntimeContext, ServiceCaller
 from sage.common.core.functions import BaseFunction
 from sage.kernel.graph import FunctionSpec
+from sage.kernel.runtime.annotate import annotate
 from sage.kernel.runtime.failed_record import FailedRecord
 
 
@@ -58,12 +58,6 @@ class RunningFunctions:
             except BaseException as error:  # noqa: BLE001 - the others need theirs too
                 failures.append(_failure(function, error, "cleanup"))
         return failures
-
-
-def annotate(error: BaseException, note: str) -> None:
-    """Add a note to an error, if it takes one: one that is a frozen dataclass does not."""
-    with suppress(Exception):
-        error.add_note(note)
 
 
 def _failure(function: BaseFunction, error: BaseException, step: str) -> FailedRecord:

@@ -6,7 +6,6 @@ import heapq
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from itertools import count, takewhile
 from queue import Empty, SimpleQueue
@@ -15,9 +14,9 @@ from typing import Any
 from sage.common.core.errors import RecordTimeoutError
 from sage.common.core.functions import AsyncMapFunction
 from sage.kernel.runtime.cancelled import PipelineCancelledError
-from sage.kernel.runtime.checkpoint.durable_sinks import Mark, States, no_mark
-from sage.kernel.runtime.error_policy import ErrorPolicy
-from sage.kernel.runtime.metrics_counts import Counts
+from sage.kernel.runtime.flow.error_policy import ErrorPolicy
+from sage.kernel.runtime.flow.link import Mark, Push, States, no_mark
+from sage.kernel.runtime.metrics.counts import Counts
 
 
 class _Entry:
@@ -60,7 +59,7 @@ class InFlightWindow:
         operator: str,
         policy: ErrorPolicy,
         counts: Counts,
-        emit: Callable[[Any], None],
+        emit: Push,
         emit_mark: Mark = no_mark,
     ) -> None:
         self._function = function

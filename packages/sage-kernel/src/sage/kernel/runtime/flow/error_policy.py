@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from sage.kernel.graph import OnError
 from sage.kernel.runtime.cancelled import PipelineCancelledError
 from sage.kernel.runtime.failed_record import FailedRecord
+from sage.kernel.runtime.metrics.counts import ErrorCounts
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 class ErrorPolicy:
     """Applies an operator's ``on_error``: stop the pipeline, skip the record, or dead-letter it.
 
-    It counts what it did.
+    ``counts`` says how often it did which.
     """
 
     def __init__(
@@ -30,39 +30,34 @@ class ErrorPolicy:
         self._operator = operator
         self._on_error = on_error
         self._fail = fail
-        self._lock = threading.Lock()
-        self.skipped = self.dead_lettered = self.failed = 0
-
-    @property
-    def errors(self) -> int:
-        """Records that the operator could not process."""
-        return self.skipped + self.dead_lettered + self.failed
+        self.counts = ErrorCounts()
 
     def handle(self, record: Any, error: BaseException, attempts: int = 1) -> None:
         """Return if the pipeline may go on without the record, else raise to unwind the thread."""
+        counts = self.counts
         failed = FailedRecord(
             operator=self._operator, record=record, error=error, attempts=attempts
         )
         if self._on_error == "raise" or not isinstance(error, Exception):  # such as SystemExit
-            with self._lock:
-                self.failed += 1
+            with counts.lock:
+                counts.failed += 1
             self._fail(failed)
             raise PipelineCancelledError
         if self._on_error == "skip":
-            with self._lock:
-                self.skipped += 1
+            with counts.lock:
+                counts.skipped += 1
             logger.warning("skipped %r: %s", error, failed)
             return
         assert callable(self._on_error)  # noqa: S101 - for the type checker; checked when described
         try:
-            with self._lock:  # parallel replicas share one dead-letter sink
+            with counts.lock:  # parallel replicas share one dead-letter sink
                 self._on_error(failed)
-                self.dead_lettered += 1
+                counts.dead_lettered += 1
         except BaseException as sink_error:
             with suppress(Exception):  # one that is a frozen dataclass takes no attributes
                 sink_error.__cause__ = sink_error.__cause__ or error
-            with self._lock:
-                self.failed += 1
+            with counts.lock:
+                counts.failed += 1
             self._fail(
                 FailedRecord(operator=self._operator, record=record, error=sink_error),
                 note=f"raised by the dead-letter sink, which was handed {error!r} {failed}",

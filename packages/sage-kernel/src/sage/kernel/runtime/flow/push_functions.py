@@ -11,12 +11,11 @@ import logging
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
-from sage.kernel.runtime.error_policy import ErrorPolicy
-from sage.kernel.runtime.metrics_counts import Counts
+from sage.kernel.runtime.flow.error_policy import ErrorPolicy
+from sage.kernel.runtime.flow.link import Push
+from sage.kernel.runtime.metrics.counts import Counts
 
 logger = logging.getLogger(__name__)
-
-Push = Callable[[Any], None]
 
 
 def _map(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, _counts: Counts) -> Push:

@@ -6,13 +6,13 @@ thread of the operator before it has taken what that one emitted, and given it o
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from sage.kernel.graph import Operator
-from sage.kernel.runtime.error_policy import ErrorPolicy
-from sage.kernel.runtime.metrics import OperatorMetrics, RunMetrics, State
+from sage.kernel.runtime.metrics.run_metrics import OperatorMetrics, RunMetrics, State
 
 _ONE_TO_ONE = ("map", "keyby", "union", "sink")
 
@@ -31,6 +31,22 @@ class Counts:
         self.variable_out: Callable[[], int] = int  # which returns 0
 
 
+class ErrorCounts:
+    """What became of the records that an operator could not process.
+
+    Its replicas share it: whoever changes a number holds ``lock``.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.skipped = self.dead_lettered = self.failed = 0
+
+    @property
+    def total(self) -> int:
+        """Records that the operator could not process."""
+        return self.skipped + self.dead_lettered + self.failed
+
+
 class OperatorCounts:
     """Where the records of an operator come from, and what its threads count."""
 
@@ -41,7 +57,7 @@ class OperatorCounts:
         self.readers: list[Counts] = []  # of the threads that read its channels
         self.replicas: list[Counts] = []
         self.is_async = False
-        self.policy: ErrorPolicy | None = None
+        self.errors: ErrorCounts | None = None
         self.source: Any = None  # the function, of a source
         self.length: int | None = None  # of a source: records that it will emit in this run
 
@@ -68,7 +84,7 @@ class OperatorCounts:
 
         What comes later is read first, so that nothing seems to have ended before it began.
         """
-        errors = self.policy.errors if self.policy else 0
+        errors = self.errors.total if self.errors else 0
         out = sum(counts.out + counts.variable_out() for counts in self.replicas)
         if self.operator.kind == "source":
             return 0, 0, out
@@ -86,7 +102,7 @@ class OperatorCounts:
     def read(self, elapsed: float) -> OperatorMetrics:
         """Return the counts as data."""
         begun, ended, out = self.flow()
-        kind, policy = self.operator.kind, self.policy
+        kind, errors = self.operator.kind, self.errors
         queued = self.is_async or bool(self.readers)
         finished = out if kind == "source" else ended
         return OperatorMetrics(
@@ -96,9 +112,9 @@ class OperatorCounts:
             records_out=out,
             waiting=max(0, self.handed() - begun) if queued else 0,
             in_flight=max(0, begun - ended),
-            skipped=policy.skipped if policy else 0,
-            dead_lettered=policy.dead_lettered if policy else 0,
-            failed=(policy.failed if policy else 0) + sum(c.failed for c in self.replicas),
+            skipped=errors.skipped if errors else 0,
+            dead_lettered=errors.dead_lettered if errors else 0,
+            failed=(errors.failed if errors else 0) + sum(c.failed for c in self.replicas),
             retries=sum(counts.retries for counts in self.replicas),
             rate=finished / elapsed if elapsed else 0.0,
         )

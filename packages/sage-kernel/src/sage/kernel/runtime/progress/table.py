@@ -11,8 +11,8 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from sage.kernel.runtime.metrics import RunMetrics
-from sage.kernel.runtime.progress_text import Pace, printable, status
+from sage.kernel.runtime.metrics.run_metrics import RunMetrics
+from sage.kernel.runtime.progress.text import Pace, printable, status
 
 _NARROW = 64  # columns; below it numbers are short and what matters least is left out
 _COLUMNS = {

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from sage.kernel.runtime.metrics import RunMetrics
-from sage.kernel.runtime.progress_text import Pace, final_line, is_live, running_line
+from sage.kernel.runtime.metrics.run_metrics import RunMetrics
+from sage.kernel.runtime.progress.text import Pace, final_line, is_live, running_line
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class ProgressDisplay:
         from rich.console import Console
         from rich.live import Live
 
-        from sage.kernel.runtime.progress_table import RunView
+        from sage.kernel.runtime.progress.table import RunView
 
         console = Console(file=self._stream)
         live = Live(

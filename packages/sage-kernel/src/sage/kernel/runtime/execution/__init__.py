@@ -1,0 +1,1 @@
+"""One run of a pipeline: its functions, wiring, threads and state."""
