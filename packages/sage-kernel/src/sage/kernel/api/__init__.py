@@ -1,8 +1,60 @@
-"""The kernel's public face."""
+"""The kernel's door: environments and streams, and what users meet of services and runs."""
 
 from __future__ import annotations
 
-from sage.kernel.api.data_stream import DataStream
-from sage.kernel.api.local_environment import LocalEnvironment
+from typing import TYPE_CHECKING
 
-__all__ = ["DataStream", "LocalEnvironment"]
+from sage.common.core.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from sage.common.core.errors import RecordTimeoutError, SageError
+    from sage.common.service import BaseService
+    from sage.kernel.api.data_stream import DataStream
+    from sage.kernel.api.local_environment import LocalEnvironment
+    from sage.kernel.runtime.cancelled import PipelineCancelledError
+    from sage.kernel.runtime.checkpoint import (
+        CheckpointError,
+        CheckpointInUseError,
+        CheckpointMismatchError,
+        DurableSink,
+        UnsupportedPipelineError,
+    )
+    from sage.kernel.runtime.failed_record import FailedRecord
+    from sage.kernel.runtime.metrics.run_metrics import OperatorMetrics, RunMetrics
+
+__all__ = [
+    "BaseService",
+    "CheckpointError",
+    "CheckpointInUseError",
+    "CheckpointMismatchError",
+    "DataStream",
+    "DurableSink",
+    "FailedRecord",
+    "LocalEnvironment",
+    "OperatorMetrics",
+    "PipelineCancelledError",
+    "RecordTimeoutError",
+    "RunMetrics",
+    "SageError",
+    "UnsupportedPipelineError",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "BaseService": "sage.common.service",
+        "CheckpointError": "sage.kernel.runtime.checkpoint",
+        "CheckpointInUseError": "sage.kernel.runtime.checkpoint",
+        "CheckpointMismatchError": "sage.kernel.runtime.checkpoint",
+        "DataStream": "sage.kernel.api.data_stream",
+        "DurableSink": "sage.kernel.runtime.checkpoint",
+        "FailedRecord": "sage.kernel.runtime.failed_record",
+        "LocalEnvironment": "sage.kernel.api.local_environment",
+        "OperatorMetrics": "sage.kernel.runtime.metrics.run_metrics",
+        "PipelineCancelledError": "sage.kernel.runtime.cancelled",
+        "RecordTimeoutError": "sage.common.core.errors",
+        "RunMetrics": "sage.kernel.runtime.metrics.run_metrics",
+        "SageError": "sage.common.core.errors",
+        "UnsupportedPipelineError": "sage.kernel.runtime.checkpoint",
+    },
+)
