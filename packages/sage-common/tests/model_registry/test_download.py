@@ -123,7 +123,7 @@ def test_pickled_weights_need_a_word(hub: LocalHub, registry: Registry, root: Pa
 def test_pickled_left_overs_beside_good_weights_are_left_out(
     hub: LocalHub, registry: Registry, root: Path
 ) -> None:
-    good = {"model.gguf": b"weights", ".cache/notes": b"the repository's own"}
+    good = {"model.safetensors": safetensors(8), ".cache/notes": b"the repository's own"}
     hub.add_model(MODEL, {**good, "training_args.bin": b"pickle"})
     registry.download()
     model = only(root)
@@ -211,6 +211,143 @@ def test_an_embedding_model_is_tagged_as_one(
     hub.add_model(MODEL, files)
     registry.download()
     assert only(root).tags["type"] == "embedding"
+
+
+class TestModules:
+    """An embedding model has modules in folders of their own, with weights of their own."""
+
+    MODULES = json.dumps(
+        [
+            {"path": "", "type": "sentence_transformers.models.Transformer"},
+            {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+            {"path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+        ]
+    ).encode()
+
+    @pytest.fixture
+    def parts(self, files: dict[str, bytes]) -> dict[str, bytes]:
+        return {
+            **files,
+            "modules.json": self.MODULES,
+            "1_Pooling/config.json": b"{}",
+            "2_Dense/config.json": b"{}",
+        }
+
+    def test_a_module_that_is_only_pickled_is_needed(
+        self, hub: LocalHub, registry: Registry, root: Path, parts: dict[str, bytes]
+    ) -> None:
+        pickled = {"2_Dense/pytorch_model.bin": b"pickle", "pytorch_model.bin": b"the same again"}
+        hub.add_model(MODEL, {**parts, **pickled})
+        answer = registry.download()
+        assert answer["error"] == "PickledWeightsError"
+        assert "2_Dense/pytorch_model.bin" in answer["text"]
+        assert vllm_registry.list_models(root=root) == []
+        registry.download(allow_pickle=True)
+        assert set(only(root).files) == {*parts, "2_Dense/pytorch_model.bin"}
+
+    def test_safetensors_in_a_folder_do_not_speak_for_the_root(
+        self, hub: LocalHub, registry: Registry, root: Path
+    ) -> None:
+        parts = {
+            "config.json": b'{"architectures": ["BertModel"]}',
+            "pytorch_model.bin": b"pickle",
+            "modules.json": self.MODULES,
+            "2_Dense/model.safetensors": safetensors(8),
+            "onnx/model.onnx": b"the same again",
+            "training_args.bin": b"pickle",
+        }
+        hub.add_model(MODEL, parts)
+        answer = registry.download()
+        assert answer["error"] == "PickledWeightsError"
+        assert "training_args" not in answer["text"]
+        registry.download(allow_pickle=True)
+        assert set(only(root).files) == set(parts) - {"onnx/model.onnx"}
+
+    def test_without_a_modules_weights_it_is_not_listed(
+        self, hub: LocalHub, registry: Registry, root: Path, parts: dict[str, bytes]
+    ) -> None:
+        hub.add_model(MODEL, parts)
+        answer = registry.download()
+        assert answer["error"] == "IncompleteModelError"
+        assert "2_Dense/model.safetensors" in answer["text"]
+        assert vllm_registry.list_models(root=root) == []
+
+    def test_a_checkpoint_of_a_trainer_is_left_out(
+        self, hub: LocalHub, registry: Registry, root: Path, files: dict[str, bytes]
+    ) -> None:
+        hub.add_model(MODEL, {**files, "checkpoint-5/pytorch_model.bin": b"pickle"})
+        registry.download()
+        assert set(only(root).files) == set(files)
+
+
+def test_a_shard_that_the_index_names_is_missing(
+    hub: LocalHub, registry: Registry, root: Path, files: dict[str, bytes]
+) -> None:
+    shards = [name for name in files if name.endswith(".safetensors")]
+    index = json.dumps({"weight_map": {f"layer.{n}": name for n, name in enumerate(shards)}})
+    hub.add_model(
+        MODEL,
+        {k: v for k, v in files.items() if k != shards[1]}
+        | {"model.safetensors.index.json": index.encode()},
+    )
+    answer = registry.download()
+    assert answer["error"] == "IncompleteModelError"
+    assert shards[1] in answer["text"]
+    assert vllm_registry.list_models(root=root) == []
+
+
+class TestGGUF:
+    FILES = {  # noqa: RUF012 - read only
+        "name-Q4_K_M.gguf": b"4 bits",
+        "name-q8_0.gguf": b"8 bits",
+        "BF16/name-BF16-00001-of-00002.gguf": b"16 bits",
+        "BF16/name-BF16-00002-of-00002.gguf": b"16 bits more",
+        "README.md": b"",
+    }
+
+    def test_is_refused_before_a_byte_is_fetched(
+        self, hub: LocalHub, registry: Registry, root: Path
+    ) -> None:
+        hub.add_model(MODEL, self.FILES)
+        answer = registry.download()
+        assert answer["error"] == "GGUFError"
+        assert "BF16, Q4_K_M, Q8_0" in answer["text"]
+        assert "safetensors" in answer["hint"]
+        assert hub.fetched() == {}
+        assert vllm_registry.list_models(root=root) == []
+
+    def test_is_fetched_where_its_files_are_named(
+        self, hub: LocalHub, registry: Registry, root: Path
+    ) -> None:
+        hub.add_model(MODEL, self.FILES)
+        registry.download(allow_patterns="*Q4_K_M*")
+        assert set(only(root).files) == {"name-Q4_K_M.gguf"}
+
+    def test_a_plugin_loads_one_quantisation(
+        self, hub: LocalHub, registry: Registry, root: Path, tmp_path: Path
+    ) -> None:
+        plugin = tmp_path / "plugin" / "vllm_gguf_plugin-0.0.5.dist-info"
+        plugin.mkdir(parents=True)
+        (plugin / "METADATA").write_text("Name: vllm-gguf-plugin\nVersion: 0.0.5\n")
+        (plugin / "entry_points.txt").write_text("[vllm.general_plugins]\ngguf = plugin:register\n")
+        registry.environment["PYTHONPATH"] = str(plugin.parent)
+        hub.add_model(MODEL, self.FILES)
+        assert "several" in registry.download()["text"]
+        assert "'Q5_0'" in registry.download(f"{MODEL}:Q5_0")["text"]
+        registry.download(f"{MODEL}:Q8_0")
+        assert set(only(root).files) == {"name-q8_0.gguf", "README.md"}
+        registry.download(f"{MODEL}:bf16")
+        model = only(root)
+        assert sum(name.startswith("BF16/") for name in model.files) == 2
+        assert "name-q8_0.gguf" not in model.files  # one at a time: vLLM loads what is there
+        assert model.tags["quantisation"] == "bf16"
+
+
+def test_a_path_that_climbs_out_names_its_model(hub: LocalHub, registry: Registry) -> None:
+    hub.add_model(MODEL, {"config.json": b"{}", "../evil": b"x"})
+    answer = registry.download()
+    assert answer["error"] == "InvalidModelIdError"
+    assert MODEL in answer["text"]
 
 
 class TestUpdate:

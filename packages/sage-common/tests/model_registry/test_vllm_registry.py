@@ -71,6 +71,31 @@ class TestImport:
         assert (source / "config.json").is_file()
         assert not model.path.exists()
 
+    def test_pointers_of_git_lfs_are_refused(self, source: Path, root: Path) -> None:
+        pointer = (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 9\n"
+        )
+        (source / "model-00002-of-00003.safetensors").write_text(pointer)
+        with pytest.raises(registry.InvalidModelFolderError, match="00002-of-00003") as caught:
+            registry.import_model("owner/name", source, root=root)
+        assert "git lfs pull" in caught.value.hint
+        assert registry.list_models(root=root) == []
+
+    def test_weights_that_its_files_name_and_that_are_missing_are_refused(
+        self, source: Path, root: Path
+    ) -> None:
+        (source / "modules.json").write_text(
+            '[{"path": "", "type": "x.Transformer"}, {"path": "2_Dense", "type": "x.Dense"}]'
+        )
+        with pytest.raises(registry.IncompleteModelError, match=r"2_Dense/model\.safetensors"):
+            registry.import_model("owner/name", source, root=root)
+        (source / "modules.json").unlink()
+        for path in source.glob("*.safetensors"):
+            path.unlink()
+        with pytest.raises(registry.IncompleteModelError, match=r"lacks model\.safetensors"):
+            registry.import_model("owner/name", source, root=root)
+        assert registry.list_models(root=root) == []
+
     def test_links_into_the_registry_are_refused(
         self, source: Path, root: Path, tmp_path: Path
     ) -> None:
@@ -323,6 +348,9 @@ ERRORS = [
     errors.EmptySelectionError("owner/name", files_in_repository=3),
     errors.NotFromHubError("owner/name", "cannot be updated"),
     errors.PickledWeightsError("owner/name", ("a.bin", "b.bin", "c.bin", "d.bin")),
+    errors.GGUFError("owner/name", ("Q4_K_M",), wanted=None, supported=False),
+    errors.GGUFError("owner/name", ("Q4_K_M", "Q8_0"), wanted="Q5_0", supported=True),
+    errors.IncompleteModelError("owner/name", ("a",), where="its repository"),
     errors.IntegrityError("owner/name", ("a",)),
     errors.ManifestCorruptError(Path("/m"), "why"),
     errors.ManifestVersionError(Path("/m"), 2, supported=1),

@@ -11,6 +11,8 @@
     ├── EmptySelectionError          (LookupError)      no file of the model was asked for
     ├── NotFromHubError              (LookupError)      imported, so the hub cannot help
     ├── PickledWeightsError          (ValueError)       only weights that can run code when loaded
+    ├── GGUFError                    (ValueError)       GGUF that cannot be loaded, or which of it
+    ├── IncompleteModelError         (ValueError)       weights that its own files name are missing
     ├── IntegrityError               (ValueError)       bytes that differ from their checksum
     ├── ManifestCorruptError         (ValueError)       metadata.json cannot be trusted
     │   └── ManifestVersionError                        ... because a newer SAGE wrote it
@@ -61,12 +63,17 @@ class ModelRegistryError(SageError):
 class InvalidModelIdError(ModelRegistryError, ValueError):
     """An id, a revision or a repository path that may not become a path on this disk."""
 
-    def __init__(self, value: str, reason: str, *, what: str = "model id") -> None:
+    def __init__(
+        self, value: str, reason: str, *, what: str = "model id", model_id: str | None = None
+    ) -> None:
         example = {
             "model id": "Use `<name>` or `<owner>/<name>`, such as meta-llama/Llama-3-8B-Instruct.",
             "revision": "Use a branch, a tag or a commit, for example main.",
         }.get(what, "Nothing was written. Report this model to its owner or to the hub.")
-        super().__init__(f"Invalid {what} {value!r}: {reason}.", hint=example)
+        of_model = f" of model {model_id!r}" if model_id else ""
+        super().__init__(
+            f"Invalid {what} {value!r}{of_model}: {reason}.", hint=example, model_id=model_id
+        )
         self.value = value
         self.reason = reason
 
@@ -180,6 +187,59 @@ class PickledWeightsError(ModelRegistryError, ValueError):
             model_id=model_id,
         )
         self.files = files
+
+
+class GGUFError(ModelRegistryError, ValueError):
+    """A repository has its weights in GGUF alone, and they cannot be loaded or chosen.
+
+    ``quantisations`` are those in the repository, ``wanted`` the one asked for, and ``supported``
+    says whether a plugin is installed by which vLLM loads GGUF.
+    """
+
+    def __init__(
+        self,
+        model_id: str,
+        quantisations: tuple[str, ...],
+        *,
+        wanted: str | None,
+        supported: bool,
+    ) -> None:
+        names = ", ".join(quantisations) or "none"
+        if not supported:
+            problem = (
+                f"Model {model_id!r} has its weights in GGUF alone ({names}), which this vLLM "
+                "does not load."
+            )
+            hint = (
+                "Choose a repository of the same model with safetensors, or install "
+                "vllm-gguf-plugin (for GPUs) beside vLLM and name one quantisation, "
+                f"`sage llm model download {model_id}:{(*quantisations, 'Q4_K_M')[0]}`."
+            )
+        elif wanted:
+            problem = f"Model {model_id!r} has no quantisation {wanted!r}; it has {names}."
+            hint = f"Run `sage llm model download {model_id}:{(*quantisations, '<name>')[0]}`."
+        else:
+            problem = f"Model {model_id!r} has several quantisations in GGUF: {names}."
+            hint = f"Name one: `sage llm model download {model_id}:{quantisations[0]}`."
+        super().__init__(problem, hint=hint, model_id=model_id)
+        self.quantisations = quantisations
+        self.wanted = wanted
+        self.supported = supported
+
+
+class IncompleteModelError(ModelRegistryError, ValueError):
+    """A model's own files name weights that are not there, so it would load as another model."""
+
+    def __init__(self, model_id: str, missing: tuple[str, ...], *, where: str) -> None:
+        shown = ", ".join(missing[:3]) + (
+            f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        )
+        super().__init__(
+            f"Model {model_id!r} is not whole: {where} lacks {shown}.",
+            hint="Get all files of the model. Without these it would give other results, or none.",
+            model_id=model_id,
+        )
+        self.missing = missing
 
 
 class IntegrityError(ModelRegistryError, ValueError):

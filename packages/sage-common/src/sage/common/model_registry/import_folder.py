@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sage.common.model_registry.checksums import records_of
-from sage.common.model_registry.errors import InvalidModelFolderError
+from sage.common.model_registry.errors import IncompleteModelError, InvalidModelFolderError
 from sage.common.model_registry.layout import check_disk, registry_root, remove_tree, staging_folder
 from sage.common.model_registry.manifest import read_manifest
 from sage.common.model_registry.model_id import check_file_path, check_model_id, check_revision
 from sage.common.model_registry.publishing import publish, writing_model
+from sage.common.model_registry.weights import lfs_pointers, missing_weights
 
 if TYPE_CHECKING:
     import os
@@ -39,8 +40,8 @@ def import_model(
     outside the registry; deleting the model removes only the links. Links in the folder are
     followed. Hidden files and folders are left out.
 
-    Raises InvalidModelIdError, InvalidModelFolderError, InsufficientDiskError,
-    RegistryNotWritableError or ManifestCorruptError.
+    Raises InvalidModelIdError, InvalidModelFolderError, IncompleteModelError,
+    InsufficientDiskError, RegistryNotWritableError or ManifestCorruptError.
     """
     check_model_id(model_id)
     revision = check_revision(revision if revision is not None else "local")
@@ -79,8 +80,19 @@ def _files_of(model_id: str, source: Path) -> list[str]:
         raise InvalidModelFolderError(model_id, source, "it is not a folder")
     if not any(any(source.glob(pattern)) for pattern in _PROOFS_OF_A_MODEL):
         raise InvalidModelFolderError(model_id, source, "it has no config.json")
-    found = _walk(model_id, source, source, ())
-    return sorted(check_file_path(path.relative_to(source).as_posix()) for path in found)
+    found = list(_walk(model_id, source, source, ()))
+    if pointers := lfs_pointers(found):
+        names = ", ".join(sorted(path.relative_to(source).as_posix() for path in pointers)[:3])
+        raise InvalidModelFolderError(
+            model_id,
+            source,
+            f"{len(pointers)} of its files are Git LFS pointers in place of their content: {names}",
+            hint=f"Run `git lfs pull` in {str(source)!r}, then import it again.",
+        )
+    if missing := missing_weights(source):
+        raise IncompleteModelError(model_id, tuple(missing), where=f"the folder {str(source)!r}")
+    relative = [path.relative_to(source).as_posix() for path in found]
+    return sorted(check_file_path(path, model_id=model_id) for path in relative)
 
 
 def _walk(model_id: str, source: Path, folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:

@@ -42,6 +42,14 @@ def check_model_id(model_id: str) -> str:
     return model_id
 
 
+def split_quantisation(model_id: str) -> tuple[str, str | None]:
+    """Return an id, and the quantisation that it names behind a colon: "owner/name:Q4_K_M"."""
+    if not isinstance(model_id, str):
+        raise InvalidModelIdError(repr(model_id), "it must be a string")
+    repository, _, quantisation = model_id.partition(":")
+    return repository, quantisation or None
+
+
 def check_revision(revision: str) -> str:
     """Return `revision`, or raise InvalidModelIdError if it cannot be a branch, tag or commit."""
     if not isinstance(revision, str):
@@ -58,16 +66,23 @@ def is_commit(revision: str) -> bool:
     return _COMMIT.fullmatch(revision) is not None
 
 
+def check_file_path(path: str, *, model_id: str) -> str:
+    """Return a file path of a model's, or raise InvalidModelIdError if it could climb out."""
+    if (problem := _problem_with(path)) is not None:
+        shown = path if path.isprintable() else repr(path)
+        raise InvalidModelIdError(shown, problem, what="file path", model_id=model_id)
+    return path
+
+
 @lru_cache(maxsize=4096)  # thousands of models share a few dozen file names
-def check_file_path(path: str) -> str:
-    """Return a repository's file path, or raise InvalidModelIdError if it could climb out."""
+def _problem_with(path: str) -> str | None:
     if not path.isprintable():
-        raise InvalidModelIdError(repr(path), "it has unprintable characters", what="file path")
+        return "it has unprintable characters"
     parts = path.split("/")
     if "\\" in path or ":" in parts[0] or any(part in ("", ".", "..") for part in parts):
-        raise InvalidModelIdError(path, "it does not stay inside the model", what="file path")
+        return "it does not stay inside the model"
     if any(len(part.encode()) > 255 for part in parts):
-        raise InvalidModelIdError(path, "a name in it is too long", what="file path")
+        return "a name in it is too long"
     if parts[:2] == [".cache", "huggingface"]:
-        raise InvalidModelIdError(path, "the downloader uses this folder itself", what="file path")
-    return path
+        return "the downloader uses this folder itself"
+    return None

@@ -109,7 +109,7 @@ class ModelInfo:
             last_used=last_used,
             tags=raw["tags"],
             files={
-                check_file_path(path): FileRecord.from_json(record)
+                check_file_path(path, model_id=raw["model_id"]): FileRecord.from_json(record)
                 for path, record in raw["files"].items()
             },
             aliases=tuple(check_revision(name) for name in raw.get("aliases", ())),

@@ -15,7 +15,40 @@ if TYPE_CHECKING:
 
 # sentence-transformers writes these; a plain language model has none of them.
 _EMBEDDING_FILES = ("modules.json", "config_sentence_transformers.json", "1_Pooling/config.json")
-_EMBEDDING_CLASSES = ("Model", "ForMaskedLM", "ForSentenceEmbedding")
+# What vLLM does with a class that no one tells it more about: the first ending that fits counts
+# (vllm/config/model.py, _SUFFIX_TO_DEFAULTS; a test compares). Masked language models are ours:
+# vLLM knows some of them by name, and embeds with those.
+_TYPE_BY_ENDING = {
+    "ForCausalLM": "text",
+    "ForConditionalGeneration": "text",
+    "ChatModel": "text",
+    "LMHeadModel": "text",
+    "ForTextEncoding": "embedding",
+    "EmbeddingModel": "embedding",
+    "ForMaskedLM": "embedding",
+    "ForSentenceEmbedding": "embedding",
+    "ForSequenceClassification": "classification",
+    "ForTokenClassification": "classification",
+    "ForAudioClassification": "classification",
+    "ForImageClassification": "classification",
+    "ForVideoClassification": "classification",
+    "ClassificationModel": "classification",
+    "ForRewardModeling": "reward",
+    "RewardModel": "reward",
+    "Model": "embedding",
+}
+# Classes that vLLM knows by name, and whose ending says something else or nothing.
+_TYPE_BY_CLASS = {
+    "ChatGLMModel": "text",
+    "MiDashengLMModel": "text",
+    "MossAudioModel": "text",
+    "Qwen2_5OmniModel": "text",
+    "UltravoxModel": "text",
+    "ColPaliForRetrieval": "embedding",
+    "Terratorch": "embedding",
+    "ClefOmniForJointSchema": "classification",
+    "JinaVLForRanking": "classification",
+}
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
@@ -32,9 +65,9 @@ def own_tags(tags: Mapping[str, Tag]) -> dict[str, Tag]:
 def read_traits(folder: Path) -> dict[str, Tag]:
     """Tags for a model's folder: "type" always; the others where the files tell.
 
-    "type" is "text", "embedding" or "lora", "parameters" a count, "dtype" torch's name,
-    "context_length" in tokens. Files that cannot be read tell nothing: a model is not refused for
-    them here.
+    "type" is what vLLM would run the model as: "text", "embedding", "classification", "reward" or
+    "lora". "parameters" is a count, "dtype" torch's name, "context_length" in tokens. Files that
+    cannot be read tell nothing: a model is not refused for them here.
     """
     config = _read_json(folder / "config.json")
     # Models of several modalities keep the language model's numbers one level down.
@@ -61,13 +94,21 @@ def read_traits(folder: Path) -> dict[str, Tag]:
 
 
 def _type_of(folder: Path, config: dict[str, Any]) -> str:
-    if any((folder / name).is_file() for name in _EMBEDDING_FILES):
+    kind = _type_of_class(config)
+    if kind != "classification" and any((folder / name).is_file() for name in _EMBEDDING_FILES):
         return "embedding"
     if not config and (folder / "adapter_config.json").is_file():
         return "lora"
+    return kind
+
+
+def _type_of_class(config: dict[str, Any]) -> str:
     architectures = config.get("architectures")
     first = architectures[0] if isinstance(architectures, list) and architectures else ""
-    return "embedding" if str(first).endswith(_EMBEDDING_CLASSES) else "text"
+    name = str(first)
+    if name in _TYPE_BY_CLASS:
+        return _TYPE_BY_CLASS[name]
+    return next((kind for end, kind in _TYPE_BY_ENDING.items() if name.endswith(end)), "text")
 
 
 def _elements_by_dtype(folder: Path) -> Counter[str]:

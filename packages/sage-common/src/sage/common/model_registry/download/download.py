@@ -17,7 +17,7 @@ from sage.common.model_registry.hub.client import Hub
 from sage.common.model_registry.layout import registry_root
 from sage.common.model_registry.lookup import get_model_path, touch_model
 from sage.common.model_registry.manifest import read_manifest
-from sage.common.model_registry.model_id import check_model_id, check_revision
+from sage.common.model_registry.model_id import check_model_id, check_revision, split_quantisation
 
 if TYPE_CHECKING:
     import os
@@ -47,15 +47,19 @@ def download_model(
 ) -> ModelInfo:
     """Download a model from the hub, verify every file and register it; returns its record.
 
+    `model_id` may name one quantisation of a repository in GGUF, as in "owner/name:Q4_K_M"; the
+    model is then known by its id without it.
+
     What is already there and right is not fetched again: files of an interrupted download, of
     another revision, or of an earlier call with other patterns. `force` fetches all of it anew.
     With HF_HUB_OFFLINE set, a model that is in the registry is returned as it is.
 
     Raises HubModelNotFoundError, RevisionNotFoundError, GatedModelError, HubAccessError,
-    HubUnavailableError, PickledWeightsError, EmptySelectionError, InsufficientDiskError,
-    IntegrityError, RegistryNotWritableError, InvalidModelIdError or ManifestCorruptError. After
-    any of them the registry is as it was.
+    HubUnavailableError, PickledWeightsError, GGUFError, EmptySelectionError,
+    IncompleteModelError, InsufficientDiskError, IntegrityError, RegistryNotWritableError,
+    InvalidModelIdError or ManifestCorruptError. After any of them the registry is as it was.
     """
+    model_id, quantisation = split_quantisation(model_id)
     check_model_id(model_id)
     name = check_revision(revision) if revision is not None else DEFAULT_REVISION
     base = registry_root(root)
@@ -76,11 +80,14 @@ def download_model(
         allow_patterns=allow_patterns,
         ignore_patterns=ignore_patterns,
         allow_pickle=allow_pickle,
+        quantisation=quantisation,
     )
+    if quantisation:
+        tags = {**(tags or {}), "quantisation": quantisation}
     transfer = Transfer(
         root=base, hub=hub, revision=name, commit=commit, max_workers=max_workers, watch=watch
     )
-    return transfer.run(files, tags=tags, force=force)
+    return transfer.run(files, tags=tags, force=force, whole=allow_patterns is None)
 
 
 def ensure_model_available(
@@ -97,7 +104,7 @@ def ensure_model_available(
     Does not ask the hub for a model that is there. Raises as `download_model`.
     """
     try:
-        return get_model_path(model_id, revision, root=root)
+        return get_model_path(split_quantisation(model_id)[0], revision, root=root)
     except (ModelNotFoundError, RevisionNotFoundError):
         model = download_model(
             model_id, revision, progress, root=root, token=token, allow_pickle=allow_pickle

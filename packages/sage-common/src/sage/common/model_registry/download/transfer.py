@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sage.common.model_registry.download.progress import DownloadStatus
 from sage.common.model_registry.download.staging import Staging
-from sage.common.model_registry.errors import HubUnavailableError, IntegrityError
+from sage.common.model_registry.errors import (
+    HubUnavailableError,
+    IncompleteModelError,
+    IntegrityError,
+)
 from sage.common.model_registry.hub.watched_call import watched_call
 from sage.common.model_registry.layout import (
     check_disk,
@@ -23,6 +27,7 @@ from sage.common.model_registry.lookup import put_last
 from sage.common.model_registry.manifest import editing_manifest, read_manifest
 from sage.common.model_registry.model_traits import own_tags
 from sage.common.model_registry.publishing import publish, with_names_of, writing_model
+from sage.common.model_registry.weights import missing_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,21 +69,29 @@ class Transfer:
     def _model_id(self) -> str:
         return self.hub.model_id
 
-    def run(self, files: Files, *, tags: Mapping[str, Tag] | None, force: bool) -> ModelInfo:
-        """Bring `files` into the registry, unless they are there and `force` is not set."""
+    def run(
+        self, files: Files, *, tags: Mapping[str, Tag] | None, force: bool, whole: bool
+    ) -> ModelInfo:
+        """Bring `files` into the registry, unless they are there and `force` is not set.
+
+        A model that is to be `whole` is refused if weights of it are missing.
+        """
         with writing_model(self.root, self._model_id, on_wait=lambda: self._tell("waiting")):
             known = self._known()
             if known is not None:
                 if not force and files.items() <= known.files.items() and _is_whole(known):
                     return self._asked_again(known, tags)
-                files = {**known.files, **files}
+                kept = dict(known.files)
+                if any(path.endswith(".gguf") for path in files):  # one quantisation at a time
+                    kept = {path: kept[path] for path in kept if not path.endswith(".gguf")}
+                files = {**kept, **files}
                 tags = {**own_tags(known.tags), **(tags or {})}
-            return self._transfer(files, tags=tags or {}, force=force)
+            return self._transfer(files, tags=tags or {}, force=force, whole=whole)
 
     def repair(self, model: ModelInfo) -> ModelInfo:
         """Replace the bad files of a model by good ones; the others are kept."""
         with writing_model(self.root, self._model_id, on_wait=lambda: self._tell("waiting")):
-            return self._transfer(model.files, tags=model.tags, force=False)
+            return self._transfer(model.files, tags=model.tags, force=False, whole=False)
 
     def _known(self) -> ModelInfo | None:
         wanted = (self._model_id, self.commit)
@@ -98,7 +111,9 @@ class Transfer:
         self._tell("done", files=known.files)
         return model
 
-    def _transfer(self, files: Files, *, tags: Mapping[str, Tag], force: bool) -> ModelInfo:
+    def _transfer(
+        self, files: Files, *, tags: Mapping[str, Tag], force: bool, whole: bool
+    ) -> ModelInfo:
         folder = staging_folder(self.root, self._model_id, self.commit)
         staging = Staging(folder, files)
         if force:
@@ -108,6 +123,8 @@ class Transfer:
         check_disk(self.root, self._model_id, sum(files[path].size for path in missing))
         self._fetch(staging, missing)
         staging.strip()
+        if whole and (lacking := missing_weights(folder)):
+            raise IncompleteModelError(self._model_id, tuple(lacking), where="its repository")
         model = publish(
             self.root,
             folder,

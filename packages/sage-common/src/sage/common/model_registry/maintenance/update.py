@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sage.common.model_registry.download.download import download_model
-from sage.common.model_registry.download.selection import is_pickled
 from sage.common.model_registry.download.transfer import retrying
 from sage.common.model_registry.errors import NotFromHubError
 from sage.common.model_registry.hub.client import Hub
 from sage.common.model_registry.lookup import get_model
 from sage.common.model_registry.model_id import is_commit
 from sage.common.model_registry.model_traits import own_tags
+from sage.common.model_registry.weights import is_pickled
 
 if TYPE_CHECKING:
     import os
@@ -71,8 +71,9 @@ def update_model(
     check = check_update(model_id, revision, root=root, token=token)
     if not check.outdated:
         return check.model
+    quantisation = check.model.tags.get("quantisation")
     return download_model(
-        model_id,
+        f"{model_id}:{quantisation}" if quantisation else model_id,
         check.model.revision,
         progress,
         root=root,

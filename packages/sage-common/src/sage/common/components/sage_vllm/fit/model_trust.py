@@ -18,7 +18,7 @@ from sage.common.components.sage_vllm.fit.model_files import (
     read_tensors,
     safetensors_files,
 )
-from sage.common.model_registry.download.selection import is_pickled
+from sage.common.model_registry.weights import is_pickled
 
 _NO_WEIGHTS = ("dummy",)  # of vLLM's load_format: random weights, no file is read
 
