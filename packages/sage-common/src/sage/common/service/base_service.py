@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -44,6 +44,19 @@ class BaseService(ContextBound):
 
     def cleanup(self) -> None:
         """Release what setup() acquired; also called when setup() failed half-way."""
+
+    def checkpoint_identity(self) -> Mapping[str, Any] | None:
+        """Return what the results of this service follow from, None if it does not say.
+
+        A run with a checkpoint goes on only with services that say the same as when it began. So
+        records of one output are not made by two models, or at two temperatures.
+
+        Returns:
+            Names and values that JSON can hold, such as ``{"model": "org/name", "commit": "3f2a",
+            "sampling": {"temperature": 0}}``. It is called before ``setup()`` too, so that a run
+            that is refused waits for no engine; a value that is known only later is None by then.
+        """
+        return None
 
     def open(self) -> None:
         """Run setup and start, once; one that fails is cleaned up before its error is raised."""

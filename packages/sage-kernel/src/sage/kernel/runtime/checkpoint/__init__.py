@@ -11,6 +11,7 @@ from sage.kernel.runtime.checkpoint.errors import (
     CheckpointMismatchError,
     UnsupportedPipelineError,
 )
+from sage.kernel.runtime.checkpoint.fingerprinted_input import FingerprintedInput, InputChange
 
 __all__ = [
     "Checkpoint",
@@ -19,5 +20,7 @@ __all__ = [
     "CheckpointMismatchError",
     "DurableSink",
     "DurableSinks",
+    "FingerprintedInput",
+    "InputChange",
     "UnsupportedPipelineError",
 ]

@@ -32,4 +32,13 @@ class DurableSink(SinkFunction):
 
     @abstractmethod
     def finish(self) -> None:
-        """Publish the output. A kill right after it may lead to ``begin(last state)`` again."""
+        """Publish the output. ``begin(last state)`` may follow: after a kill, or to add to it."""
+
+    def output_problem(self) -> str | None:
+        """Return what is wrong with the published output, None if it is there.
+
+        Asked of an instance that is not set up, when a checkpoint says that all is done: an
+        output that was deleted since is not done. The answer is a sentence's rest, such as
+        ``"out.jsonl is not there"``.
+        """
+        return None

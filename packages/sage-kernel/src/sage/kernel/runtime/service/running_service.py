@@ -13,7 +13,9 @@ from sage.common.core.context import ContextBound
 from sage.common.service import BaseService, ServiceClosedError, ServiceMethodNotFoundError
 from sage.kernel.runtime.service.daemon_threads import DaemonThreads
 
-_LIFECYCLE = frozenset({"setup", "start", "stop", "cleanup", "open", "close"})
+_LIFECYCLE = frozenset(
+    {"setup", "start", "stop", "cleanup", "open", "close", "checkpoint_identity"}
+)
 
 
 @dataclass(frozen=True, slots=True)
