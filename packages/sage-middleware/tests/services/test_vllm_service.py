@@ -197,6 +197,11 @@ def test_a_model_without_a_chat_template_takes_no_conversation(model_root: Path)
         with pytest.raises(ValueError, match=f"{BASE_MODEL}' has no chat template.*plain string"):
             service.generate(CONVERSATION)
         assert service.generate("plain", max_tokens=2)[0]["text"]
+        assert service.stats()["engine"]["chat_templates"] == ()
+
+
+def test_a_running_engine_says_which_chat_templates_its_model_has(service: VLLMService) -> None:
+    assert service.stats()["engine"]["chat_templates"] == ("default",)
 
 
 # -- cancelling -----------------------------------------------------------------------------------

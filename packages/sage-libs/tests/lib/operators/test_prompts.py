@@ -23,7 +23,8 @@ class ListeningService(VLLMService):
     calls: list[tuple[Any, dict[str, Any]]] = []  # noqa: RUF012 - emptied by the fixture
 
     def generate_async(self, prompts: Any, **options: Any) -> Future[Any]:
-        self.calls.append((prompts[0], options))
+        one = prompts["messages"] if isinstance(prompts, dict) else prompts
+        self.calls.append((one, options))
         return super().generate_async(prompts, **options)
 
 
@@ -79,7 +80,7 @@ def test_a_template_sees_the_fields_of_a_pairs_original(env: LocalEnvironment, r
         ({"a": "x"}, "{a:.2f}", "Unknown format code 'f'"),
         ({"a": "x"}, "{a:>{width}}", "the record has no field 'width'"),
         (7, "{prompt}", "a record must be a string, a dict with the key 'prompt'"),
-        ({"a": ""}, "{a}", "prompt 0 is empty"),
+        ({"a": ""}, "{a}", "the prompt is empty"),
     ],
 )
 def test_a_record_that_does_not_fit_its_template_fails_alone(

@@ -95,9 +95,9 @@ def test_details_can_be_left_out(env: LocalEnvironment, run: Any) -> None:
         (None, "a record must be a string"),
         ([], "a record must be a string"),
         (["only one"], "a record must be a string"),
-        ({"prompt": None}, "prompt 0 must be"),
-        ({"prompt": ""}, "prompt 0 is empty"),
-        ("", "prompt 0 is empty"),
+        ({"prompt": None}, "the prompt must be"),
+        ({"prompt": ""}, "the prompt is empty"),
+        ("", "the prompt is empty"),
         ("word " * 600, "the prompt has 600 words; 1 to 512 fit"),
     ],
 )

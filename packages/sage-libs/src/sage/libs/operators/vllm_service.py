@@ -125,11 +125,13 @@ class VLLMServiceGenerator(_ServiceOperator):
 
     def submit(self, record: Any) -> Future[Any]:
         """Start the generation of one record."""
-        prompt = self._records.prompt(record)
-        own = self._records.options(record)
-        check_sampling_options(own, "the record's options")
-        options = {**self.options, **own}
-        return self.call_service_async(self.service_name, [prompt], method="generate", **options)
+        prompt, options = self._records.prompt(record), self.options
+        if own := self._records.options(record):
+            check_sampling_options(own, "the record's options")
+            options = {**options, **own}
+        if not isinstance(prompt, str | Mapping):  # a list of texts would be several prompts
+            prompt = {"messages": prompt}
+        return self.call_service_async(self.service_name, prompt, method="generate", **options)
 
     def complete(self, record: Any, result: list[dict[str, Any]]) -> Any:
         """Return the record with its text, or with the fields of its JSON."""

@@ -54,6 +54,8 @@ class EngineInfo:
     """What a running engine says of itself; lengths are in tokens, ``start_seconds`` in seconds.
 
     ``memory_bytes`` is the device memory that it was estimated to need, 0 if that is not known.
+    ``chat_templates`` names the templates that make a text of a conversation; a single one without
+    a name is ``"default"``, and without any the model takes no conversations.
     """
 
     model_id: str
@@ -63,6 +65,7 @@ class EngineInfo:
     max_batch_size: int
     start_seconds: float
     memory_bytes: int = 0
+    chat_templates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,50 +2,33 @@
 
 from __future__ import annotations
 
-import inspect
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from functools import partial
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from sage.common.components.sage_vllm.background import in_background
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.driver.vllm_engine import VLLMEngine
-from sage.common.components.sage_vllm.engine_contract import (
-    Embedding,
-    Engine,
-    EngineFactory,
-    Generation,
-    LoraAdapter,
-)
-from sage.common.components.sage_vllm.errors import EngineClosedError, EngineError, ModelInUseError
+from sage.common.components.sage_vllm.engine_contract import Engine, EngineFactory
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
-from sage.common.components.sage_vllm.requests.gather import gather
-from sage.common.components.sage_vllm.requests.inputs import PromptItem, parse_prompts, parse_texts
-from sage.common.components.sage_vllm.requests.lora_adapter import find_adapter
-from sage.common.components.sage_vllm.requests.results import (
-    embedding_result,
-    engine_stats_record,
-    generation_results,
-    model_record,
-)
+from sage.common.components.sage_vllm.requests.embedding_call import EmbeddingCall
+from sage.common.components.sage_vllm.requests.generation_call import GenerationCall
+from sage.common.components.sage_vllm.requests.inputs import parse_prompts, parse_texts
+from sage.common.components.sage_vllm.requests.lora_adapter import LoraAdapters
+from sage.common.components.sage_vllm.requests.prompt_reader import PromptReader
+from sage.common.components.sage_vllm.requests.results import engine_stats_record
 from sage.common.components.sage_vllm.requests.sampling_options import (
     check_embedding_options,
-    check_sampling_options,
+    check_on_error,
 )
 from sage.common.components.sage_vllm.requests.text_stream import TextStream
 from sage.common.components.sage_vllm.service_record import ServiceRecord
-from sage.common.core.errors import nearest
-from sage.common.model_registry import vllm_registry
+from sage.common.components.sage_vllm.tasks.dispatch import Task, start_task
+from sage.common.components.sage_vllm.tasks.model_tasks import ModelTasks
 from sage.common.service import BaseService, ServiceClosedError
 
 __all__ = ["VLLMService", "VLLMServiceConfig"]
-
-_ON_ERROR = ("raise", "return")
-_TASKS_WITH_INPUTS = ("generate", "embed", "fine_tune")
 
 
 class VLLMService(BaseService):
@@ -72,7 +55,11 @@ class VLLMService(BaseService):
         self._engines = EnginePool(config, engine_factory)
         self._record = ServiceRecord(config, self._engines)
         self._capacity: int | None = None
-        self._adapters: set[Path] = set()  # LoRA adapters that calls have named
+        adapters = LoraAdapters(config.model_root)
+        self._prompts = PromptReader(config.sampling, adapters)
+        self._models = ModelTasks(
+            config.model_root, self._engines, adapters, auto_reload=config.auto_reload
+        )
 
     # -- lifecycle ------------------------------------------------------------------------------
 
@@ -137,28 +124,11 @@ class VLLMService(BaseService):
         self, prompts: Any, *, on_error: str = "raise", **options: Any
     ) -> Future[list[dict[str, Any]]]:
         """Do the same without waiting; cancelling the Future aborts the generation."""
-        if on_error not in _ON_ERROR:
-            raise ValueError(f"unknown on_error {on_error!r}; valid: {', '.join(_ON_ERROR)}")
+        check_on_error(on_error)
         self._check_open()
-        items = self._items(prompts, options)
-        began = time.perf_counter()
-        return_errors = on_error == "return"
-        parse = [item.options.get("json_schema") is not None for item in items]
-
-        def start(engine: Engine) -> Future[Any]:
-            futures: list[Future[Generation]] = []
-            try:
-                futures.extend(  # one by one: those before one that raises are in the list
-                    self._submit(engine, item, began, return_errors=return_errors) for item in items
-                )
-            except BaseException:
-                for future in futures:
-                    future.cancel()
-                raise
-            combine = partial(generation_results, engine.info.model_id, parse=parse)
-            return gather(futures, combine, return_errors=return_errors)
-
-        return self._engines.text.call(start)
+        items = self._prompts.read(prompts, options)
+        call = GenerationCall(items, return_errors=on_error == "return")
+        return self._engines.text.call(call)
 
     def stream(self, prompt: Any, **options: Any) -> TextStream:
         """Generate one text and yield it piece by piece.
@@ -168,19 +138,12 @@ class VLLMService(BaseService):
         the generation.
         """
         self._check_open()
-        items = self._items(prompt, options)
+        items = self._prompts.read(prompt, options)
         if len(items) != 1:
             raise ValueError(f"a stream has one prompt, not {len(items)}")
-        (item,) = items
-        began = time.perf_counter()
-        parse = [item.options.get("json_schema") is not None]
         pieces: SimpleQueue[str | None] = SimpleQueue()
-
-        def start(engine: Engine) -> Future[Any]:
-            future = engine.submit(item.prompt, _as_of_now(item.options, began), pieces.put)
-            return gather([future], partial(generation_results, engine.info.model_id, parse=parse))
-
-        return TextStream(pieces, self._engines.text.call(start))
+        call = GenerationCall(items, on_text=pieces.put)
+        return TextStream(pieces, self._engines.text.call(call))
 
     def count_tokens(self, prompts: Any) -> list[int]:
         """Return how many tokens each prompt has, in the shapes that ``generate`` takes."""
@@ -221,29 +184,10 @@ class VLLMService(BaseService):
         dimensions: int | None = None,
     ) -> Future[dict[str, Any]]:
         """Do the same without waiting; cancelling the Future aborts the embedding."""
-        began = time.perf_counter()
         self._check_open()
-        checked = parse_texts(texts)
         check_embedding_options(normalize, dimensions)
-
-        def start(engine: Engine) -> Future[Any]:
-            def combine(embeddings: list[Embedding]) -> dict[str, Any]:
-                latency = time.perf_counter() - began
-                return embedding_result(engine.info.model_id, embeddings, latency)
-
-            futures: list[Future[Embedding]] = []
-            try:
-                futures.extend(
-                    engine.embed(text, normalize=normalize, dimensions=dimensions)
-                    for text in checked
-                )
-            except BaseException:
-                for future in futures:
-                    future.cancel()
-                raise
-            return gather(futures, combine)
-
-        future = self._engines.embedding.call(start)
+        call = EmbeddingCall(parse_texts(texts), normalize=normalize, dimensions=dimensions)
+        future = self._engines.embedding.call(call)
         self._engines.ensure_embedding()
         return future
 
@@ -270,33 +214,21 @@ class VLLMService(BaseService):
 
     def show_models(self) -> list[dict[str, Any]]:
         """Return the registry's models as plain data."""
-        return [model_record(m) for m in vllm_registry.list_models(root=self.config.model_root)]
+        return self._models.show()
 
     def download_model(self, model_id: str, revision: str | None = None) -> dict[str, Any]:
         """Download a model into the registry; returns its record.
 
         With ``auto_reload``, an engine that has another revision of it is switched to this one.
         """
-        root = self.config.model_root
-        model = vllm_registry.download_model(model_id, revision, progress=False, root=root)
-        if self.config.auto_reload:
-            self._engines.reload(model_id, revision)
-        return model_record(model)
+        return self._models.download(model_id, revision)
 
     def delete_model(self, model_id: str, revision: str | None = None) -> dict[str, Any]:
         """Delete a model, or one revision of it; returns ``freed_bytes`` and the records.
 
         Raises ModelInUseError for a model that is loaded, and as the registry's delete_model.
         """
-        root = self.config.model_root
-        plan = vllm_registry.plan_deletion(model_id, revision, root=root)
-        if any(
-            self._engines.is_loaded(model.path) or model.path in self._adapters
-            for model in plan.models
-        ):
-            raise ModelInUseError(model_id)
-        done = vllm_registry.delete_model(model_id, revision, root=root)
-        return {"freed_bytes": done.freed_bytes, "models": [model_record(m) for m in done.models]}
+        return self._models.delete(model_id, revision)
 
     def switch_model(self, model_id: str, revision: str | None = None) -> dict[str, Any]:
         """Replace the text model by another one of the registry; returns ``stats``.
@@ -334,77 +266,26 @@ class VLLMService(BaseService):
 
     def process_async(self, payload: Mapping[str, Any]) -> Future[Any]:
         """Do the same without waiting."""
-        if not isinstance(payload, Mapping) or not set(payload) <= {"task", "inputs", "options"}:
-            raise ValueError(
-                f"the payload must be {{'task': ..., 'inputs': ..., 'options': {{...}}}}, "
-                f"not {payload!r}"
-            )
-        task, options = payload.get("task"), payload.get("options") or {}
-        if not isinstance(options, Mapping):
-            raise ValueError(f"'options' must be a mapping, not {options!r}")
-        tasks: dict[Any, Callable[..., Any]] = {
-            "generate": self.generate_async,
-            "embed": self.embed_async,
-            "fine_tune": self.fine_tune,
-            "show_models": self.show_models,
-            "download_model": self.download_model,
-            "delete_model": self.delete_model,
-            "switch_model": self.switch_model,
-            "stats": self.stats,
-            "health": self.health,
+        tasks = {
+            "generate": Task(run=self.generate_async, has_inputs=True, returns_future=True),
+            "embed": Task(run=self.embed_async, has_inputs=True, returns_future=True),
+            "fine_tune": Task(run=self.fine_tune, has_inputs=True),
+            "show_models": Task(run=self.show_models),
+            "download_model": Task(run=self.download_model),
+            "delete_model": Task(run=self.delete_model),
+            "switch_model": Task(run=self.switch_model),
+            "stats": Task(run=self.stats),
+            "health": Task(run=self.health),
         }
-        if not isinstance(task, str) or task not in tasks:
-            raise ValueError(f"unknown task {task!r}; {nearest(str(task), list(tasks))}")
-        run = tasks[task]
-        inputs = [payload["inputs"]] if "inputs" in payload else []
-        if (task in _TASKS_WITH_INPUTS) != bool(inputs):
-            raise ValueError(f"task {task!r} {'takes no' if inputs else 'needs'} 'inputs'")
-        _check_arguments(task, run, inputs, options)
-        if task in ("generate", "embed"):
-            future: Future[Any] = run(*inputs, **options)
-            return future
         if self._closed:
             raise ServiceClosedError(self.ctx.name)
-        return in_background(run, *inputs, **options)
+        return start_task(payload, tasks)
 
     # -- inside -----------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
         if not self._opened:
             raise ServiceClosedError(self.ctx.name, "it has not been opened yet")
-
-    def _items(self, prompts: Any, options: Mapping[str, Any]) -> list[PromptItem]:
-        """Return the prompts of a call, each with all options that hold for it."""
-        adapters: dict[Any, LoraAdapter] = {}
-        return [self._with_options(item, options, adapters) for item in parse_prompts(prompts)]
-
-    def _with_options(
-        self, item: PromptItem, options: Mapping[str, Any], adapters: dict[Any, LoraAdapter]
-    ) -> PromptItem:
-        own = {**options, **item.options}
-        check_sampling_options(own, "the options of generate")
-        merged = {**self.config.sampling, **own}
-        if (name := merged.get("lora")) is not None:
-            if name not in adapters:
-                adapters[name] = find_adapter(name, self.config.model_root)
-                self._adapters.add(adapters[name].path)
-            merged["lora"] = adapters[name]
-        return PromptItem(prompt=item.prompt, options=merged)
-
-    @staticmethod
-    def _submit(
-        engine: Engine, item: PromptItem, began: float, *, return_errors: bool
-    ) -> Future[Generation]:
-        try:
-            return engine.submit(item.prompt, _as_of_now(item.options, began))
-        except EngineClosedError:
-            raise
-        except (EngineError, ValueError) as error:
-            if not return_errors:
-                raise
-            failed: Future[Generation] = Future()
-            failed.set_exception(error)
-            return failed
 
     @staticmethod
     def _wait(future: Future[Any]) -> Any:
@@ -413,22 +294,3 @@ class VLLMService(BaseService):
         except BaseException:
             future.cancel()  # a Ctrl-C of the caller must not leave the engine at work
             raise
-
-
-def _as_of_now(options: Mapping[str, Any], began: float) -> Mapping[str, Any]:
-    """Return a call's options with its deadline less what it has waited for an engine."""
-    if options.get("deadline") is None:
-        return options
-    return {**options, "deadline": options["deadline"] - (time.perf_counter() - began)}
-
-
-def _check_arguments(
-    task: str, run: Callable[..., Any], inputs: list[Any], options: Mapping[str, Any]
-) -> None:
-    """Raise ValueError for options that the task's method does not take or lacks."""
-    signature = inspect.signature(run)
-    names = list(signature.parameters)[len(inputs) :]
-    try:
-        signature.bind(*inputs, **options)
-    except TypeError as error:
-        raise ValueError(f"task {task!r} takes the options {', '.join(names)}: {error}") from None

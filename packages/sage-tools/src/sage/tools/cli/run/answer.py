@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sage.common.components.sage_vllm.errors import NoChatTemplateError
 from sage.common.components.sage_vllm.requests.text_stream import TextStream
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.tools.cli.terminal.output import is_rich, write_note
@@ -56,11 +55,7 @@ class ShownAnswer:
 
 def takes_conversations(service: VLLMService) -> bool:
     """Whether the model has a chat template."""
-    try:
-        service.count_tokens([[{"role": "user", "content": "Hello"}]])
-    except NoChatTemplateError:
-        return False
-    return True
+    return bool(service.stats()["engine"]["chat_templates"])
 
 
 def why_cut_off(result: Mapping[str, Any], context: int) -> tuple[str, str] | None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sage.common.components.sage_vllm.errors import NoChatTemplateError
 from sage.common.core.functions import MapFunction
 from sage.libs.io import JSONLSource
 from sage.libs.io.input_files import input_files
@@ -40,19 +39,12 @@ class PromptOf(MapFunction):
     def execute(self, record: Any) -> Any:
         """Return the record and its prompt."""
         if self._converses is None:
-            self._converses = self._takes_conversations()
+            engine = self.call_service(self._service_name, method="stats")["engine"]
+            self._converses = bool(engine["chat_templates"])
         fields, prompt = _fields_and_input(record, self.keys)
         if isinstance(prompt, str) and prompt and self._converses:
             prompt = [{"role": "user", "content": prompt}]
         return [fields, prompt]
-
-    def _takes_conversations(self) -> bool:
-        probe = [[{"role": "user", "content": "Hello"}]]
-        try:
-            self.call_service(self._service_name, probe, method="count_tokens")
-        except NoChatTemplateError:
-            return False
-        return True
 
 
 class TextOf(MapFunction):

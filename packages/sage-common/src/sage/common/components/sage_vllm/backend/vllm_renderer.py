@@ -85,6 +85,18 @@ class VLLMRenderer:
             )
         return self._pooling_params[key]
 
+    def chat_templates(self) -> tuple[str, ...]:
+        """Return the names of the model's chat templates; see EngineInfo."""
+        if not isinstance(self._renderer, self._vllm.HfRenderer):
+            return ("default",)  # a tokenizer that knows how its own model converses
+        tokenizer = self._renderer.get_tokenizer()
+        if isinstance(named := tokenizer.chat_template, dict):
+            return tuple(sorted(named))
+        default = self._vllm.resolve_chat_template(
+            tokenizer, None, None, model_config=self._model_config
+        )
+        return () if default is None else ("default",)
+
     def render(self, prompt: Prompt) -> Any:
         """Apply the chat template if it is a conversation, tokenise, check the length."""
         return self._render(prompt, {})

@@ -154,6 +154,7 @@ def _what_is_used_of_vllm() -> SimpleNamespace:
     from vllm.lora.request import LoRARequest
     from vllm.renderers import ChatParams
     from vllm.renderers.chat_utils import ChatTemplateResolutionError
+    from vllm.renderers.hf import HfRenderer, resolve_chat_template
     from vllm.renderers.inputs.preprocess import parse_model_prompt
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -166,12 +167,14 @@ def _what_is_used_of_vllm() -> SimpleNamespace:
     return SimpleNamespace(
         ChatParams=ChatParams,
         ChatTemplateResolutionError=ChatTemplateResolutionError,
+        HfRenderer=HfRenderer,
         LoRARequest=LoRARequest,
         RequestOutputKind=RequestOutputKind,
         SamplingParams=SamplingParams,
         SharedPoolingParams=SharedPoolingParams,
         StructuredOutputsParams=StructuredOutputsParams,
         parse_model_prompt=parse_model_prompt,
+        resolve_chat_template=resolve_chat_template,
         refusals=(VLLMClientError, ValueError, TypeError),
     )
 
@@ -280,6 +283,7 @@ def build(
         max_batch_size=config.scheduler_config.max_num_seqs,
         start_seconds=time.perf_counter() - began,
         memory_bytes=_held_bytes(estimate, arguments, None if on_cpu else total),
+        chat_templates=runtime.renderer.chat_templates() if spec.role == "generate" else (),
     )
 
 

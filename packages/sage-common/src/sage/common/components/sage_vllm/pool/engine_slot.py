@@ -9,6 +9,7 @@ from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import Engine
 from sage.common.components.sage_vllm.errors import EngineClosedError
+from sage.common.components.sage_vllm.requests.gather import hand_over
 
 Start = Callable[[Engine], Future[Any]]
 """Starts a call on an engine."""
@@ -95,14 +96,4 @@ def _start_waiting(start: Start, engine: Engine, outer: Future[Any]) -> None:
         if outer.set_running_or_notify_cancel():
             outer.set_exception(error)
         return
-
-    def settle(done: Future[Any]) -> None:
-        if done.cancelled() or not outer.set_running_or_notify_cancel():
-            outer.cancel()
-        elif (error := done.exception()) is not None:
-            outer.set_exception(error)
-        else:
-            outer.set_result(done.result())
-
-    inner.add_done_callback(settle)
-    outer.add_done_callback(lambda done: inner.cancel() if done.cancelled() else None)
+    hand_over(inner, outer)

@@ -1,71 +1,120 @@
-"""gather: one Future of many."""
+"""Futures made of other Futures: ``gather`` of many, ``then`` of one."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
 
 def gather(
-    futures: Sequence[Future[Any]],
+    futures: Iterable[Future[Any]],
     combine: Callable[[list[Any]], Any],
     *,
     return_errors: bool = False,
 ) -> Future[Any]:
     """Return a Future of ``combine(results)``, with the results in the order of ``futures``.
 
-    The first error cancels the others and becomes the Future's; with ``return_errors`` an error
-    takes its result's place instead. Cancelling the Future cancels them all.
+    ``futures`` may be a generator that starts one piece of work after the other: if it raises,
+    what was started is cancelled. Later, the first error cancels the others and becomes the
+    Future's; with ``return_errors`` an error takes its result's place instead. Cancelling the
+    Future cancels them all.
     """
+    parts = _all_or_none(futures)
     combined: Future[Any] = Future()
-    if not futures:
-        combined.set_result(combine([]))
+    if not parts:
+        _settle(combined, combine, [])
         return combined
-    results: list[Any] = [None] * len(futures)
-    left = len(futures)
+    results: list[Any] = [None] * len(parts)
+    failure: list[BaseException] = []
+    left = len(parts)
     lock = threading.Lock()
 
-    def cancel_all() -> None:
-        for future in futures:
-            future.cancel()
-
-    def settle(index: int, future: Future[Any]) -> None:
+    def settle(index: int, part: Future[Any]) -> None:
         nonlocal left
-        error = None if future.cancelled() else future.exception()
-        if error is None and not future.cancelled():
-            results[index] = future.result()
+        error = None if part.cancelled() else part.exception()
+        if error is None and not part.cancelled():
+            results[index] = part.result()
         elif return_errors:
             results[index] = error
         with lock:
             left -= 1
             last = left == 0
             failed = error is not None and not return_errors and not failure
-            if failed:
+            if failed and error is not None:
                 failure.append(error)
         if failed:
-            cancel_all()
+            _cancel(parts)
         if last and combined.set_running_or_notify_cancel():
-            _finish(combined, failure, combine, results)
+            if failure:
+                combined.set_exception(failure[0])
+            else:
+                _settle(combined, combine, results)
 
-    failure: list[BaseException | None] = []
-    combined.add_done_callback(lambda done: cancel_all() if done.cancelled() else None)
-    for index, future in enumerate(futures):
-        future.add_done_callback(lambda done, index=index: settle(index, done))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+    combined.add_done_callback(lambda done: _cancel(parts) if done.cancelled() else None)
+    for index, part in enumerate(parts):
+        part.add_done_callback(lambda done, index=index: settle(index, done))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
     return combined
 
 
-def _finish(
-    combined: Future[Any],
-    failure: list[BaseException | None],
-    combine: Callable[[list[Any]], Any],
-    results: list[Any],
+def then(
+    future: Future[Any], convert: Callable[[Any], Any], *, return_errors: bool = False
+) -> Future[Any]:
+    """Return a Future of ``convert(result)``; cancelling it cancels ``future``.
+
+    With ``return_errors``, ``convert`` is given an error in its result's place.
+    """
+    converted: Future[Any] = Future()
+    hand_over(future, converted, convert, return_errors=return_errors)
+    return converted
+
+
+def hand_over(
+    inner: Future[Any],
+    outer: Future[Any],
+    convert: Callable[[Any], Any] = lambda result: result,
+    *,
+    return_errors: bool = False,
 ) -> None:
-    if failure:
-        combined.set_exception(failure[0])
-        return
+    """Complete ``outer`` with the outcome of ``inner``, and pass a cancel of ``outer`` on."""
+
+    def settle(done: Future[Any]) -> None:
+        if done.cancelled():
+            outer.cancel()
+        if not outer.set_running_or_notify_cancel():
+            return
+        error = done.exception()
+        if error is None:
+            _settle(outer, convert, done.result())
+        elif return_errors:
+            _settle(outer, convert, error)
+        else:
+            outer.set_exception(error)
+
+    inner.add_done_callback(settle)
+    outer.add_done_callback(lambda done: inner.cancel() if done.cancelled() else None)
+
+
+def _all_or_none(futures: Iterable[Future[Any]]) -> list[Future[Any]]:
+    started: list[Future[Any]] = []
     try:
-        combined.set_result(combine(results))
+        started.extend(futures)  # one by one: those before one that raises are in the list
+    except BaseException:
+        _cancel(started)
+        raise
+    return started
+
+
+def _cancel(futures: Iterable[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()
+
+
+def _settle(future: Future[Any], convert: Callable[[Any], Any], result: Any) -> None:
+    try:
+        converted = convert(result)
     except Exception as error:  # noqa: BLE001 - it belongs to whoever waits
-        combined.set_exception(error)
+        future.set_exception(error)
+    else:
+        future.set_result(converted)

@@ -1,4 +1,4 @@
-"""Finding LoRA adapters in the registry."""
+"""The LoRA adapters that calls name, found in the registry."""
 
 from __future__ import annotations
 
@@ -25,3 +25,21 @@ def find_adapter(name: str, root: Path | None) -> LoraAdapter:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{config} says no rank 'r' of the adapter: {error}") from error
     return LoraAdapter(name=name, path=path, rank=int(rank))
+
+
+class LoraAdapters:
+    """Finds the adapters that calls name, and remembers whose files the engines may read."""
+
+    def __init__(self, root: Path | None) -> None:
+        self._root = root
+        self._named: set[Path] = set()
+
+    def find(self, name: str) -> LoraAdapter:
+        """Return an adapter by its id, as find_adapter does."""
+        adapter = find_adapter(name, self._root)
+        self._named.add(adapter.path)
+        return adapter
+
+    def is_in_use(self, path: Path) -> bool:
+        """Whether a call has named the adapter in this folder."""
+        return path in self._named

@@ -13,26 +13,15 @@ from sage.common.components.sage_vllm.engine_contract import (
     Engine,
     Generation,
 )
-from sage.common.model_registry.vllm_registry import ModelInfo
 
 
-def generation_results(
-    model_id: str,
-    generations: Sequence[Generation | Exception],
-    *,
-    parse: Sequence[bool],
-) -> list[dict[str, Any]]:
-    """Return a dict per prompt, as VLLMService.generate describes it.
+def generation_result(
+    model_id: str, generation: Generation | Exception, *, parse: bool
+) -> dict[str, Any]:
+    """Return what VLLMService.generate does for one prompt, or for the error in its place.
 
-    ``parse`` says for each whether its text is JSON by a schema.
+    ``parse`` says whether the text is JSON by a schema.
     """
-    return [
-        _to_result(model_id, generation, parse=is_json)
-        for generation, is_json in zip(generations, parse, strict=True)
-    ]
-
-
-def _to_result(model_id: str, generation: Generation | Exception, *, parse: bool) -> dict[str, Any]:
     if isinstance(generation, Exception):
         error = {"type": type(generation).__name__, "message": str(generation)}
         return {"error": error, "model_id": model_id}
@@ -71,11 +60,6 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except ValueError:  # cut off by max_tokens or a deadline
         return None
-
-
-def model_record(model: ModelInfo) -> dict[str, Any]:
-    """Return a registry record with the absolute path of its folder."""
-    return {**model.to_json(), "path": str(model.path)}
 
 
 def engine_stats_record(engine: Engine | None) -> dict[str, Any]:

@@ -73,6 +73,12 @@ def check_sampling_options(options: Mapping[str, Any], where: str) -> None:
         raise ValueError(f"{' and '.join(structures)} in {where}: a text can follow only one")
 
 
+def check_on_error(on_error: object) -> None:
+    """Raise ValueError for an ``on_error`` that is neither "raise" nor "return"."""
+    if on_error not in ("raise", "return"):
+        raise ValueError(f"unknown on_error {on_error!r}; valid: raise, return")
+
+
 def check_embedding_options(normalize: object, dimensions: object) -> None:
     """Raise ValueError for an option of ``embed`` of a wrong type, for the same reason."""
     if not isinstance(normalize, bool):

@@ -52,6 +52,7 @@ class EchoEngine:
             max_model_len=_MAX_WORDS,
             max_batch_size=64,
             start_seconds=0.0,
+            chat_templates=("default",),
         )
 
     @property

@@ -1,0 +1,75 @@
+"""GenerationCall: a call of ``generate``, ready to be started on the engine that serves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from sage.common.components.sage_vllm.engine_contract import Engine, Generation, OnText
+from sage.common.components.sage_vllm.errors import EngineClosedError, EngineError
+from sage.common.components.sage_vllm.requests.gather import gather, then
+from sage.common.components.sage_vllm.requests.inputs import PromptItem
+from sage.common.components.sage_vllm.requests.results import generation_result
+
+
+class GenerationCall:
+    """Starts its prompts on an engine, all or none; a slot may start it later than it was made.
+
+    Args:
+        items: the prompts, each with all options that hold for it.
+        return_errors: put a prompt's error into its place, instead of ending the call with it.
+        on_text: is given the pieces of the text; for a call of one prompt.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[PromptItem],
+        *,
+        return_errors: bool = False,
+        on_text: OnText | None = None,
+    ) -> None:
+        self._items = items
+        self._return_errors = return_errors
+        self._on_text = on_text
+        self._began = time.perf_counter()
+
+    def __call__(self, engine: Engine) -> Future[list[dict[str, Any]]]:
+        """Submit the prompts; return a Future of the list that VLLMService.generate describes."""
+        model_id, return_errors = engine.info.model_id, self._return_errors
+        parsed = [item.options.get("json_schema") is not None for item in self._items]
+        if len(self._items) == 1:  # most calls: they are spared what many prompts need
+
+            def alone(generation: Any) -> list[dict[str, Any]]:
+                return [generation_result(model_id, generation, parse=parsed[0])]
+
+            only = self._submit(engine, self._items[0])
+            return then(only, alone, return_errors=return_errors)
+
+        def together(generations: list[Any]) -> list[dict[str, Any]]:
+            return [
+                generation_result(model_id, generation, parse=parse)
+                for generation, parse in zip(generations, parsed, strict=True)
+            ]
+
+        submitted = (self._submit(engine, item) for item in self._items)
+        return gather(submitted, together, return_errors=return_errors)
+
+    def _submit(self, engine: Engine, item: PromptItem) -> Future[Generation]:
+        try:
+            return engine.submit(item.prompt, self._as_of_now(item.options), self._on_text)
+        except EngineClosedError:
+            raise  # the slot may have another engine for the whole call
+        except (EngineError, ValueError) as error:
+            if not self._return_errors:
+                raise
+            failed: Future[Generation] = Future()
+            failed.set_exception(error)
+            return failed
+
+    def _as_of_now(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return options with their deadline less what the call has waited for an engine."""
+        if options.get("deadline") is None:
+            return options
+        return {**options, "deadline": options["deadline"] - (time.perf_counter() - self._began)}

@@ -1,0 +1,47 @@
+"""PromptReader: from what a caller passes to prompts with all options that hold for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sage.common.components.sage_vllm.engine_contract import LoraAdapter
+from sage.common.components.sage_vllm.requests.inputs import PromptItem, parse_prompts
+from sage.common.components.sage_vllm.requests.lora_adapter import LoraAdapters
+from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
+
+
+class PromptReader:
+    """Reads prompts in all their shapes, under a service's default options."""
+
+    def __init__(self, defaults: Mapping[str, Any], adapters: LoraAdapters) -> None:
+        self._defaults = defaults
+        self._adapters = adapters
+
+    def read(self, prompts: Any, options: Mapping[str, Any]) -> list[PromptItem]:
+        """Return an item per prompt; its own options override the call's, and those the defaults.
+
+        Raises ValueError for a shape or an option that is not valid, and what finding a LoRA
+        adapter raises.
+        """
+        items = parse_prompts(prompts)
+        found: dict[str, LoraAdapter] = {}
+        if all(not item.options for item in items):
+            shared = self._complete(options, found)
+            return [PromptItem(prompt=item.prompt, options=shared) for item in items]
+        own = [self._complete({**options, **item.options}, found) for item in items]
+        return [
+            PromptItem(prompt=item.prompt, options=complete)
+            for item, complete in zip(items, own, strict=True)
+        ]
+
+    def _complete(
+        self, given: Mapping[str, Any], found: dict[str, LoraAdapter]
+    ) -> Mapping[str, Any]:
+        check_sampling_options(given, "the options of generate")
+        options = {**self._defaults, **given}
+        if (name := options.get("lora")) is not None:
+            if name not in found:
+                found[name] = self._adapters.find(name)
+            options["lora"] = found[name]
+        return options

@@ -1,0 +1,65 @@
+"""From the payload of ``VLLMService.process`` to the method that it names."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from sage.common.components.sage_vllm.background import in_background
+from sage.common.core.errors import nearest
+
+_KEYS = {"task", "inputs", "options"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task by the method that runs it.
+
+    ``has_inputs`` says whether the payload's inputs are the method's first argument;
+    ``returns_future`` whether the method returns a Future, or runs to the end of the task.
+    """
+
+    run: Callable[..., Any]
+    has_inputs: bool = False
+    returns_future: bool = False
+
+
+def start_task(payload: Mapping[str, Any], tasks: Mapping[str, Task]) -> Future[Any]:
+    """Start what ``{"task": ..., "inputs": ..., "options": {...}}`` asks for.
+
+    Raises ValueError for a payload that names no task, or whose inputs or options do not fit it.
+    """
+    if not isinstance(payload, Mapping) or not set(payload) <= _KEYS:
+        raise ValueError(
+            f"the payload must be {{'task': ..., 'inputs': ..., 'options': {{...}}}}, "
+            f"not {payload!r}"
+        )
+    name, options = payload.get("task"), payload.get("options") or {}
+    if not isinstance(options, Mapping):
+        raise ValueError(f"'options' must be a mapping, not {options!r}")
+    if not isinstance(name, str) or name not in tasks:
+        raise ValueError(f"unknown task {name!r}; {nearest(str(name), list(tasks))}")
+    task = tasks[name]
+    inputs = [payload["inputs"]] if "inputs" in payload else []
+    if task.has_inputs != bool(inputs):
+        raise ValueError(f"task {name!r} {'takes no' if inputs else 'needs'} 'inputs'")
+    _check_arguments(name, task.run, inputs, options)
+    if not task.returns_future:
+        return in_background(task.run, *inputs, **options)
+    future: Future[Any] = task.run(*inputs, **options)
+    return future
+
+
+def _check_arguments(
+    task: str, run: Callable[..., Any], inputs: list[Any], options: Mapping[str, Any]
+) -> None:
+    """Raise ValueError for options that the task's method does not take or lacks."""
+    signature = inspect.signature(run)
+    names = list(signature.parameters)[len(inputs) :]
+    try:
+        signature.bind(*inputs, **options)
+    except TypeError as error:
+        raise ValueError(f"task {task!r} takes the options {', '.join(names)}: {error}") from None

@@ -1,0 +1,51 @@
+"""PromptReader: prompts with all options that hold for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sage.common.components.sage_vllm.requests.lora_adapter import LoraAdapters
+from sage.common.components.sage_vllm.requests.prompt_reader import PromptReader
+from sage.common.components.sage_vllm.testing.echo_engine import write_echo_model
+from sage.common.model_registry.vllm_registry import ModelNotFoundError, import_model
+
+
+def reader(root: Path | None = None, **defaults: Any) -> PromptReader:
+    return PromptReader(defaults, LoraAdapters(root))
+
+
+def test_a_prompts_own_options_override_the_calls_and_those_the_services() -> None:
+    prompts = [{"prompt": "a", "options": {"seed": 1}}, "b"]
+    first, second = reader(seed=3, top_k=5, n=7).read(prompts, {"seed": 2, "top_k": 4})
+    assert (first.prompt, first.options) == ("a", {"seed": 1, "top_k": 4, "n": 7})
+    assert (second.prompt, second.options) == ("b", {"seed": 2, "top_k": 4, "n": 7})
+
+
+def test_prompts_without_options_of_their_own_share_the_calls() -> None:
+    items = reader(seed=3).read(["a", "b", "c"], {"top_k": 4})
+    assert items[0].options == {"seed": 3, "top_k": 4}
+    assert all(item.options is items[0].options for item in items)
+
+
+def test_options_that_exclude_each_other_are_found_wherever_they_come_from() -> None:
+    prompt = {"prompt": "a", "options": {"choice": ["x"]}}
+    with pytest.raises(ValueError, match="choice and regex"):
+        reader().read(prompt, {"regex": "x"})
+
+
+def test_an_adapter_is_found_and_known_to_be_in_use(tmp_path: Path) -> None:
+    adapter = write_echo_model(tmp_path / "adapter")
+    (adapter / "adapter_config.json").write_text(json.dumps({"r": 4}))
+    root = tmp_path / "registry"
+    path = import_model("test/adapter", adapter, root=root).path
+    adapters = LoraAdapters(root)
+    assert not adapters.is_in_use(path)
+    items = PromptReader({}, adapters).read(["a", "b"], {"lora": "test/adapter"})
+    assert {item.options["lora"].rank for item in items} == {4}
+    assert adapters.is_in_use(path)
+    with pytest.raises(ModelNotFoundError, match="test/other"):
+        PromptReader({}, adapters).read("a", {"lora": "test/other"})
