@@ -38,6 +38,7 @@ from sage.common.components.sage_vllm.fit.memory_check import DEFAULT_SHARE
 from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate
 from sage.common.components.sage_vllm.fit.model_check import check_model
 from sage.common.components.sage_vllm.fit.model_files import read_config
+from sage.common.components.sage_vllm.fit.sentence_model import embedding_arguments
 from sage.common.components.sage_vllm.host.engine_environment import (
     engine_environment,
     environment,
@@ -379,8 +380,10 @@ def _engine_args(spec: EngineSpec, arguments: Mapping[str, Any]) -> Any:
         if name not in known:
             hint = "it is set from the model" if name in _OURS else nearest(name, known)
             raise ValueError(f"unknown engine option {name!r}; {hint}")
-    purpose: dict[str, Any] = {"runner": "pooling"}
-    if spec.role == "generate":  # with equal priorities, first come, first served as ever
+    if spec.role == "embed":
+        added = embedding_arguments(spec.model_id, spec.path, arguments)
+        purpose: dict[str, Any] = {"runner": "pooling", **added}
+    else:  # with equal priorities, first come, first served as ever
         purpose = {"runner": "generate", "scheduling_policy": "priority"}
     return EngineArgs(
         model=str(spec.path),

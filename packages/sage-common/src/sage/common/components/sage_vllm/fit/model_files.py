@@ -9,9 +9,11 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sage.common.components.sage_vllm.errors import EngineError
+
+Kind = TypeVar("Kind", dict[str, Any], list[Any])
 
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
 _INDEX = "model.safetensors.index.json"
@@ -54,13 +56,13 @@ def read_config(model_id: str, folder: Path) -> dict[str, Any]:
     path = folder / _CONFIG
     if not path.exists() and any(any(folder.glob(name)) for name in _OTHER_CONFIGS):
         return {}
-    return _read_json(model_id, path)
+    return read_json(model_id, path, dict)
 
 
 def sentence_length(model_id: str, folder: Path) -> int | None:
     """Return how many tokens a model of sentence-transformers reads, None for any other model."""
     path = folder / _SENTENCES
-    length = _read_json(model_id, path).get("max_seq_length") if path.exists() else None
+    length = read_json(model_id, path, dict).get("max_seq_length") if path.exists() else None
     return length if isinstance(length, int) and length > 0 else None
 
 
@@ -72,7 +74,7 @@ def safetensors_files(model_id: str, folder: Path) -> list[Path]:
     """
     index = folder / _INDEX
     if index.exists():
-        weight_map = _read_json(model_id, index).get("weight_map")
+        weight_map = read_json(model_id, index, dict).get("weight_map")
         if not isinstance(weight_map, dict):
             raise BrokenModelError(model_id, "has no 'weight_map'", index)
         files = [folder / name for name in sorted(set(map(str, weight_map.values())))]
@@ -118,13 +120,15 @@ def read_tensors(model_id: str, file: Path) -> list[Tensor]:
     return tensors
 
 
-def _read_json(model_id: str, path: Path) -> dict[str, Any]:
+def read_json(model_id: str, path: Path, kind: type[Kind]) -> Kind:
+    """Return what a JSON file holds; raises BrokenModelError unless it is of this kind."""
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise BrokenModelError(model_id, "is missing", path) from None
     except (OSError, ValueError, RecursionError) as error:
         raise BrokenModelError(model_id, f"is not readable JSON ({error})", path) from error
-    if not isinstance(content, dict):
-        raise BrokenModelError(model_id, "is not a JSON object", path)
+    if not isinstance(content, kind):
+        what = "object" if kind is dict else "array"
+        raise BrokenModelError(model_id, f"is not a JSON {what}", path)
     return content
