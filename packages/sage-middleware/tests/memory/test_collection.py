@@ -21,6 +21,7 @@ from sage.middleware.components.memory import (
     InvalidRecordError,
     MemoryCollectionError,
     MemoryRecord,
+    MemoryStorageError,
     VDBMemoryCollection,
 )
 
@@ -170,7 +171,8 @@ def test_a_batch_of_any_size_is_one_commit(tmp_path: Path, embedder: EmbeddingMo
     assert sizes == [1, *[1000] * 10, 1, 1, 1]
 
 
-def test_an_empty_collection_answers(notes: VDBMemoryCollection, tmp_path: Path) -> None:
+def test_an_empty_collection_answers(tmp_path: Path, embedder: EmbeddingModel) -> None:
+    notes = VDBMemoryCollection(tmp_path, embedder=embedder, fields={"year": int}, create=True)
     assert notes.search("anything") == notes.search("anything", mode="hybrid") == []
     assert notes.count() == notes.count({"year": 1}) == notes.delete("a") == 0
     assert notes.get("a") is None
@@ -223,6 +225,26 @@ def test_create_false_names_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(CollectionNotFoundError, match=r"'note'.*did you mean 'notes'"):
         VDBMemoryCollection(tmp_path, "note", create=False)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_name_that_is_not_there_cannot_be_read(
+    notes: VDBMemoryCollection, tmp_path: Path, embedder: EmbeddingModel
+) -> None:
+    notes.insert("one")
+    with VDBMemoryCollection(tmp_path, "ntoes", embedder=embedder) as typo:
+        for read in (
+            lambda: typo.search("one"),
+            lambda: typo.search("one", mode="hybrid"),
+            lambda: typo.get("a"),
+            lambda: typo.get_batch(["a"]),
+            typo.count,
+            lambda: typo.delete("a"),
+            typo.optimize,
+        ):
+            with pytest.raises(CollectionNotFoundError, match=r"'ntoes'.*did you mean 'notes'"):
+                read()
+        typo.insert("meant so")
+        assert typo.search("one")[0].text == "meant so"
 
 
 def test_fields_are_those_of_the_first_insert(notes: VDBMemoryCollection, tmp_path: Path) -> None:
@@ -305,8 +327,8 @@ def test_another_length_of_vectors_is_refused_with_both_numbers(
         ({"texts": ["a", "b"], "metadata": [{}]}, "1 metadata were given for 2 texts"),
         ({"texts": ["a"], "metadata": {"year": 1}}, "metadata must be a list"),
         ({"texts": ["a"], "metadata": [3]}, "text 0: metadata must be a flat dict, not 3"),
-        ({"texts": ["a", "b"], "metadata": [None, {"x": []}]}, "text 1: metadata 'x' is .*values"),
-        ({"texts": ["a"], "metadata": [{"x": None}]}, "'x' is None: values are str"),
+        ({"texts": ["a", "b"], "metadata": [None, {"x": {}}]}, "text 1: metadata 'x' is .*values"),
+        ({"texts": ["a"], "metadata": [{"x": b"y"}]}, "'x' is b'y': values are str"),
         ({"texts": ["a"], "metadata": [{"x": math.nan}]}, "must be finite"),
         ({"texts": ["a"], "metadata": [{"x": 2**63}]}, "must fit in 64 bits"),
         ({"texts": ["a"], "metadata": [{"x": "\udc00"}]}, "no valid Unicode"),
@@ -351,7 +373,7 @@ def test_an_id_is_inserted_once(notes: VDBMemoryCollection) -> None:
 def test_an_embedder_that_answers_badly_is_found_out(
     tmp_path: Path, answer: Any, says: str
 ) -> None:
-    with VDBMemoryCollection(tmp_path, embedder=lambda texts: answer) as memory:
+    with VDBMemoryCollection(tmp_path, embedder=lambda texts: answer, create=True) as memory:
         with pytest.raises(ValueError, match=says):
             memory.insert_batch(["a", "b"])
         assert memory.count() == 0
@@ -363,7 +385,7 @@ def test_an_embedder_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
             raise ConnectionError("gone")
         return [[1.0, 2.0]] * len(texts)
 
-    with VDBMemoryCollection(tmp_path, embedder=embed, batch_size=1) as memory:
+    with VDBMemoryCollection(tmp_path, embedder=embed, batch_size=1, create=True) as memory:
         with pytest.raises(ConnectionError, match="gone"):
             memory.insert_batch(["good", "bad"])
         assert memory.count() == 0
@@ -397,6 +419,7 @@ def test_a_search_without_sense_is_refused(
         DimensionMismatchError("notes", 3, 4),
         DuplicateIdError("notes", ["a", "b", "c", "d"]),
         InvalidRecordError("notes", "why"),
+        MemoryStorageError("notes", "read", "why"),
     ],
     ids=lambda error: type(error).__name__,
 )

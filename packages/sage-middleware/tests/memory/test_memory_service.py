@@ -77,7 +77,7 @@ def test_another_service_of_the_environment_embeds(
 
 def test_an_embedding_service_that_is_not_there_is_named(tmp_path: Path) -> None:
     with LocalEnvironment("test") as env:
-        config = {"folder": tmp_path, "embedding_service": "vlm"}
+        config = {"folder": tmp_path, "embedding_service": "vlm", "create": True}
         register_memory_service(env, "memory", config)
         with pytest.raises(ServiceNotFoundError, match="'vlm'"):
             env.call_service("memory", "text", method="insert")

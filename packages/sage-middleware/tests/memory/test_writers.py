@@ -70,7 +70,8 @@ def test_what_was_acknowledged_outlives_kill_9(tmp_path: Path, size: int, lines:
     assert process.stdout is not None
     said = "".join(process.stdout.readline() for _ in range(lines))
     process.kill()
-    said += process.communicate()[0]
+    said += process.stdout.read()  # communicate() would lose what readline() has read ahead
+    process.communicate()
     ids = said[: said.rfind("\n")].split()  # a line that is cut off acknowledges nothing
     with VDBMemoryCollection(tmp_path, create=False) as memory:
         records = memory.get_batch(ids)

@@ -10,6 +10,7 @@ from sage.middleware.components.memory.errors import (
     InvalidFilterError,
     InvalidRecordError,
     MemoryCollectionError,
+    MemoryStorageError,
 )
 from sage.middleware.components.memory.records import MemoryRecord, SearchHit
 from sage.middleware.components.memory.service import VDBMemoryService
@@ -23,6 +24,7 @@ __all__ = [
     "InvalidRecordError",
     "MemoryCollectionError",
     "MemoryRecord",
+    "MemoryStorageError",
     "SearchHit",
     "VDBMemoryCollection",
     "VDBMemoryService",

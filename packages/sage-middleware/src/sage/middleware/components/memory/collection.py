@@ -9,21 +9,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sage.middleware.components.memory.collection_table import CollectionTable
 from sage.middleware.components.memory.embedder import Embedder, Vectors, to_array
 from sage.middleware.components.memory.errors import (
-    CollectionNotFoundError,
     DimensionMismatchError,
     DuplicateIdError,
     InvalidFilterError,
     InvalidRecordError,
 )
-from sage.middleware.components.memory.filters import filter_expression, ids_expression
-from sage.middleware.components.memory.lance_store import LanceStore, collection_names
+from sage.middleware.components.memory.lance.filters import filter_expression, ids_expression
+from sage.middleware.components.memory.lance.store import LanceStore
+from sage.middleware.components.memory.lance.text_index import check_language
 from sage.middleware.components.memory.metadata import FieldType, check_fields
 from sage.middleware.components.memory.records import MemoryRecord, SearchHit
 from sage.middleware.components.memory.rows import Rows, checked_strings
 from sage.middleware.components.memory.search_mode import SearchMode, check_query
-from sage.middleware.components.memory.write_lock import WriteLock
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
@@ -43,8 +43,14 @@ class VDBMemoryCollection:
             callers that bring their own vectors.
         fields: the metadata that filters can use, such as ``{"year": int, "source": str}``; other
             metadata is kept too. For a collection that exists None means what it has.
+        language: of the texts, for searches by words: ``"english"`` if it is not given, another
+            one that has stems, such as ``"german"``, or ``"none"`` for whole words alone. Chinese,
+            Japanese and Thai are found by their words with any of them. For a collection that
+            exists None means what it has.
         batch_size: how many texts the embedder gets at a time.
-        create: with False, CollectionNotFoundError is raised if there is none yet.
+        create: with None, the default, the first insert makes the collection, and to read one
+            that is not there raises CollectionNotFoundError; True takes it for an empty one; with
+            False it must be there now.
     """
 
     def __init__(
@@ -54,32 +60,38 @@ class VDBMemoryCollection:
         *,
         embedder: Any = None,
         fields: Mapping[str, Any] | None = None,
+        language: str | None = None,
         batch_size: int = 256,
-        create: bool = True,
+        create: bool | None = None,
     ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"a collection's name is letters, digits, _ and -, not {name!r}")
         self.folder = Path(folder)
         self.name = name
         self._embedder = None if embedder is None else Embedder(embedder, batch_size)
-        self._declared = None if fields is None else check_fields(fields)
-        self._lock = WriteLock(self.folder / f"{name}.lock")
-        self._table: LanceStore | None = None
-        self._closed = False
-        if self._store() is None and not create:
-            raise CollectionNotFoundError(name, str(folder), collection_names(self.folder))
+        self._table = CollectionTable(
+            self.folder,
+            name,
+            fields=None if fields is None else check_fields(fields),
+            language=None if language is None else check_language(language),
+            create=create,
+        )
 
     @property
     def dim(self) -> int | None:
         """The length of the vectors; None before the first insert."""
-        store = self._store()
+        store = self._table.find()
         return None if store is None else store.dim
 
     @property
     def fields(self) -> dict[str, FieldType]:
         """The metadata that filters can use, and their types."""
-        store = self._store()
-        return dict(store.fields if store is not None else self._declared or {})
+        return self._table.fields
+
+    @property
+    def language(self) -> str:
+        """The language of the texts, by which searches for words find them."""
+        return self._table.language
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -107,7 +119,8 @@ class VDBMemoryCollection:
 
         Args:
             texts: what to find again.
-            metadata: a flat dict of str, int, float and bool per text.
+            metadata: a flat dict per text of str, int, float, bool, or a list of str, NumPy's
+                too; None means not given.
             ids: one per text, new to the collection; None makes some.
             vectors: one per text, in place of the embedder's.
 
@@ -168,17 +181,17 @@ class VDBMemoryCollection:
             expression = ids_expression(listed) if listed else None
         else:
             expression = self._expression(where)
-        store = self._store()
+        store = self._table.find_to_read()
         if expression is None or store is None:
             return 0
-        with self._lock.held():
+        with self._table.locked():
             return store.delete(expression)
 
     def optimize(self) -> None:
         """Bring many small files together and index new texts; inserts do it now and then."""
-        store = self._store()
+        store = self._table.find_to_read()
         if store is not None:
-            with self._lock.held():
+            with self._table.locked():
                 store.compact()
 
     # -- reading --------------------------------------------------------------------------------
@@ -198,23 +211,25 @@ class VDBMemoryCollection:
             k: how many at most.
             where: only among these, such as ``{"year": {">=": 2020}, "source": ["a", "b"]}``;
                 operators are ``== != < <= > >= in`` and ``not in``.
-            mode: ``"vector"`` by cosine similarity, ``"text"`` by the words (BM25, English
-                stemming), ``"hybrid"`` by the ranks in both.
+            mode: ``"vector"`` by cosine similarity, ``"text"`` by the words (BM25), ``"hybrid"``
+                by the ranks in both. Words in quotes, as in ``'"red fox" cub'``, are a phrase that
+                a text must have to be found by its words.
 
         Raises:
-            InvalidFilterError, InvalidRecordError, DimensionMismatchError.
+            CollectionNotFoundError, InvalidFilterError, InvalidRecordError,
+            DimensionMismatchError.
         """
         check_query(query, k, mode)
+        store = self._table.find_to_read()
         expression = self._expression(where)
         text = query if isinstance(query, str) else None
         vector = None
         if mode != "text":
             (vector,) = self._vectors(_one(text), _one(None if text is not None else query))
-        store = self._store()
         if store is None:
             return []
         if mode != "vector" and not store.text_indexed:
-            with self._lock.held():
+            with self._table.locked():
                 store.index_text()
         return store.search(mode, k, expression, vector=vector, text=text)
 
@@ -225,22 +240,21 @@ class VDBMemoryCollection:
     def get_batch(self, ids: Sequence[str]) -> list[MemoryRecord | None]:
         """Return a record per id, None where there is none."""
         listed = self._ids(ids)
-        store = self._store()
+        store = self._table.find_to_read()
         found = {} if store is None else store.get(listed)
         return [found.get(id_) for id_ in listed]
 
     def count(self, where: Mapping[str, Any] | None = None) -> int:
         """Return how many records there are, or match a filter."""
         expression = self._expression(where)
-        store = self._store()
+        store = self._table.find_to_read()
         return 0 if store is None else store.count(expression)
 
     # -- lifecycle ------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Let go of the files; what is stored stays. Again is fine."""
-        self._closed = True
-        self._table = None
+        self._table.close()
 
     def __enter__(self) -> Self:
         return self
@@ -255,31 +269,9 @@ class VDBMemoryCollection:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _store(self) -> LanceStore | None:
-        """Return the table, None as long as nobody has made one."""
-        if self._closed:
-            raise RuntimeError(f"collection {self.name!r} has been closed")
-        store = self._table
-        if store is None:
-            store = LanceStore.open(self.folder, self.name)
-            if store is not None and self._declared not in (None, store.fields):
-                raise ValueError(
-                    f"collection {self.name!r} has the fields {_shown(store.fields)}, not "
-                    f"{_shown(self._declared or {})}: leave fields= out, or use another name"
-                )
-            self._table = store
-        return store
-
     @contextmanager
     def _writing(self, vectors: Vectors) -> Iterator[LanceStore]:
-        """Hold the lock for the length of a block, with the table for these vectors."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self._lock.held():
-            store = self._store()  # somebody else may have made it meanwhile
-            if store is None:
-                dim = vectors.shape[1]
-                store = LanceStore.create(self.folder, self.name, dim, self._declared or {})
-                self._table = store
+        with self._table.writing(vectors.shape[1]) as store:
             self._check_dim(vectors)
             yield store
 
@@ -325,7 +317,3 @@ class VDBMemoryCollection:
 
 def _one(value: Any) -> list[Any] | None:
     return None if value is None else [value]
-
-
-def _shown(fields: Mapping[str, FieldType]) -> str:
-    return ", ".join(f"{name}: {type_.__name__}" for name, type_ in fields.items()) or "(none)"

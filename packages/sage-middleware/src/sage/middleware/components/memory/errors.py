@@ -1,11 +1,12 @@
 """Errors of vector memory.
 
 MemoryCollectionError        (SageError)
-├── CollectionNotFoundError  (LookupError)  create=False, and there is none of that name
+├── CollectionNotFoundError  (LookupError)  read, or create=False, and there is none
 ├── DimensionMismatchError   (ValueError)   vectors of another length than those stored
 ├── DuplicateIdError         (ValueError)   insert of an id that is there already
 ├── InvalidFilterError       (ValueError)   a filter on no field, or with a value of no use
-└── InvalidRecordError       (ValueError)   a text, metadata, id or vector that cannot be stored
+├── InvalidRecordError       (ValueError)   a text, metadata, id or vector that cannot be stored
+└── MemoryStorageError       (OSError)      the files could not be read or written
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class CollectionNotFoundError(MemoryCollectionError, LookupError):
     def __str__(self) -> str:
         return (
             f"no collection {self.collection!r} in {self.folder}; "
-            f"{nearest(self.collection, self.existing)} create=True makes a new one"
+            f"{nearest(self.collection, self.existing)} The first insert makes one, and with "
+            f"create=True an empty one can be read before"
         )
 
 
@@ -87,3 +89,18 @@ class InvalidRecordError(MemoryCollectionError, ValueError):
 
     def __str__(self) -> str:
         return f"collection {self.collection!r}: {self.reason}"
+
+
+class MemoryStorageError(MemoryCollectionError, OSError):
+    """The files of a collection could not be read or written; its cause is LanceDB's error."""
+
+    def __init__(self, collection: str, doing: str, reason: str) -> None:
+        super().__init__(collection, doing, reason)
+        self.doing = doing
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"could not {self.doing} collection {self.collection!r}: {self.reason}; look whether "
+            f"its folder is whole, can be written and has space left"
+        )

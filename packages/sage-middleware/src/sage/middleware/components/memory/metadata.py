@@ -7,8 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from sage.common.core.errors import nearest
-from sage.middleware.components.memory.records import Scalar
+from sage.middleware.components.memory.records import Value
 
 FieldType = type[str] | type[int] | type[float] | type[bool]
 
@@ -35,26 +37,54 @@ def check_fields(fields: Mapping[str, Any]) -> dict[str, FieldType]:
     return checked
 
 
-def check_metadata(metadata: Any, fields: Mapping[str, FieldType]) -> dict[str, Scalar]:
-    """Return a copy of a text's metadata; raises ValueError for what cannot be stored."""
+def check_metadata(metadata: Any, fields: Mapping[str, FieldType]) -> dict[str, Value]:
+    """Return a text's metadata as it is stored; raises ValueError for what cannot be.
+
+    None means not given, numbers and texts of NumPy are those of Python.
+    """
     if metadata is None:
         return {}
     if not isinstance(metadata, Mapping):
         raise ValueError(f"metadata must be a flat dict, not {metadata!r}")
-    for name, value in metadata.items():
+    checked: dict[str, Value] = {}
+    for name, given in metadata.items():
         if not isinstance(name, str):
             raise ValueError(f"metadata has the key {name!r}; keys are strings")
-        problem = value_problem(value, fields.get(name))
+        value = plain(given)
+        if value is None:
+            continue
+        problem = value_problem(value, fields.get(name), lists=True)
         if problem:
-            raise ValueError(f"metadata {name!r} is {value!r}: {problem}")
-    return dict(metadata)
+            raise ValueError(f"metadata {name!r} is {given!r}: {problem}")
+        checked[str(name)] = value
+    return checked
 
 
-def value_problem(value: Any, type_: FieldType | None) -> str | None:
-    """Return why a value is none of a field's, None if it is one; undeclared fields take any."""
+def plain(value: Any) -> Any:
+    """Return a value of NumPy as Python's, a sequence as a list, anything else as it is."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return value
+
+
+def value_problem(value: Any, type_: FieldType | None, *, lists: bool = False) -> str | None:
+    """Return why a value is none of a field's, None if it is one; undeclared fields take any.
+
+    ``lists`` says whether a list of texts is a value too: it can be kept, not compared.
+    """
     kind = type(value)
+    if kind is list and lists and type_ is None:
+        if not all(type(one) is str for one in value):
+            return "of lists only those of texts are kept"
+        return None if all(map(is_unicode, value)) else "a text in it is no valid Unicode"
     if kind not in (str, int, float, bool):  # no subclasses: a bool is an int to isinstance()
-        return "values are str, int, float or bool"
+        if type_ is not None:
+            return f"the field was declared {type_.__name__}"
+        return "values are str, int, float, bool or a list of str"
     if kind is float and not math.isfinite(value):
         return "numbers must be finite"
     if type_ is not None and kind is not type_ and (kind, type_) != (int, float):

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-Scalar = str | int | float | bool
+Value = str | int | float | bool | list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryRecord:
-    """One text with its metadata."""
+    """One text with its metadata, which has no key whose value was not given."""
 
     id: str
     text: str
-    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    metadata: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sage.middleware.components.memory.errors import DuplicateIdError, InvalidRecordError
 from sage.middleware.components.memory.metadata import FieldType, check_metadata, is_unicode
-from sage.middleware.components.memory.records import Scalar
+from sage.middleware.components.memory.records import Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Rows:
 
     ids: Sequence[str]
     texts: Sequence[str]
-    metadata: Sequence[Mapping[str, Scalar]]
+    metadata: Sequence[Mapping[str, Value]]
 
     @classmethod
     def checked(
@@ -73,7 +73,7 @@ def _check_length(name: str, values: Sequence[Any], count: int) -> None:
         raise ValueError(f"{len(values)} {name} were given for {count} texts")
 
 
-def _metadata(number: int, given: Any, fields: Mapping[str, FieldType]) -> dict[str, Scalar]:
+def _metadata(number: int, given: Any, fields: Mapping[str, FieldType]) -> dict[str, Value]:
     try:
         return check_metadata(given, fields)
     except ValueError as error:

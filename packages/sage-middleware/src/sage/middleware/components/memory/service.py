@@ -53,6 +53,7 @@ class VDBMemoryService(BaseService):
             config.name,
             embedder=self._own_embedding or self._embedder,
             fields=config.fields,
+            language=config.language,
             batch_size=config.batch_size,
             create=config.create,
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sage.common.core.errors import nearest
+from sage.middleware.components.memory.lance.text_index import check_language
 from sage.middleware.components.memory.metadata import check_fields
 
 
@@ -15,7 +16,8 @@ from sage.middleware.components.memory.metadata import check_fields
 class VDBMemoryServiceConfig:
     """Configuration of a VDBMemoryService.
 
-    - ``folder``, ``name``, ``fields``, ``batch_size``, ``create``: of the VDBMemoryCollection.
+    - ``folder``, ``name``, ``fields``, ``language``, ``batch_size``, ``create``: of the
+      VDBMemoryCollection.
     - ``embedding_service``: the name of a service of the same environment that embeds, such as
       ``"vllm_service"``.
     - ``embedding``: what ``get_embedding_model`` takes, such as ``{"method": "hash", "dim":
@@ -27,14 +29,17 @@ class VDBMemoryServiceConfig:
     folder: str | Path
     name: str = "memory"
     fields: Mapping[str, Any] | None = None
+    language: str | None = None
     embedding_service: str | None = None
     embedding: Mapping[str, Any] | None = None
     batch_size: int = 256
-    create: bool = True
+    create: bool | None = None
 
     def __post_init__(self) -> None:
         if self.fields is not None:
             check_fields(self.fields)
+        if self.language is not None:
+            check_language(self.language)
         if self.embedding is None:
             return
         if self.embedding_service is not None:

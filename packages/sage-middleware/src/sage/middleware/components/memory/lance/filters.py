@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sage.common.core.errors import nearest
-from sage.middleware.components.memory.metadata import FieldType, value_problem
+from sage.middleware.components.memory.metadata import FieldType, plain, value_problem
 
 _COMPARISONS = {"==": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _MEMBERSHIPS = {"in": "IN", "not in": "NOT IN"}
@@ -50,6 +50,7 @@ def filter_expression(where: Mapping[str, Any], fields: Mapping[str, FieldType])
 
 
 def _conditions(condition: Any) -> list[tuple[Any, Any]]:
+    condition = plain(condition)
     if isinstance(condition, Mapping):
         return list(condition.items())
     if isinstance(condition, list | tuple | set | frozenset):
@@ -77,6 +78,7 @@ def _part(field: str, name: str, type_: FieldType, operator: Any, value: Any) ->
 
 
 def _checked(field: str, type_: FieldType, value: Any) -> str:
+    value = plain(value)
     problem = value_problem(value, type_)
     if problem:
         raise ValueError(f"field {field!r} is compared with {value!r}: {problem}")
