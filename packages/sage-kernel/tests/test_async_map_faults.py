@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from itertools import pairwise
@@ -225,21 +225,27 @@ def test_dead_letters_count_the_attempts() -> None:
     assert [(letter.record, letter.attempts) for letter in letters] == [(1, 3), (2, 3)]
 
 
-def test_each_retry_waits_twice_as_long() -> None:
-    times: list[float] = []
+def test_retries_spread_over_a_time_that_doubles_up_to_a_cap() -> None:
+    times: defaultdict[int, list[float]] = defaultdict(list)
 
     class Timed(AsyncMapFunction):
-        retries = 3
-        retry_backoff = 0.04
+        retries = 5
+        retry_backoff = 0.1
+        retry_backoff_max = 0.25
+        max_in_flight = 100
 
         def submit(self, record: Any) -> Future[Any]:
-            times.append(time.monotonic())
+            times[record].append(time.monotonic())
             raise Flaky
 
-    with pytest.raises(Flaky):
-        submitted([1], Timed).submit()
-    pauses = [after - before for before, after in pairwise(times)]
-    assert all(pause >= wanted for pause, wanted in zip(pauses, [0.04, 0.08, 0.16], strict=True))
+    submitted(range(100), Timed, on_error=lambda letter: None).submit()
+    pauses = [[after - before for before, after in pairwise(one)] for one in times.values()]
+    for number, most in enumerate([0.1, 0.2, 0.25, 0.25, 0.25]):
+        those = [one[number] for one in pauses]
+        assert len(those) == 100
+        assert all(pause < most + 0.2 for pause in those)  # the machine may be busy
+        assert sum(pause < most / 2 for pause in those) > 10  # by chance: one in 10**18
+        assert max(those) > most / 2
 
 
 # -- errors -----------------------------------------------------------------------------------

@@ -37,7 +37,10 @@ class AsyncMapFunction(MapFunction):
     retries: int = 0
     """How often a record is submitted again after an error whose ``retryable`` is true."""
     retry_backoff: float = 0.5
-    """Seconds before the first retry; each further one waits twice as long."""
+    """Seconds before the first retry at most, twice as many before each further one: each record
+    waits a random part of them, so that what failed together does not come back together."""
+    retry_backoff_max: float = 60.0
+    """Seconds before any retry at most."""
 
     @abstractmethod
     def submit(self, record: Any) -> Future[Any]:

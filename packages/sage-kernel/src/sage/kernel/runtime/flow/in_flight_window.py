@@ -11,6 +11,7 @@ from itertools import count, takewhile
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from sage.common.core.backoff import full_jitter
 from sage.common.core.errors import RecordTimeoutError
 from sage.common.core.functions import AsyncMapFunction
 from sage.kernel.runtime.cancelled import PipelineCancelledError
@@ -176,7 +177,8 @@ class InFlightWindow:
             error = cancelled
         retries_left = self._function.retries + 1 - entry.attempts
         if error is not None and getattr(error, "retryable", False) and retries_left > 0:
-            delay = self._function.retry_backoff * 2 ** (entry.attempts - 1)
+            function = self._function
+            delay = full_jitter(function.retry_backoff, entry.attempts, function.retry_backoff_max)
             entry.future = None
             self._counts.retries += 1
             heapq.heappush(self._retries, (time.monotonic() + delay, next(self._tie_break), entry))
