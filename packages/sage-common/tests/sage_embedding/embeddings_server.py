@@ -21,6 +21,8 @@ class EmbeddingsServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[dict[str, Any]] = []
         self.failures: list[int] = []  # HTTP statuses of the next answers
+        self.replies: list[tuple[int, dict[str, str], str]] = []  # status, headers and body of them
+        self.cut = False  # the next body ends half-way
         self.leave_out = 0  # vectors missing at the end of each answer
 
     @property
@@ -36,6 +38,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         key = self.headers["Authorization"]
         self.server.requests.append({"path": self.path, "key": key, **body})
+        if self.server.replies:
+            self._send(*self.server.replies.pop(0))
+            return
         if self.server.failures:
             self._answer(self.server.failures.pop(0), {"error": {"message": "told to fail"}})
             return
@@ -48,12 +53,17 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, answer)
 
     def _answer(self, status: int, body: dict[str, Any]) -> None:
-        content = json.dumps(body).encode()
+        self._send(status, {}, json.dumps(body))
+
+    def _send(self, status: int, headers: dict[str, str], body: str) -> None:
+        content = body.encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        cut, self.server.cut = self.server.cut, False
+        self.wfile.write(content[: len(content) // 2] if cut else content)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's signature
         """Say nothing."""

@@ -4,11 +4,34 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import SimpleQueue
 from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What a server that misbehaves sends in place of an answer."""
+
+    status: int = 200
+    body: str = '{"error": {"message": "told to fail"}}'
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cut: bool = False  # the connection ends in the middle of the body
+
+    def send(self, handler: BaseHTTPRequestHandler) -> None:
+        """Write it to a client."""
+        content = self.body.encode()
+        handler.send_response(self.status)
+        for name, value in {"Content-Type": "application/json", **self.headers}.items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content[: len(content) // 2] if self.cut else content)
+        handler.close_connection = handler.close_connection or self.cut
 
 
 class ChatServer(ThreadingHTTPServer):
@@ -20,7 +43,9 @@ class ChatServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[dict[str, Any]] = []
+        self.times: list[float] = []  # when the requests came
         self.failures: list[int] = []  # HTTP statuses of the next answers
+        self.replies: list[Reply] = []  # the next answers
         self.together: threading.Barrier | None = None  # answers only so many at once
         self.says: str | None = None  # instead of a completion
         self.hangs = False
@@ -39,31 +64,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.times.append(time.monotonic())
         self.server.requests.append({"key": self.headers["Authorization"], **body})
         prompt = body["messages"][-1]["content"]
         if self.server.hangs:
             self.server.hanging.put(prompt)
             self.connection.recv(1)  # returns when the client closes the connection
             self.server.abandoned.put(prompt)
+        elif self.server.replies:
+            self.server.replies.pop(0).send(self)
         elif self.server.failures:
-            self._answer(self.server.failures.pop(0), {"error": {"message": "told to fail"}})
+            Reply(status=self.server.failures.pop(0)).send(self)
         elif self.server.says is not None:
-            self._send(200, self.server.says)
+            Reply(body=self.server.says).send(self)
         else:
             if self.server.together is not None:
                 self.server.together.wait(30)
-            self._answer(200, _completion(body, prompt.split()))
-
-    def _answer(self, status: int, body: Any) -> None:
-        self._send(status, json.dumps(body))
-
-    def _send(self, status: int, text: str) -> None:
-        content = text.encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+            Reply(body=json.dumps(_completion(body, prompt.split()))).send(self)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's signature
         """Say nothing."""

@@ -1,4 +1,8 @@
-"""EndpointError: what can go wrong with a request to a model behind HTTP."""
+"""Errors of requests to a model behind HTTP.
+
+EndpointError              (SageError, RuntimeError)  a request failed
+└── EndpointBusyError                                 it asks to wait for longer than one would
+"""
 
 from __future__ import annotations
 
@@ -14,18 +18,46 @@ _HINTS = {
 class EndpointError(SageError, RuntimeError):
     """A request failed; ``status`` is None where no answer came.
 
-    Retryable where the same request may succeed later: no connection, a server error, too many
-    requests.
+    ``retry_after`` has the seconds after which the server asks to come again, None where it does
+    not say. Retryable where the same request may succeed later: no connection, half an answer
+    (``cut``), a server error, too many requests.
     """
 
-    def __init__(self, url: str, reason: str, status: int | None = None) -> None:
-        super().__init__(url, reason, status)
+    def __init__(
+        self,
+        url: str,
+        reason: str,
+        status: int | None = None,
+        retry_after: float | None = None,
+        cut: bool = False,  # noqa: FBT001 - errors pickle by their positional arguments
+    ) -> None:
+        super().__init__(url, reason, status, retry_after, cut)
         self.url = url
         self.reason = reason
         self.status = status
-        self.retryable = status is None or status in _NOT_THE_REQUESTS_FAULT or status >= 500
+        self.retry_after = retry_after
+        passing = status is None or status in _NOT_THE_REQUESTS_FAULT or status >= 500
+        self.retryable = passing or cut
 
     def __str__(self) -> str:
         if self.status is None:
             return f"no answer from {self.url}: {self.reason}; is the server running?"
         return f"{self.url} answered {self.status}: {self.reason}{_HINTS.get(self.status, '')}"
+
+
+class EndpointBusyError(EndpointError):
+    """A server asks to wait for longer than the ``patience``, in seconds, that there is."""
+
+    def __init__(
+        self, url: str, reason: str, status: int | None, retry_after: float | None, patience: float
+    ) -> None:
+        super().__init__(url, reason, status, retry_after)
+        self.args = (url, reason, status, retry_after, patience)
+        self.patience = patience
+        self.retryable = False  # all the patience there was went into trying again
+
+    def __str__(self) -> str:
+        return (
+            f"{super().__str__()}; it asks to wait for {self.retry_after:g} s more, and patience= "
+            f"ends {self.patience:g} s after its first refusal"
+        )

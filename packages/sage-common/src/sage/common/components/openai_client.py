@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from sage.common.components.endpoint_answer import retry_after
 from sage.common.components.endpoint_error import EndpointError
 from sage.common.core.errors import PackageNotInstalledError
 
@@ -52,7 +53,9 @@ def endpoint_errors() -> Iterator[None]:
         body = error.body if isinstance(error.body, dict) else {}
         reason = str(body.get("message") or error.__cause__ or error.message)
         url = str(error.request.url)
-        raise EndpointError(url, reason, status) from error
+        response = getattr(error, "response", None)
+        again = None if response is None else retry_after(response.headers)
+        raise EndpointError(url, reason, status, again) from error
 
 
 def _make(kind: str, base_url: str | None, api_key: str | None, options: dict[str, Any]) -> Any:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from sage.common.core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from sage.libs.operators.errors import UnfinishedAnswerError
+    from sage.libs.operators.errors import NoAnswerError, UnfinishedAnswerError
     from sage.libs.operators.vllm_service import (
         VLLMEmbeddingOperator,
         VLLMServiceGenerator,
     )
 
 __all__ = [
+    "NoAnswerError",
     "UnfinishedAnswerError",
     "VLLMEmbeddingOperator",
     "VLLMServiceGenerator",
@@ -22,6 +23,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "NoAnswerError": "sage.libs.operators.errors",
         "UnfinishedAnswerError": "sage.libs.operators.errors",
         "VLLMEmbeddingOperator": "sage.libs.operators.vllm_service",
         "VLLMServiceGenerator": "sage.libs.operators.vllm_service",

@@ -1,11 +1,14 @@
 """Errors of operators on models.
 
+NoAnswerError            (SageError, ValueError)  an answer has no text
 UnfinishedAnswerError    (SageError, ValueError)  an answer ended before its JSON did
 """
 
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Mapping
+from typing import Any
 
 from sage.common.core.errors import SageError
 
@@ -27,3 +30,28 @@ class UnfinishedAnswerError(SageError, ValueError):
             f"the answer ended (finish_reason {self.finish_reason!r}) before its JSON was "
             f"complete{hint}: {reprlib.repr(self.text)}"
         )
+
+
+class NoAnswerError(SageError, ValueError):
+    """A chat model answered without a text.
+
+    ``details`` has what came in its place: ``refusal``, ``tool_calls`` or ``reasoning``,
+    ``finish_reason`` and ``tokens_used``.
+    """
+
+    def __init__(self, details: Mapping[str, Any]) -> None:
+        super().__init__(details)
+        self.details = details
+
+    def __str__(self) -> str:
+        details = self.details
+        reason = details.get("finish_reason")
+        came = f"the answer has no text (finish_reason {reason!r})"
+        if "refusal" in details:
+            return f"{came}: the model refuses: {reprlib.repr(details['refusal'])}"
+        if "tool_calls" in details:
+            return f"{came} but calls of tools: {reprlib.repr(details['tool_calls'])}"
+        if "reasoning" in details:
+            hint = "; raise max_tokens" if reason == "length" else ""
+            return f"{came} but reasoning: {reprlib.repr(details['reasoning'])}{hint}"
+        return came

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from sage.common.core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from sage.common.components.endpoint_error import EndpointError
+    from sage.common.components.endpoint_error import EndpointBusyError, EndpointError
     from sage.libs.rag.generator import OpenAIGenerator
 
 __all__ = [
+    "EndpointBusyError",
     "EndpointError",
     "OpenAIGenerator",
 ]
@@ -18,6 +19,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "EndpointBusyError": "sage.common.components.endpoint_error",
         "EndpointError": "sage.common.components.endpoint_error",
         "OpenAIGenerator": "sage.libs.rag.generator",
     },

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import reprlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from itertools import count
 from typing import Any
 
+from sage.common.components.endpoint_answer import answer_body
 from sage.common.components.endpoint_error import EndpointError
+from sage.common.components.endpoint_patience import EndpointPatience
 from sage.common.components.openai_client import async_openai_client, endpoint_errors
 from sage.common.core.errors import nearest
+from sage.libs.rag.chat_result import chat_result
 
 _OURS = frozenset({"messages", "model", "stream", "stream_options", "timeout"})
 
@@ -25,11 +28,15 @@ class ChatEndpoint:
     Raises ValueError without an API key, PackageNotInstalledError without ``openai``.
     """
 
-    def __init__(self, model: str, *, base_url: str | None, api_key: str | None) -> None:
+    def __init__(
+        self, model: str, *, base_url: str | None, api_key: str | None, patience: float
+    ) -> None:
+        self._patience = EndpointPatience(patience)
         # How long to wait and how often to try is for the operator to say.
         self._client = async_openai_client(
             base_url=base_url, api_key=api_key, timeout=None, max_retries=0
         )
+        self._url = f"{self._client.base_url}chat/completions"
         self._model = model
         parameters = inspect.signature(self._client.chat.completions.create).parameters
         self._options = sorted(set(parameters) - _OURS)
@@ -53,7 +60,8 @@ class ChatEndpoint:
     ) -> Future[dict[str, Any]]:
         """Return a Future of the answer, a dict as VLLMService.generate gives for each prompt.
 
-        Cancelling the Future ends the HTTP request. Its error is an EndpointError.
+        Cancelling the Future ends the HTTP request. Its error is an EndpointError, or a
+        NoAnswerError for an answer that has no text.
         """
         return asyncio.run_coroutine_threadsafe(self._ask(messages, options), self._loop)
 
@@ -68,22 +76,30 @@ class ChatEndpoint:
         self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
     ) -> dict[str, Any]:
         began = time.perf_counter()
-        with endpoint_errors():
+        for attempts in count(1):
+            while pause := self._patience.pause():
+                await asyncio.sleep(pause)
             try:
-                answer: Any = await self._client.chat.completions.create(
-                    model=self._model,
-                    messages=messages,  # type: ignore[arg-type]  # the client's TypedDicts of these
-                    **options,
-                )
-            except json.JSONDecodeError as error:  # in an answer that says it is JSON
-                answer = error.doc
-        if not getattr(answer, "choices", None):
-            reason = f"no chat completion but {reprlib.repr(answer)}"
-            raise EndpointError(str(self._client.base_url), reason, 200)
-        result = _to_result(answer, time.perf_counter() - began)
+                body = await self._post(messages, options)
+                break
+            except EndpointError as error:
+                self._patience.refused(error, attempts)
+        self._patience.answered()
+        result = chat_result(self._url, body, time.perf_counter() - began)
         if (options.get("response_format") or {}).get("type") in ("json_schema", "json_object"):
             result["parsed"] = _parse(result)
         return result
+
+    async def _post(
+        self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        with endpoint_errors():
+            answer: Any = await self._client.chat.completions.with_raw_response.create(
+                model=self._model,
+                messages=messages,  # type: ignore[arg-type]  # the client's TypedDicts of these
+                **options,
+            )
+        return answer_body(self._url, answer.text, "chat completion")
 
     async def _end(self) -> None:
         requests = asyncio.all_tasks() - {asyncio.current_task()}
@@ -91,31 +107,6 @@ class ChatEndpoint:
             request.cancel()
         await asyncio.gather(*requests, return_exceptions=True)
         await self._client.close()
-
-
-def _to_result(answer: Any, latency: float) -> dict[str, Any]:
-    choices = [
-        {"text": choice.message.content or "", "finish_reason": choice.finish_reason}
-        for choice in answer.choices
-    ]
-    usage = answer.usage  # some servers do not count
-    tokens = (
-        None
-        if usage is None
-        else {
-            "prompt": usage.prompt_tokens,
-            "completion": usage.completion_tokens,
-            "total": usage.total_tokens,
-        }
-    )
-    result = {
-        **choices[0],
-        "tokens_used": tokens,
-        "latency": latency,
-        "model_id": answer.model,
-        "request_id": answer.id,
-    }
-    return {**result, "choices": choices} if len(choices) > 1 else result
 
 
 def _parse(result: Mapping[str, Any]) -> Any:

@@ -20,33 +20,40 @@ class OpenAIGenerator(AsyncMapFunction):
     message, since chat servers take nothing else. Many records are in flight from one thread.
     Cancelling the pipeline, and a record's timeout, end the HTTP requests.
 
-    A request that fails raises an EndpointError; without a connection, and after the statuses 408,
-    409, 429 and 5xx, it is tried again. Needs ``pip install 'isage-common[openai]'``.
+    A request that fails raises an EndpointError; without a connection, after half an answer, and
+    after the statuses 408, 409, 429 and 5xx, it is tried again. A server that says by Retry-After
+    when to come again is waited for, by all records, as long as ``patience`` lasts. An answer
+    without a text, such as a refusal, raises a NoAnswerError that has what came. Needs ``pip
+    install 'isage-common[openai]'``.
 
     Args:
-        model: the model's name on the server.
+        model: the model's name on the server; or a dict of ``model_name``, ``base_url``,
+            ``api_key`` and options.
         base_url: such as ``"http://localhost:8000/v1"``; None reads ``OPENAI_BASE_URL``, and
             without that means OpenAI's own.
         api_key: None reads ``OPENAI_API_KEY``. Servers that want no key take any string.
         timeout: seconds a record may take, retries included; None, the default, is no limit.
+        patience: seconds that a server may refuse everything and ask to come again, 600 by
+            default; they count anew after each answer, and not as ``retries``.
         prompt_key, prompt_template, system_prompt, options_key: as for VLLMServiceGenerator.
         json_schema, merge_fields, output_key, details_key: as for VLLMServiceGenerator. OpenAI's
             own models take only schemas whose objects require all their properties and allow no
             others.
         ordered: False emits each record as soon as it is done.
         max_in_flight: records in flight, 256 by default.
-        retries: how often a record is tried again, after 0.5 s and then twice as long each time.
+        retries: how often a record is tried again, after 0.5 s at most and then twice as long.
         options: of ``chat.completions.create`` for every record, such as ``max_tokens=64``; what
             only your server knows goes into ``extra_body={"top_k": 20}``.
     """
 
     def __init__(
         self,
-        model: str,
+        model: str | Mapping[str, Any],
         base_url: str | None = None,
         *,
         api_key: str | None = None,
         timeout: float | None = None,
+        patience: float = 600.0,
         prompt_key: str = "prompt",
         prompt_template: str | None = None,
         system_prompt: str | None = None,
@@ -60,9 +67,17 @@ class OpenAIGenerator(AsyncMapFunction):
         retries: int = 3,
         **options: Any,
     ) -> None:
+        if isinstance(model, Mapping):
+            model, base_url, api_key, options = _from_dict(model, base_url, api_key, options)
+        if not isinstance(model, str):
+            raise TypeError(
+                f"model is the model's name on the server, or a dict such as {{'model_name': "
+                f"'qwen', 'base_url': 'http://localhost:8000/v1'}}, not {model!r}"
+            )
         self.model = model
         self.base_url = base_url
         self.timeout = timeout
+        self.patience = patience
         self.ordered = ordered
         self.max_in_flight = max_in_flight
         self.retries = retries
@@ -110,7 +125,39 @@ class OpenAIGenerator(AsyncMapFunction):
 
     def _open(self) -> ChatEndpoint:
         if self._endpoint is None:  # setup() has run before any thread submits
-            endpoint = ChatEndpoint(self.model, base_url=self.base_url, api_key=self._api_key)
+            endpoint = ChatEndpoint(
+                self.model,
+                base_url=self.base_url,
+                api_key=self._api_key,
+                patience=self.patience,
+            )
             self._endpoint = endpoint  # first, so that cleanup() ends it whatever follows
             endpoint.check_options(self.options, "OpenAIGenerator")
         return self._endpoint
+
+
+def _from_dict(
+    config: Mapping[str, Any],
+    base_url: str | None,
+    api_key: str | None,
+    options: Mapping[str, Any],
+) -> tuple[Any, str | None, str | None, dict[str, Any]]:
+    """Return model, base_url, api_key and options of a configuration as a dict.
+
+    Raises ValueError for what is given twice, and for a dict that names no model.
+    """
+    rest = dict(config)
+    beside = {"base_url": base_url, "api_key": api_key, **options}
+    beside = {name: value for name, value in beside.items() if value is not None}
+    twice = sorted(set(rest) & set(beside))
+    if {"model", "model_name"} <= set(rest):
+        twice.append("model")
+    if twice:
+        raise ValueError(f"OpenAIGenerator is given {twice[0]!r} twice; leave one of them out")
+    if rest.pop("method", "openai") != "openai":
+        raise ValueError(f"OpenAIGenerator has the method 'openai' alone, not {config['method']!r}")
+    if not {"model", "model_name"} & set(rest):
+        raise ValueError(f"the dict for OpenAIGenerator has no 'model_name': {sorted(rest)}")
+    model = rest.pop("model_name", None) or rest.pop("model", None)
+    url, key = rest.pop("base_url", base_url), rest.pop("api_key", api_key)
+    return model, url, key, {**rest, **options}
