@@ -30,9 +30,10 @@ def test_all_names_are_there_and_sorted() -> None:
     assert all(hasattr(functions, name) for name in functions.__all__)
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in functions.__all__ if n not in ("BaseFunction", "StopSignal")]
-)
+NO_BASES = ("BaseFunction", "StopSignal", "UnreadableRecord")
+
+
+@pytest.mark.parametrize("name", [n for n in functions.__all__ if n not in NO_BASES])
 def test_a_base_class_cannot_be_made_without_its_method(name: str) -> None:
     with pytest.raises(TypeError, match="abstract"):
         getattr(functions, name)()

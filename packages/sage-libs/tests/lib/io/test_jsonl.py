@@ -188,9 +188,9 @@ def test_dead_letters_hold_in_words_what_json_cannot(tmp_path: Path) -> None:
     env.submit()
     lines = (tmp_path / "failed.jsonl").read_text().splitlines()
     assert [json.loads(line)["record"] for line in lines] == [
-        {"id": 1, "at": repr(noon)},
-        {"deep": [["b'\\xff'", "an odd one"], "nan", {"('a', 1)": "{2}", "3": None, "x": 0.5}]},
-        repr(noon),
+        {"id": 1, "at": "2024-01-01T12:00:00+00:00"},
+        {"deep": [["/w==", "an odd one"], "nan", {"('a', 1)": "{2}", "3": None, "x": 0.5}]},
+        "2024-01-01T12:00:00+00:00",
         "[[...]]",
         "half \ud83d",
     ]

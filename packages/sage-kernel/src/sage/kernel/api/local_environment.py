@@ -34,6 +34,8 @@ _DEFAULTS: dict[str, int | float] = {
     "close_timeout": 10.0,  # seconds that close() gives the operators to return
 }
 
+_SOURCE_OPTIONS: tuple[str, ...] = ("name", "on_error")
+
 
 class LocalEnvironment:
     """Holds services and a pipeline, and runs them once.
@@ -104,12 +106,17 @@ class LocalEnvironment:
 
     def from_source(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> DataStream:
         """Start a stream from a SourceFunction, a generator function, or a callable that returns
-        a record each time until it returns a StopSignal."""
-        name = kwargs.pop("name", None)
+        a record each time until it returns a StopSignal.
+
+        ``name=`` and ``on_error=`` are as with the operators of a DataStream; the latter is for
+        the records that a source cannot read, see UnreadableRecord.
+        """
+        options = {key: kwargs.pop(key) for key in _SOURCE_OPTIONS if key in kwargs}
         if inspect.isgeneratorfunction(function):
-            name = name or FunctionSpec(kind="source", target=function).name
-            return self._source(name, GeneratorSource, (partial(function, *args, **kwargs),), {})
-        return self._source(name, function, args, kwargs)
+            options.setdefault("name", FunctionSpec(kind="source", target=function).name)
+            args, kwargs = (partial(function, *args, **kwargs),), {}
+            function = GeneratorSource
+        return self._source(function, args, kwargs, options)
 
     def from_batch(
         self, function: Callable[..., Any] | Iterable[Any], *args: Any, **kwargs: Any
@@ -123,7 +130,7 @@ class LocalEnvironment:
         """Start a stream of an iterable's items; a generator is read as the pipeline goes."""
         if isinstance(records, str | bytes) or not isinstance(records, Iterable):
             raise TypeError(f"from_collection() takes an iterable of records, not {records!r}")
-        return self._source(name or "collection", IterableSource, (records,), {})
+        return self._source(IterableSource, (records,), {}, {"name": name or "collection"})
 
     # -- running --------------------------------------------------------------------------------
 
@@ -275,14 +282,14 @@ class LocalEnvironment:
 
     def _source(
         self,
-        name: str | None,
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        options: dict[str, Any],
     ) -> DataStream:
         if isinstance(function, type) and not issubclass(function, BaseFunction):
             raise TypeError(
                 f"a source is a SourceFunction, a BatchFunction or a callable, not {function!r}"
             )
         spec = FunctionSpec.of("source", function, args, kwargs)
-        return add_operator(self.operators, "source", spec, inputs=(), options={"name": name})
+        return add_operator(self.operators, "source", spec, inputs=(), options=options)

@@ -1,4 +1,9 @@
-"""What can be wrong with the files that a job reads and writes."""
+"""What can be wrong with the files that a job reads and writes.
+
+InputFileError                        (ValueError) a file, or a record in it, cannot be read
+MissingInputError                     (FileNotFoundError) there is no such file or folder
+OutputFileError                       (RuntimeError) an output cannot be written or continued
+"""
 
 from __future__ import annotations
 
@@ -6,26 +11,43 @@ from sage.common.core.errors import SageError
 
 
 class InputFileError(SageError, ValueError):
-    """A file holds something that is no record; ``line`` is counted from 1, None if unknown."""
+    """A file cannot be read, or holds something that is no record, by ``reason``.
 
-    def __init__(self, path: str, line: int | None, problem: str) -> None:
-        super().__init__(path, line, problem)
+    ``path`` names the file, ``line`` the line or row, counted from 1, None where it is the file.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        line: int | None,
+        reason: str,
+        *,
+        unit: str = "line",
+        hint: str | None = None,
+    ) -> None:
+        where = path if line is None else f"{path}, {unit} {line}"
+        super().__init__(_sentence(f"{where}: {reason}", hint))
         self.path = path
         self.line = line
-        self.problem = problem
+        self.reason = reason
 
-    def __str__(self) -> str:
-        where = self.path if self.line is None else f"{self.path}, line {self.line}"
-        return f"{where}: {self.problem}"
+
+class MissingInputError(SageError, FileNotFoundError):
+    """There is no file to read at ``path``."""
+
+    def __init__(self, path: str, problem: str, *, hint: str | None = None) -> None:
+        super().__init__(_sentence(problem, hint))
+        self.path = path
 
 
 class OutputFileError(SageError, RuntimeError):
     """An output cannot be written, or not be continued where a checkpoint left it."""
 
-    def __init__(self, path: str, problem: str) -> None:
-        super().__init__(path, problem)
+    def __init__(self, path: str, reason: str, *, hint: str | None = None) -> None:
+        super().__init__(_sentence(f"{path}: {reason}", hint))
         self.path = path
-        self.problem = problem
+        self.reason = reason
 
-    def __str__(self) -> str:
-        return f"{self.path}: {self.problem}"
+
+def _sentence(problem: str, hint: str | None) -> str:
+    return f"{problem}; {hint}" if hint else problem

@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from sage.common.core.functions import SourceFunction, StopSignal
+from sage.common.core.functions import SourceFunction, StopSignal, UnreadableRecord
+from sage.common.core.local_path import local_path
+from sage.libs.io.compression import SUFFIXES
 from sage.libs.io.errors import InputFileError
-from sage.libs.io.input_files import input_files
+from sage.libs.io.input_files import input_files, no_records
+from sage.libs.io.json_lines import NotFinite, check_not_finite, line_decoder
+from sage.libs.io.text_lines import text_lines
 
 _MOST_BYTES_COUNTED = 1 << 30  # the start waits for it: a second, if the disk gives them as fast
+_UNPACKED = 8  # times as long
 
 
 class JSONLSource(SourceFunction):
     """Emits one record for each line of a ``.jsonl`` file, or of all those in a folder by name.
 
-    Blank lines are no records. Raises InputFileError, with file and line, where a line is no JSON.
+    The files may be UTF-8, UTF-16 or UTF-32, with a byte-order mark or without, and compressed by
+    gzip, bzip2, xz or Zstandard, whatever their suffix. Blank lines are no records.
+
+    A line that is no JSON stops the run with an InputFileError that has its file and number. With
+    ``on_error="skip"`` or a dead-letter sink, as operators have it, ``from_source()`` goes on
+    after it; the letter's record is ``{"path", "line", "text"}``. NaN and infinities, which JSON
+    does not have but Python writes, make such a line too; ``not_finite="null"`` reads them as
+    None, ``"keep"`` as they are.
+
     ``len()`` counts the lines of files up to 1 GiB, so that a run can tell how much time is left.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], *, not_finite: NotFinite = "raise") -> None:
+        check_not_finite(not_finite)
+        self._path = local_path(path)
+        self._decode = line_decoder(not_finite)
+        self._records = no_records()  # until setup() has found files
         self._to_skip = 0
         self._end = StopSignal(f"the end of {path}")
 
@@ -36,16 +52,16 @@ class JSONLSource(SourceFunction):
         files = input_files(self._path, ".jsonl")
         if not all(path.is_file() for path in files):
             raise TypeError(f"{self._path} is no file that can be read twice")
-        if sum(path.stat().st_size for path in files) > _MOST_BYTES_COUNTED:
+        if sum(map(_size, files)) > _MOST_BYTES_COUNTED:
             raise TypeError(f"{self._path} is too large for counting its lines")
-        return sum(1 for path in files for _ in _lines(path))
+        return sum(1 for path in files for _ in text_lines(path))
 
     def skip(self, count: int) -> None:
         """Pass over the next records without parsing them."""
         self._to_skip += count
 
     def execute(self) -> Any:
-        """Return the next record."""
+        """Return the next record, or an UnreadableRecord."""
         return next(self._records, self._end)
 
     def cleanup(self) -> None:
@@ -54,24 +70,29 @@ class JSONLSource(SourceFunction):
 
     def _read(self, files: list[Path]) -> Generator[Any, None, None]:
         for path in files:
-            for number, line in _lines(path):
+            for number, line in text_lines(path):
                 if self._to_skip:
                     self._to_skip -= 1
                     continue
                 try:
-                    record = json.loads(line.decode())
-                except ValueError as error:
-                    problem = f"no JSON: {error}"
-                    raise InputFileError(str(path), number, problem) from error
+                    record = self._decode(line.decode())
+                except (ValueError, RecursionError) as error:
+                    record = _unreadable(path, number, line, error)
                 yield record
         if self._to_skip:
             problem = f"it ends {self._to_skip} records before where the last run stopped"
             raise InputFileError(str(self._path), None, problem)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that are not blank, each with its number."""
-    with path.open("rb", buffering=1 << 20) as file:
-        for number, line in enumerate(file, 1):
-            if not line.isspace():
-                yield number, line
+def _size(path: Path) -> int:
+    return path.stat().st_size * (_UNPACKED if path.suffix in SUFFIXES else 1)
+
+
+def _unreadable(path: Path, number: int, line: bytes, cause: Exception) -> UnreadableRecord:
+    problem = str(cause)
+    if isinstance(cause, json.JSONDecodeError):  # whose own line is always 1
+        problem = f"{cause.msg} (column {cause.pos + 1})"
+    error = InputFileError(str(path), number, f"no JSON: {problem}")
+    error.__cause__ = cause
+    text = line.rstrip(b"\r\n").decode(errors="surrogateescape")
+    return UnreadableRecord(record={"path": str(path), "line": number, "text": text}, error=error)

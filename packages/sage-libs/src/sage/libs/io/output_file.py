@@ -25,10 +25,10 @@ def open_locked(path: Path) -> BinaryIO:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            problem = "another run is writing it; wait for its end or write elsewhere"
-            raise OutputFileError(str(path), problem) from None
+            hint = "wait for its end or write elsewhere"
+            raise OutputFileError(str(path), "another run is writing it", hint=hint) from None
         if _is_named(file, path):
-            sync_folder(path.parent)
+            sync_path(path.parent)
             return file
         file.close()  # another run has published it before its lock could be had
 
@@ -39,19 +39,19 @@ def sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
+def sync_path(path: Path) -> None:
+    """Bring a file that is closed, or the names in a folder, to the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
 def replace(old: Path, new: Path) -> None:
     """Rename a file or folder; on return the new name outlives a power cut."""
     old.replace(new)
-    sync_folder(new.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder outlive a power cut."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_path(new.parent)
 
 
 def _is_named(file: BinaryIO, path: Path) -> bool:

@@ -7,9 +7,10 @@ import pickle
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sage.common.core.local_path import local_path
 from sage.kernel.runtime.checkpoint import DurableSink
 from sage.libs.io.errors import OutputFileError
-from sage.libs.io.output_file import open_locked, partial_path, replace, sync, sync_folder
+from sage.libs.io.output_file import open_locked, partial_path, replace, sync, sync_path
 from sage.libs.io.parquet_columns import ParquetColumns, Row
 from sage.libs.io.parquet_files import read_columns, read_rows, require_pyarrow, write_rows
 
@@ -35,7 +36,7 @@ class ParquetSink(DurableSink):
     ) -> None:
         if rows_per_part < 1:
             raise ValueError(f"rows_per_part must be at least 1, not {rows_per_part}")
-        self._path = Path(path)
+        self._path = local_path(path)
         self._partial = partial_path(self._path)
         self._rows_per_part = rows_per_part
         self._schema = schema
@@ -53,7 +54,7 @@ class ParquetSink(DurableSink):
             replace(self._path, self._partial)  # it was published, and then the run was killed
         self._check_free()
         self._journal = open_locked(self._partial / ".journal")
-        sync_folder(self._partial.parent)
+        sync_path(self._partial.parent)
         self._check_free()  # another run may have ended before its lock could be had
         self._part, count = divmod(state or 0, self._rows_per_part)
         complete = [self._part_path(number) for number in range(self._part)]
@@ -63,8 +64,8 @@ class ParquetSink(DurableSink):
         if not found or len(self._rows) < count:
             raise OutputFileError(
                 str(self._partial),
-                f"it has not the {state} rows that the checkpoint has counted; bring them back, "
-                f"or begin anew by deleting the checkpoint",
+                f"it has not the {state} rows that the checkpoint has counted",
+                hint="bring them back, or begin anew by deleting the checkpoint",
             )
         for leftover in set(self._partial.glob("part-*")) - set(complete):
             leftover.unlink()
@@ -78,8 +79,8 @@ class ParquetSink(DurableSink):
         except ValueError as error:
             raise OutputFileError(
                 str(self._path),
-                f"row {self.state() + 1}, {error}; mend it by a map() before the sink, or pass a "
-                f"schema= that it fits",
+                f"row {self.state() + 1}, {error}",
+                hint="mend it by a map() before the sink, or pass a schema= that it fits",
             ) from error
         self._rows.append(row)
         if len(self._rows) >= self._rows_per_part:
@@ -121,8 +122,7 @@ class ParquetSink(DurableSink):
         path = self._part_path(self._part)
         temporary = path.with_suffix(".new")
         write_rows(temporary, self._rows, self._columns.schema)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync_path(temporary)
         replace(temporary, path)
         self._part += 1
         self._rows = []
@@ -172,7 +172,7 @@ class ParquetSink(DurableSink):
 
     def _check_free(self) -> None:
         if self._path.exists():
-            raise OutputFileError(str(self._path), "it exists; delete it or write elsewhere")
+            raise OutputFileError(str(self._path), "it exists", hint="delete it or write elsewhere")
 
     def _clear_journal(self) -> None:
         assert self._journal is not None  # noqa: S101 - for the type checker; begin() has set it

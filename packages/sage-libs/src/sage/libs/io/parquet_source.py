@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sage.common.core.functions import SourceFunction, StopSignal
+from sage.common.core.local_path import local_path
 from sage.libs.io.errors import InputFileError
-from sage.libs.io.input_files import input_files
+from sage.libs.io.input_files import input_files, no_records
 from sage.libs.io.parquet_files import count_rows, read_rows, require_pyarrow
 
 
@@ -22,10 +23,11 @@ class ParquetSource(SourceFunction):
     def __init__(
         self, path: str | os.PathLike[str], *, columns: Sequence[str] | None = None
     ) -> None:
-        self._path = Path(path)
+        self._path = local_path(path)
         self._columns = columns
         self._to_skip = 0
         self._end = StopSignal(f"the end of {path}")
+        self._records = no_records()  # until setup() has found files
 
     def setup(self) -> None:
         """Look which files there are."""

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from sage.common.core.functions.base import BaseFunction
 from sage.common.core.functions.sinks import SinkFunction
-from sage.common.core.functions.sources import BatchFunction, SourceFunction, StopSignal
+from sage.common.core.functions.sources import (
+    BatchFunction,
+    SourceFunction,
+    StopSignal,
+    UnreadableRecord,
+)
 from sage.common.core.functions.transforms import (
     AsyncMapFunction,
     FilterFunction,
@@ -24,4 +29,5 @@ __all__ = [
     "SinkFunction",
     "SourceFunction",
     "StopSignal",
+    "UnreadableRecord",
 ]

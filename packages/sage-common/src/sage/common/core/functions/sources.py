@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 from sage.common.core.functions.base import BaseFunction
@@ -18,8 +19,23 @@ class StopSignal:
         return f"StopSignal({self.reason!r})"
 
 
+@dataclass(frozen=True, kw_only=True)
+class UnreadableRecord:
+    """Returned by a source in place of a record that it cannot read, if it can go on after it.
+
+    The ``on_error`` of ``from_source()`` says what becomes of it: ``record``, what there is of
+    it, goes with ``error`` to a dead-letter sink, as from any operator.
+    """
+
+    record: Any
+    error: Exception
+
+
 class SourceFunction(BaseFunction, ABC):
-    """A source of records, bounded or not. Any value but a StopSignal is a record, None too."""
+    """A source of records, bounded or not.
+
+    Any value is a record, None too, but a StopSignal or an UnreadableRecord.
+    """
 
     @abstractmethod
     def execute(self) -> Any:

@@ -16,9 +16,9 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+from sage.common.core.local_path import local_path
 from sage.kernel.graph import Operator
 from sage.kernel.runtime.annotate import annotate
 from sage.kernel.runtime.checkpoint.description import describe, difference, obstacle
@@ -50,7 +50,7 @@ class Checkpoint:
         # Only here: a Python without SQLite can do all but this.
         from sage.kernel.runtime.checkpoint.store import CheckpointStore
 
-        self._store = CheckpointStore(Path(folder))
+        self._store = CheckpointStore(local_path(folder))
         try:
             self._read(operators)
         except BaseException:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sage.common.core.functions import BatchFunction, StopSignal
+from sage.common.core.functions import BatchFunction, StopSignal, UnreadableRecord
 from sage.kernel.runtime.cancelled import PipelineCancelledError
 from sage.kernel.runtime.checkpoint import Checkpoint
 from sage.kernel.runtime.execution.run_state import RunState
-from sage.kernel.runtime.flow.link import Link
+from sage.kernel.runtime.flow.error_policy import ErrorPolicy
+from sage.kernel.runtime.flow.link import Link, Push
 from sage.kernel.runtime.metrics.counts import Counts
 
 
@@ -19,11 +20,12 @@ def source_loop(
     *,
     state: RunState,
     counts: Counts,
+    policy: ErrorPolicy,
     checkpoint: Checkpoint | None,
     fail: Callable[[BaseException], None],
 ) -> Callable[[], None]:
     """Return the body of a source's thread; ``fail`` hears what the source itself raises."""
-    push = downstream.push
+    push = _unless_unreadable(downstream.push, policy)
     if checkpoint is not None:
         push = checkpoint.counted(push, downstream.mark)
     emitted = 0
@@ -52,6 +54,21 @@ def source_loop(
         downstream.finish()
 
     return run
+
+
+def _unless_unreadable(push: Push, policy: ErrorPolicy) -> Push:
+    """Return a ``push`` that leaves records which could not be read to the source's policy.
+
+    It is called for those too: they count, so that a run which is continued skips as many.
+    """
+
+    def push_if_read(record: Any) -> None:
+        if isinstance(record, UnreadableRecord):
+            policy.handle(record.record, record.error)
+        else:
+            push(record)
+
+    return push_if_read
 
 
 def _records(source: Any) -> Iterator[Any]:

@@ -81,6 +81,10 @@ class Wiring:
         assert operator.function is not None  # noqa: S101 - for the type checker
         function = self._functions.build(operator.name, operator.function)
         downstream = self._build_consumers(operator)
+        policy = self._build_policy(operator)
+        if self._checkpoint is not None:
+            mark = self._durable_sinks.stating(operator, downstream.mark)
+            downstream = Link(downstream.push, downstream.finish, mark)
         self._counts[operator].source = function
 
         def fail(error: BaseException) -> None:
@@ -92,6 +96,7 @@ class Wiring:
             downstream,
             state=self._state,
             counts=OperatorCounts.added(self._counts[operator].replicas),
+            policy=policy,
             checkpoint=self._checkpoint,
             fail=fail,
         )

@@ -87,7 +87,7 @@ class OperatorCounts:
         errors = self.errors.total if self.errors else 0
         out = sum(counts.out + counts.variable_out() for counts in self.replicas)
         if self.operator.kind == "source":
-            return 0, 0, out
+            return 0, 0, out - errors
         if self.is_async:
             return sum(counts.begun for counts in self.replicas), out + errors, out
         if self.readers:
@@ -186,7 +186,8 @@ def _through(source: int, read: dict[int, OperatorMetrics], consumers: dict[int,
         behind = max(map(share_inside, consumers[id_]), default=0.0)
         return behind + (inside / handed if handed else 0.0)
 
-    return max(0, round(read[source].records_out * (1 - share_inside(source))))
+    unread = read[source].skipped + read[source].dead_lettered
+    return unread + max(0, round(read[source].records_out * (1 - share_inside(source))))
 
 
 def _time_left(lengths: list[int | None], through: list[int], elapsed: float) -> float | None:
