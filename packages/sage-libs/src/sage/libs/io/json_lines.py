@@ -37,7 +37,7 @@ def as_line(record: Any) -> bytes:
     except ValueError as error:
         if "float" not in str(error):  # but that it contains itself
             raise
-        found = next(_not_finite(record, "record"), "a number of the record is not finite")
+        found = next(not_finite_in(record, "record"), "a number of the record is not finite")
         raise ValueError(
             f"{found}, for which JSON has no number; turn it into None or a string by a map() "
             f"before the sink"
@@ -77,16 +77,16 @@ def _dumps(record: Any, *, ensure_ascii: bool) -> str:
         return dumps(_with_text_keys(record))
 
 
-def _not_finite(value: Any, where: str) -> Iterator[str]:
+def not_finite_in(value: Any, where: str) -> Iterator[str]:
     """Yield where numbers are that JSON does not have, in the order in which they are written."""
     if isinstance(value, float) and not math.isfinite(value):
         yield f"{where} is {value!r}"
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _not_finite(item, f"{where}[{key!r}]")
+            yield from not_finite_in(item, f"{where}[{key!r}]")
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from _not_finite(item, f"{where}[{index}]")
+            yield from not_finite_in(item, f"{where}[{index}]")
 
 
 def _as_json(value: Any) -> Any:

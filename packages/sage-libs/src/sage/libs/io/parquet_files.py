@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from sage.libs.io.errors import InputFileError
 
 _ROWS_AT_ONCE = 1024  # read into Python objects
 
@@ -19,36 +22,56 @@ def require_pyarrow() -> None:
         ) from error
 
 
-def read_rows(
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raise what pyarrow says of a file that it cannot read as an InputFileError."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputFileError(str(path), None, f"no Parquet file, or damaged: {error}") from error
+
+
+def read_batches(
     path: Path, *, columns: Sequence[str] | None = None, skip: int = 0
-) -> Iterator[list[dict[str, Any]]]:
-    """Yield a file's rows in pieces, from row ``skip`` on; row groups before it are not read."""
+) -> Iterator[Any]:
+    """Yield a file's rows as pieces of pyarrow's, from row ``skip`` on; row groups before it are
+    not read."""
     from pyarrow.parquet import ParquetFile
 
     wanted = None if columns is None else list(columns)
-    with ParquetFile(path) as file:
+    with naming(path), ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
             if skip >= count:
                 skip -= count
                 continue
             for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=wanted):
-                yield batch.slice(skip).to_pylist()
+                yield batch.slice(skip)
                 skip = max(0, skip - batch.num_rows)
+
+
+def read_rows(path: Path) -> Iterator[list[dict[str, Any]]]:
+    """Yield a file's rows as dicts, in pieces."""
+    for batch in read_batches(path):
+        yield batch.to_pylist()
 
 
 def count_rows(path: Path) -> int:
     """Return how many rows a file has, from its footer."""
     from pyarrow.parquet import read_metadata
 
-    return int(read_metadata(path).num_rows)
+    with naming(path):
+        return int(read_metadata(path).num_rows)
 
 
 def read_columns(path: Path) -> Any:
     """Return a file's columns as a pyarrow.Schema, from its footer."""
     from pyarrow.parquet import read_schema
 
-    return read_schema(path)
+    with naming(path):
+        return read_schema(path)
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]], schema: Any) -> None:

@@ -12,7 +12,12 @@ from sage.kernel.runtime.checkpoint import DurableSink
 from sage.libs.io.errors import OutputFileError
 from sage.libs.io.output_file import open_locked, partial_path, replace, sync, sync_path
 from sage.libs.io.parquet_columns import ParquetColumns, Row
-from sage.libs.io.parquet_files import read_columns, read_rows, require_pyarrow, write_rows
+from sage.libs.io.parquet_files import (
+    read_columns,
+    read_rows,
+    require_pyarrow,
+    write_rows,
+)
 
 
 class ParquetSink(DurableSink):

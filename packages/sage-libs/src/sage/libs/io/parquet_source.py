@@ -11,28 +11,49 @@ from sage.common.core.functions import SourceFunction, StopSignal
 from sage.common.core.local_path import local_path
 from sage.libs.io.errors import InputFileError
 from sage.libs.io.input_files import input_files, no_records
-from sage.libs.io.parquet_files import count_rows, read_rows, require_pyarrow
+from sage.libs.io.json_lines import NotFinite, check_not_finite
+from sage.libs.io.parquet_files import count_rows, require_pyarrow
+from sage.libs.io.parquet_rows import check_columns, read_records
 
 
 class ParquetSource(SourceFunction):
     """Emits each row of a ``.parquet`` file, or of all those in a folder by name, as a dict.
 
-    ``columns`` names the columns to read, all by default.
+    ``columns`` names the columns to read, all by default; InputFileError names one that a file
+    has not, or has twice. A map column is a dict. Moments are datetimes, or their ISO text where
+    they have fractions of a microsecond.
+
+    A row that cannot be read, such as one with a date before the year 1, stops the run with an
+    InputFileError that has its file and number, unless the ``on_error`` of ``from_source()`` says
+    otherwise; the letter's record is ``{"path", "row"}``. NaN and infinities are kept, or with
+    ``not_finite`` read as ``"null"``; ``"raise"`` makes them such an error, which is what a run
+    that ends in JSON needs: it would else find out after the work is done.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, columns: Sequence[str] | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        columns: Sequence[str] | None = None,
+        not_finite: NotFinite = "keep",
     ) -> None:
+        if isinstance(columns, str) or columns == []:
+            raise ValueError(f"columns is a list of at least one name, not {columns!r}")
+        check_not_finite(not_finite)
         self._path = local_path(path)
-        self._columns = columns
+        self._columns = None if columns is None else list(columns)
+        self._not_finite = not_finite
         self._to_skip = 0
         self._end = StopSignal(f"the end of {path}")
         self._records = no_records()  # until setup() has found files
 
     def setup(self) -> None:
-        """Look which files there are."""
+        """Look which files there are, and whether they have the columns."""
         require_pyarrow()
-        self._records = self._read(input_files(self._path, ".parquet"))
+        files = input_files(self._path, ".parquet")
+        for path in files:
+            check_columns(path, self._columns)
+        self._records = self._read(files)
 
     def __len__(self) -> int:
         """Count the rows, as the files say in their footers."""
@@ -43,7 +64,7 @@ class ParquetSource(SourceFunction):
         self._to_skip += count
 
     def execute(self) -> Any:
-        """Return the next row."""
+        """Return the next row, or an UnreadableRecord."""
         return next(self._records, self._end)
 
     def cleanup(self) -> None:
@@ -55,8 +76,7 @@ class ParquetSource(SourceFunction):
             skip = self._to_skip
             if skip:
                 self._to_skip = max(0, skip - count_rows(path))
-            for rows in read_rows(path, columns=self._columns, skip=skip):
-                yield from rows
+            yield from read_records(path, self._columns, self._not_finite, skip=skip)
         if self._to_skip:
-            problem = f"it ends {self._to_skip} rows before where the last run stopped"
-            raise InputFileError(str(self._path), None, problem)
+            reason = f"it ends {self._to_skip} rows before where the last run stopped"
+            raise InputFileError(str(self._path), None, reason)
