@@ -49,9 +49,40 @@ def test_source_function_ends_at_its_stop_signal(env: LocalEnvironment) -> None:
     assert run(env, env.from_source(Countdown, 3)) == [2, 1, 0]
 
 
-def test_source_function_may_emit_none(env: LocalEnvironment) -> None:
-    items = iter([None, 1, None, StopSignal()])
-    assert run(env, env.from_source(lambda: next(items))) == [None, 1, None]
+class Returning(SourceFunction):
+    def __init__(self, *items: Any) -> None:
+        self.items = iter(items)
+
+    def execute(self) -> Any:
+        return next(self.items, None)
+
+
+class WithNone(Returning):
+    none_is_record = True
+
+
+def test_source_function_may_emit_none_if_it_says_so(env: LocalEnvironment) -> None:
+    stop = StopSignal()
+    assert run(env, env.from_source(WithNone, None, 1, None, stop)) == [None, 1, None]
+
+
+def test_items_of_a_collection_may_be_none(env: LocalEnvironment) -> None:
+    assert run(env, env.from_collection([None, 1, None])) == [None, 1, None]
+
+
+@pytest.mark.parametrize("how", ["class", "callable"])
+def test_none_from_a_source_is_an_error_that_names_the_stop_signal(
+    env: LocalEnvironment, how: str
+) -> None:
+    items = iter([1])
+    source = (Returning, 1) if how == "class" else (lambda: next(items, None),)
+    out: list[Any] = []
+    env.from_source(*source, name="poll").sink(out.append)
+    with pytest.raises(TypeError, match="returned None, which is no record; return a StopSignal"):
+        env.submit()
+    assert out == [1]
+    assert env.failure is not None
+    assert env.failure.operator == "poll"
 
 
 def test_batch_function_ends_at_none_or_a_stop_signal(env: LocalEnvironment) -> None:

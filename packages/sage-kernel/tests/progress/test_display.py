@@ -120,7 +120,7 @@ ENDLESS = """
     import time
     from sage.kernel.api import LocalEnvironment
     env = LocalEnvironment("papers", {"close_timeout": 1})
-    env.from_source(lambda: time.sleep(0.01)).sink(lambda _: None)
+    env.from_source(lambda: time.sleep(0.01) or 1).sink(lambda _: None)
 """
 
 

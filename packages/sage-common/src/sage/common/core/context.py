@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from types import MethodWrapperType
 from typing import Any, Protocol
 
 
@@ -16,7 +17,7 @@ class ServiceCaller(Protocol):
         name: str,
         /,
         *args: Any,
-        method: str = "process",
+        method: str | None = "process",
         timeout: float | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -24,7 +25,13 @@ class ServiceCaller(Protocol):
         ...
 
     def call_service_async(
-        self, name: str, /, *args: Any, method: str = "process", **kwargs: Any
+        self,
+        name: str,
+        /,
+        *args: Any,
+        method: str | None = "process",
+        timeout: float | None = None,
+        **kwargs: Any,
     ) -> Future[Any]:
         """Call a service's method; cancelling the Future cancels the call."""
         ...
@@ -60,6 +67,49 @@ class RuntimeContext:
         """The logger named ``sage.<name>``."""
         return logging.getLogger(f"sage.{self.name}")
 
+    def call_service(
+        self,
+        name: str,
+        /,
+        *args: Any,
+        method: str | None = "process",
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Call ``method`` of the service ``name`` and return its result.
+
+        ``timeout`` is in seconds; None waits without limit. ``method=None`` is ``"process"``. A
+        service's own exception arrives as it was raised. Raises ServiceNotFoundError,
+        ServiceMethodNotFoundError, ServiceTimeoutError (the call is cancelled first) or
+        ServiceClosedError.
+        """
+        return self.services.call_service(name, *args, method=method, timeout=timeout, **kwargs)
+
+    def call_service_async(
+        self,
+        name: str,
+        /,
+        *args: Any,
+        method: str | None = "process",
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Future[Any]:
+        """Call ``method`` of the service ``name`` and return a Future of its result.
+
+        Cancelling the Future cancels the call. After ``timeout`` seconds the call is cancelled and
+        the Future raises ServiceTimeoutError.
+        """
+        return self.services.call_service_async(
+            name, *args, method=method, timeout=timeout, **kwargs
+        )
+
+
+class _OwnName:
+    """The name of the operator or service, for objects that set no ``name`` themselves."""
+
+    def __get__(self, instance: ContextBound | None, owner: type[ContextBound]) -> str:
+        return (owner if instance is None else instance).ctx.name
+
 
 class ContextBound:
     """Base of functions and services: reaches the kernel through ``ctx``.
@@ -69,34 +119,33 @@ class ContextBound:
     """
 
     ctx: RuntimeContext = RuntimeContext(name="unbound")
+    name: Any = _OwnName()
+    """The name of the operator or service, unless a subclass has a ``name`` of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Accept what a subclass hands on; nothing is kept of it.
+
+        A class that has no constructor accepts no arguments, so that one misspelt is an error.
+        """
+        follows = super().__init__  # a mixin's, or object's
+        own = type(self).__init__ is not ContextBound.__init__
+        if not isinstance(follows, MethodWrapperType):
+            follows(*args, **kwargs)
+        elif args or (kwargs and not own):
+            raise TypeError(
+                f"{type(self).__name__}() accepts no arguments, and got "
+                f"{', '.join([*map(repr, args), *kwargs])}"
+            )
 
     @property
     def logger(self) -> logging.Logger:
         """The logger of this object, named after its operator or service."""
         return self.ctx.logger
 
-    def call_service(
-        self,
-        name: str,
-        /,
-        *args: Any,
-        method: str = "process",
-        timeout: float | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Call ``method`` of the service ``name`` and return its result.
+    def call_service(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a service and return its result; ``RuntimeContext.call_service`` says how."""
+        return self.ctx.call_service(name, *args, **kwargs)
 
-        ``timeout`` is in seconds; None waits without limit. A service's own exception arrives as
-        it was raised. Raises ServiceNotFoundError, ServiceMethodNotFoundError,
-        ServiceTimeoutError (the call is cancelled first) or ServiceClosedError.
-        """
-        return self.ctx.services.call_service(name, *args, method=method, timeout=timeout, **kwargs)
-
-    def call_service_async(
-        self, name: str, /, *args: Any, method: str = "process", **kwargs: Any
-    ) -> Future[Any]:
-        """Call ``method`` of the service ``name`` and return a Future of its result.
-
-        Cancelling the Future cancels the call.
-        """
-        return self.ctx.services.call_service_async(name, *args, method=method, **kwargs)
+    def call_service_async(self, name: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call a service and return a Future, as ``RuntimeContext.call_service_async`` does."""
+        return self.ctx.call_service_async(name, *args, **kwargs)

@@ -11,6 +11,8 @@ from sage.common.core.functions import SourceFunction, StopSignal
 class IterableSource(SourceFunction):
     """Emits the items of an iterable."""
 
+    none_is_record = True
+
     def __init__(self, iterable: Iterable[Any]) -> None:
         self._iterable = iterable
         self._items: Iterator[Any] = iter(())

@@ -82,7 +82,7 @@ class LocalEnvironment:
         name: str,
         /,
         *args: Any,
-        method: str = "process",
+        method: str | None = "process",
         timeout: float | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -175,7 +175,7 @@ class LocalEnvironment:
                 progress=progress,
             )
             if autostop:
-                executor.wait()
+                executor.wait(tell_endless=True)
         except BaseException:
             self.close()
             raise

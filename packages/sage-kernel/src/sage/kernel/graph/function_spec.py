@@ -18,6 +18,7 @@ from sage.common.core.functions import (
     SinkFunction,
     SourceFunction,
 )
+from sage.kernel.graph.unused_cleanup import refuse_unused_cleanup
 
 BASES: dict[str, tuple[type[BaseFunction], ...]] = {
     "source": (SourceFunction, BatchFunction),
@@ -55,8 +56,8 @@ class FunctionSpec:
             raise TypeError(
                 f"{self.kind}() takes a function class or a callable, not {self.target!r}"
             )
-        if _is_function_class(self.target) and not issubclass(self.target, BASES[self.kind]):  # type: ignore[arg-type]
-            raise TypeError(self._wrong_class())
+        if _is_function_class(self.target):
+            self._check_class(self.target)  # type: ignore[arg-type]
         if any(map(_is_async, self._called())):
             raise TypeError(
                 f"{self.kind}() cannot run {self.name}, which is `async def`: it would get a "
@@ -97,11 +98,15 @@ class FunctionSpec:
         target = _without_arguments(self.target)
         return (target, type(target).__call__)
 
-    def _wrong_class(self) -> str:
-        fitting = [kind for kind, bases in BASES.items() if issubclass(self.target, bases)]  # type: ignore[arg-type]
-        hint = f"; use {fitting[0]}()" if fitting else ""
+    def _check_class(self, cls: type[BaseFunction]) -> None:
+        refuse_unused_cleanup(cls, BaseFunction, ("close", "teardown"))
+        fitting = [kind for kind, bases in BASES.items() if issubclass(cls, bases)]
+        plain = not fitting and hasattr(cls, "execute")  # it is what it is used as
+        if self.kind in fitting or plain:
+            return
+        hint = f"; use {fitting[0]}()" if fitting else "; it has no execute()"
         wanted = " or ".join(base.__name__ for base in BASES[self.kind])
-        return f"{self.kind}() takes a {wanted}, and {self.name} is none{hint}"
+        raise TypeError(f"{self.kind}() takes a {wanted}, and {self.name} is none{hint}")
 
 
 def _is_function_class(target: Any) -> bool:

@@ -35,6 +35,8 @@ class JSONLSource(SourceFunction):
     ``len()`` counts the lines of files up to 1 GiB, so that a run can tell how much time is left.
     """
 
+    none_is_record = True  # as a line it is null
+
     def __init__(self, path: str | os.PathLike[str], *, not_finite: NotFinite = "raise") -> None:
         check_not_finite(not_finite)
         self._path = local_path(path)

@@ -34,8 +34,12 @@ class UnreadableRecord:
 class SourceFunction(BaseFunction, ABC):
     """A source of records, bounded or not.
 
-    Any value is a record, None too, but a StopSignal or an UnreadableRecord.
+    Any value but a StopSignal or an UnreadableRecord is a record. None is an error, which a
+    forgotten ``return`` or an end that is no StopSignal would else make an endless stream of.
     """
+
+    none_is_record: bool = False
+    """Whether None is a record of this source."""
 
     @abstractmethod
     def execute(self) -> Any:

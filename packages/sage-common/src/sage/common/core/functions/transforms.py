@@ -81,8 +81,8 @@ class FlatMapFunction(BaseFunction, ABC):
     """One record in, any number out."""
 
     @abstractmethod
-    def execute(self, record: Any) -> Iterable[Any]:
-        """Return or yield the records that take this one's place."""
+    def execute(self, record: Any) -> Iterable[Any] | None:
+        """Return or yield the records that take this one's place; None is none of them."""
 
 
 class KeyByFunction(BaseFunction, ABC):

@@ -28,7 +28,7 @@ from sage.kernel.runtime.checkpoint.errors import (
     CheckpointMismatchError,
     UnsupportedPipelineError,
 )
-from sage.kernel.runtime.flow.link import Mark, Push, States
+from sage.kernel.runtime.flow.link import Mark, States
 
 _INTERVAL = 0.2  # seconds
 _VERSION = 1
@@ -104,17 +104,16 @@ class Checkpoint:
                     raise CheckpointError(self._folder, problem)
         yield from records
 
-    def counted(self, push: Push, mark: Mark) -> Push:
-        """Return a ``push`` for the source: it marks each record when ``push`` has returned."""
+    def counting(self, mark: Mark) -> Callable[[], None]:
+        """Return what the source calls after each of its records: it counts and marks them."""
         position = self.position
 
-        def push_and_mark(record: Any) -> None:
+        def mark_done() -> None:
             nonlocal position
-            push(record)
             position += 1
             mark(position, {})
 
-        return push_and_mark
+        return mark_done
 
     def reached_the_end(self, position: int, states: States) -> None:
         """Take a mark at the end of the chain, to be committed soon."""

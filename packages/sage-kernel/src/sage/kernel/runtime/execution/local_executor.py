@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from sage.common.core.context import ServiceCaller
@@ -20,6 +22,7 @@ from sage.kernel.runtime.metrics.run_metrics import RunMetrics
 logger = logging.getLogger(__name__)
 
 _SIGNALS_EVERY = 0.5  # seconds
+_ENDLESS_AFTER = 10.0  # seconds of waiting for a source that may have no end
 
 
 class LocalExecutor:
@@ -80,15 +83,19 @@ class LocalExecutor:
         if not self._threads:  # a checkpoint found it complete
             self._end()
 
-    def wait(self) -> None:
+    def wait(self, *, tell_endless: bool = False) -> None:
         """Wait for the verdict; raise what stopped the pipeline, with its own traceback.
 
-        A failure is raised at once: an operator that never returns must not hide it.
+        A failure is raised at once: an operator that never returns must not hide it. With
+        ``tell_endless`` a line of the log says what it waits for if that may never come.
         """
+        tell_at = time.monotonic() + _ENDLESS_AFTER if tell_endless else math.inf
         # The system may hand a Ctrl-C to any thread, and Python acts on it in the main one alone,
         # which an endless wait would keep asleep.
         while not self._state.decided.wait(_SIGNALS_EVERY):
-            pass
+            if time.monotonic() > tell_at:
+                tell_at = math.inf  # once
+                self._tell_endless()
         self._state.raise_verdict()
 
     def stop(self) -> None:
@@ -128,6 +135,16 @@ class LocalExecutor:
         if failed is not None:
             error = failed.error
             logger.error("pipeline %r failed: %r %s", self._name, error, failed, exc_info=error)
+
+    def _tell_endless(self) -> None:
+        waited_for = self._wiring.endless_sources
+        if waited_for:
+            logger.warning(
+                "submit() waits until source %s of pipeline %r returns a StopSignal, or another "
+                "thread calls stop(); submit(autostop=False) returns at once",
+                " and ".join(map(repr, waited_for)),
+                self._name,
+            )
 
     def _set_up(self) -> None:
         self._state.set_up()

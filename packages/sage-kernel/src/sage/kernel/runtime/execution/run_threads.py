@@ -29,7 +29,7 @@ class RunThreads:
         self._live: set[threading.Thread] = set()
         self._lock = threading.Lock()
 
-    def add(self, operator: str, body: Callable[[], None]) -> None:
+    def add(self, operator: str, body: Callable[[], None]) -> threading.Thread:
         """Add a thread for an operator; PipelineCancelledError ends its body without a word."""
 
         def run() -> None:
@@ -42,10 +42,11 @@ class RunThreads:
             finally:
                 self._ended(thread)
 
-        name = f"sage-{self._pipeline}-{operator}"
         # A daemon: a function that never returns must not keep the interpreter from ending.
+        name = f"sage-{self._pipeline}-{operator}"
         thread = threading.Thread(target=run, name=name, daemon=True)
         self._threads.append(thread)
+        return thread
 
     def start(self) -> None:
         """Start all; raises what keeps one from starting, then call ``give_up_unstarted``."""

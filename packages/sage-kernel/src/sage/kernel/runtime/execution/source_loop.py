@@ -10,7 +10,7 @@ from sage.kernel.runtime.cancelled import PipelineCancelledError
 from sage.kernel.runtime.checkpoint import Checkpoint
 from sage.kernel.runtime.execution.run_state import RunState
 from sage.kernel.runtime.flow.error_policy import ErrorPolicy
-from sage.kernel.runtime.flow.link import Link, Push
+from sage.kernel.runtime.flow.link import Link
 from sage.kernel.runtime.metrics.counts import Counts
 
 
@@ -25,9 +25,8 @@ def source_loop(
     fail: Callable[[BaseException], None],
 ) -> Callable[[], None]:
     """Return the body of a source's thread; ``fail`` hears what the source itself raises."""
-    push = _unless_unreadable(downstream.push, policy)
-    if checkpoint is not None:
-        push = checkpoint.counted(push, downstream.mark)
+    push = downstream.push
+    mark_done = None if checkpoint is None else checkpoint.counting(downstream.mark)
     emitted = 0
     counts.variable_out = lambda: emitted
 
@@ -46,9 +45,14 @@ def source_loop(
                 fail(error)
                 raise PipelineCancelledError from error
             try:
-                push(record)
+                if isinstance(record, UnreadableRecord):
+                    policy.handle(record.record, record.error)
+                else:
+                    push(record)
             finally:  # also if an operator stops the run at it
                 emitted += 1
+            if mark_done is not None:  # an unreadable one counts: who continues skips as many
+                mark_done()
         else:
             state.cut_short = True
         downstream.finish()
@@ -56,24 +60,16 @@ def source_loop(
     return run
 
 
-def _unless_unreadable(push: Push, policy: ErrorPolicy) -> Push:
-    """Return a ``push`` that leaves records which could not be read to the source's policy.
-
-    It is called for those too: they count, so that a run which is continued skips as many.
-    """
-
-    def push_if_read(record: Any) -> None:
-        if isinstance(record, UnreadableRecord):
-            policy.handle(record.record, record.error)
-        else:
-            push(record)
-
-    return push_if_read
-
-
 def _records(source: Any) -> Iterator[Any]:
     """Iterate over a source until its end."""
-    none_ends = isinstance(source, BatchFunction)
+    none_is_record = getattr(source, "none_is_record", False)
     execute = source.execute
-    while not isinstance(record := execute(), StopSignal) and not (none_ends and record is None):
+    while not isinstance(record := execute(), StopSignal):
+        if record is None and not none_is_record:
+            if isinstance(source, BatchFunction):
+                return
+            raise TypeError(
+                "the source returned None, which is no record; return a StopSignal at its end, or "
+                "set none_is_record = True on its class if None is a record"
+            )
         yield record

@@ -7,6 +7,7 @@ first of them is used by the others.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -62,6 +63,7 @@ class Wiring:
         self._channels: dict[int, list[Channel]] = {}
         self._policies: dict[int, ErrorPolicy] = {}
         self._windows: list[InFlightWindow] = []
+        self._sources: list[tuple[Operator, threading.Thread]] = []
 
     def build(self) -> None:
         """Build everything, from the sources down; raises what a function's constructor raises."""
@@ -76,6 +78,15 @@ class Wiring:
                 channel.cancel()
         for window in list(self._windows):
             window.cancel()
+
+    @property
+    def endless_sources(self) -> list[str]:
+        """The names of the sources that still emit and do not know how many records they have."""
+        return [
+            operator.name
+            for operator, thread in self._sources
+            if thread.is_alive() and self._counts[operator].length is None
+        ]
 
     def _build_source(self, operator: Operator) -> None:
         assert operator.function is not None  # noqa: S101 - for the type checker
@@ -100,7 +111,7 @@ class Wiring:
             checkpoint=self._checkpoint,
             fail=fail,
         )
-        self._threads.add(operator.name, body)
+        self._sources.append((operator, self._threads.add(operator.name, body)))
 
     def _build_consumers(self, operator: Operator) -> Link:
         """Build what follows one replica of an operator; return the way on into all of it."""

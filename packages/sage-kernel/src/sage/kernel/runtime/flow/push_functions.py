@@ -59,7 +59,8 @@ def _flatmap(
     def push(record: Any) -> None:
         nonlocal out
         try:
-            outputs = iter(execute(record))
+            result = execute(record)
+            outputs = iter(() if result is None else result)
         except BaseException as error:  # noqa: BLE001 - the policy decides what becomes of it
             policy.handle(record, error)
             return

@@ -13,9 +13,8 @@ from sage.common.core.context import ContextBound
 from sage.common.service import BaseService, ServiceClosedError, ServiceMethodNotFoundError
 from sage.kernel.runtime.service.daemon_threads import DaemonThreads
 
-_LIFECYCLE = frozenset(
-    {"setup", "start", "stop", "cleanup", "open", "close", "checkpoint_identity"}
-)
+_LIFECYCLE = {"setup", "start", "stop", "cleanup", "open", "close", "checkpoint_identity"}
+_NOT_TO_BE_CALLED = _LIFECYCLE | {name for name in dir(ContextBound) if name != "name"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +51,17 @@ class RunningService:
             else threading.BoundedSemaphore(limit)
         )
         self._threads = DaemonThreads(name, limit, self._slots)
-        self._endpoints: dict[str, Endpoint] = {}
+        self._endpoints: dict[str | None, Endpoint] = {}
         self._closed = False
 
-    def endpoint(self, method: str) -> Endpoint:
-        """Return the way to a method; raises ServiceMethodNotFoundError, ServiceClosedError."""
+    def endpoint(self, method: str | None) -> Endpoint:
+        """Return the way to a method, ``process`` if None.
+
+        Raises ServiceMethodNotFoundError, ServiceClosedError.
+        """
         endpoint = self._endpoints.get(method)
         if endpoint is None:
-            endpoint = self._endpoints[method] = self._resolve(method)
+            endpoint = self._endpoints[method] = self._resolve(method or "process")
         if self._closed:
             raise ServiceClosedError(self.name)
         return endpoint
@@ -106,4 +108,4 @@ class RunningService:
 
 
 def _is_callable_name(method: str) -> bool:
-    return not (method.startswith("_") or method in _LIFECYCLE or hasattr(ContextBound, method))
+    return not (method.startswith("_") or method in _NOT_TO_BE_CALLED)

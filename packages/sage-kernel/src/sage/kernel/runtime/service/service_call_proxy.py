@@ -26,8 +26,11 @@ class ServiceCallProxy:
 
         return call
 
-    def call_async(self, *args: Any, method: str = "process", **kwargs: Any) -> Future[Any]:
-        """Call a method and return a Future of its result; cancelling it cancels the call."""
+    def call_async(self, *args: Any, method: str | None = "process", **kwargs: Any) -> Future[Any]:
+        """Call a method and return a Future of its result; cancelling it cancels the call.
+
+        After ``timeout=`` seconds the call is cancelled, and the Future raises ServiceTimeoutError.
+        """
         return self._services.call_service_async(self._name, *args, method=method, **kwargs)
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sage.common.service import BaseService
+from sage.kernel.graph.unused_cleanup import refuse_unused_cleanup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class ServiceFactory:
             raise TypeError(
                 f"a service must be a subclass of BaseService, not {self.service_class!r}"
             )
+        refuse_unused_cleanup(self.service_class, BaseService, ("teardown",))
 
     def create(self) -> BaseService:
         """Return a new instance, not yet opened."""

@@ -11,6 +11,7 @@ from typing import Any
 from sage.common.core.context import RuntimeContext
 from sage.common.service import ServiceClosedError, ServiceNotFoundError, ServiceTimeoutError
 from sage.kernel.runtime.annotate import annotate
+from sage.kernel.runtime.service.call_deadlines import CallDeadlines
 from sage.kernel.runtime.service.running_service import RunningService
 from sage.kernel.runtime.service.service_call_proxy import ServiceCallProxy
 from sage.kernel.runtime.service.service_factory import ServiceFactory
@@ -31,6 +32,7 @@ class ServiceManager:
         self._running: dict[str, RunningService] = {}
         self._lock = threading.RLock()
         self._closing = threading.RLock()
+        self._deadlines = CallDeadlines()
         self._started = False
         self._closed = threading.Event()
 
@@ -74,16 +76,16 @@ class ServiceManager:
         name: str,
         /,
         *args: Any,
-        method: str = "process",
+        method: str | None = "process",
         timeout: float | None = None,
         **kwargs: Any,
     ) -> Any:
         """Call a method and return its result; its own exception arrives as it was raised.
 
-        ``timeout`` is in seconds, None waits without limit. Raises ServiceNotFoundError,
-        ServiceMethodNotFoundError, ServiceClosedError, or ServiceTimeoutError after cancelling
-        the call. A plain method that has begun cannot be interrupted: it keeps its slot till its
-        end. A method with an ``_async`` twin is.
+        ``timeout`` is in seconds, None waits without limit; ``method=None`` is ``process``.
+        Raises ServiceNotFoundError, ServiceMethodNotFoundError, ServiceClosedError, or
+        ServiceTimeoutError after cancelling the call. A plain method that has begun cannot be
+        interrupted: it keeps its slot till its end. A method with an ``_async`` twin is.
         """
         endpoint = self._service(name).endpoint(method)
         if timeout is None and not endpoint.futures_only:
@@ -99,16 +101,29 @@ class ServiceManager:
             if timeout is None or future.done():
                 return future.result()  # the service's own TimeoutError, or just in time after all
             future.cancel()
-            raise ServiceTimeoutError(name, method, timeout) from None
+            raise ServiceTimeoutError(name, method or "process", timeout) from None
         except BaseException:
             future.cancel()  # a Ctrl-C of the caller must not leave the call running
             raise
 
     def call_service_async(
-        self, name: str, /, *args: Any, method: str = "process", **kwargs: Any
+        self,
+        name: str,
+        /,
+        *args: Any,
+        method: str | None = "process",
+        timeout: float | None = None,
+        **kwargs: Any,
     ) -> Future[Any]:
-        """Call a method and return a Future of its result; cancelling it cancels the call."""
-        return self._service(name).endpoint(method).submit(*args, **kwargs)
+        """Call a method and return a Future of its result; cancelling it cancels the call.
+
+        After ``timeout`` seconds the call is cancelled, and the Future raises ServiceTimeoutError.
+        """
+        future = self._service(name).endpoint(method).submit(*args, **kwargs)
+        if timeout is None:
+            return future
+        late = ServiceTimeoutError(name, method or "process", timeout)
+        return self._deadlines.limit(future, timeout, late)
 
     def capacity(self, name: str) -> int | None:
         """Return how many calls in flight the service can make use of; None if it does not say."""
@@ -127,6 +142,7 @@ class ServiceManager:
             pass  # until the service that is opening is open
         # Not under the same lock: what a service waits for as it stops may be making a call.
         with self._closing, ExitStack() as stack:
+            stack.callback(self._deadlines.close)  # last
             for running in self._running.values():
                 stack.callback(running.close)
 

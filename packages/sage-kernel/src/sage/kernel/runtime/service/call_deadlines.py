@@ -1,0 +1,99 @@
+"""CallDeadlines: ends asynchronous calls that last too long, all from one thread."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+
+class _Limited:
+    """A call and the Future that stands for it, until one of them is done."""
+
+    __slots__ = ("call", "future", "late")
+
+    def __init__(self, call: Future[Any], late: Exception) -> None:
+        self.call: Future[Any] | None = call
+        self.late = late
+        self.future: Future[Any] = Future()
+        self.future.add_done_callback(self._pass_back)
+        call.add_done_callback(self._pass_on)
+
+    def expire(self) -> None:
+        """Raise ``late`` from the Future, unless the call was in time, and cancel the call."""
+        call = self.call
+        if call is not None:
+            with suppress(InvalidStateError):  # in time after all
+                self.future.set_exception(self.late)
+            call.cancel()
+
+    def _pass_on(self, call: Future[Any]) -> None:
+        self.call = None  # what the call has made must not live as long as its deadline
+        with suppress(InvalidStateError):  # too late, or cancelled
+            if call.cancelled():
+                self.future.cancel()
+            elif (error := call.exception()) is not None:
+                self.future.set_exception(error)
+            else:
+                self.future.set_result(call.result())
+
+    def _pass_back(self, future: Future[Any]) -> None:
+        call = self.call
+        if future.cancelled():
+            future.set_running_or_notify_cancel()  # wakes concurrent.futures.wait() too
+            if call is not None:
+                call.cancel()
+
+
+class CallDeadlines:
+    """Its one thread begins with the first call, and is a daemon as those of services are."""
+
+    def __init__(self) -> None:
+        self._due: list[tuple[float, int, _Limited]] = []
+        self._tie_break = count()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def limit(self, call: Future[Any], timeout: float, late: Exception) -> Future[Any]:
+        """Return a Future with the call's result, or ``late`` as its error after so many seconds.
+
+        The call is cancelled then, and also where the Future is.
+        """
+        limited = _Limited(call, late)
+        due = time.monotonic() + timeout
+        with self._changed:
+            heapq.heappush(self._due, (due, next(self._tie_break), limited))
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="sage-call-deadlines", daemon=True
+                )
+                self._thread.start()
+            elif self._due[0][2] is limited:
+                self._changed.notify()
+        return limited.future
+
+    def close(self) -> None:
+        """End the thread; calls that are under way keep no deadline."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while (limited := self._take()) is not None:
+            limited.expire()
+            del limited
+
+    def _take(self) -> _Limited | None:
+        """Wait for the next call that is late; None after close()."""
+        with self._changed:
+            while not self._closed:
+                wait = self._due[0][0] - time.monotonic() if self._due else None
+                if wait is not None and wait <= 0:
+                    return heapq.heappop(self._due)[2]
+                self._changed.wait(wait)
+            return None
