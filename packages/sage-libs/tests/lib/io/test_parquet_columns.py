@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy
 import pyarrow
+import pyarrow.dataset
+import pyarrow.parquet
 import pytest
 
 from sage.kernel.api import LocalEnvironment
@@ -214,3 +216,117 @@ def test_a_row_whose_part_cannot_be_written_is_left_out_too(tmp_path: Path) -> N
     env.submit()
     assert [letter.record["id"] for letter in letters] == [29, 30]
     assert [row["id"] for row in read(tmp_path / "out")] == [*range(29), *range(31, 100)]
+
+
+# -- one table, whatever part a row is in ---------------------------
+
+LATE = [
+    {"a": None, "n": 1, "deep": [], "s": {"x": None}, "price": Decimal("1.5")},
+    {"a": None, "n": 2, "deep": [{"k": 1}], "s": {"x": 1}, "price": 2},
+    {"a": "text", "n": 3, "deep": None, "s": {"y": "new"}, "price": Decimal("100.25"), "late": 1},
+    {"a": None, "n": 0.5, "deep": [{"l": [0.5]}], "s": None, "price": None},
+    {"n": 4, "late": 2},
+]
+LATE_AS_ONE = [
+    {
+        "a": None, "n": 1.0, "deep": [], "s": {"x": None, "y": None},
+        "price": Decimal("1.50"), "late": None,
+    },
+    {
+        "a": None, "n": 2.0, "deep": [{"k": 1, "l": None}], "s": {"x": 1, "y": None},
+        "price": Decimal("2.00"), "late": None,
+    },
+    {
+        "a": "text", "n": 3.0, "deep": None, "s": {"x": None, "y": "new"},
+        "price": Decimal("100.25"), "late": 1,
+    },
+    {
+        "a": None, "n": 0.5, "deep": [{"k": None, "l": [0.5]}], "s": None,
+        "price": None, "late": None,
+    },
+    {"a": None, "n": 4.0, "deep": None, "s": None, "price": None, "late": 2},
+]  # fmt: skip
+
+
+def submit_late(folder: Path, rows_per_part: int, *, stop_at: int | None = None) -> None:
+
+    def work(row: dict[str, Any]) -> dict[str, Any]:
+        if LATE.index(row) == stop_at:
+            raise OSError("cut")
+        return row
+
+    env = LocalEnvironment("late")
+    env.from_collection(LATE).map(work).sink(
+        ParquetSink, folder / "out", rows_per_part=rows_per_part
+    )
+    env.submit(checkpoint=folder / "checkpoint")
+
+
+def read_as_one(folder: Path) -> list[dict[str, Any]]:
+    parts = [pyarrow.parquet.read_schema(part) for part in sorted(folder.iterdir())]
+    assert all(part.equals(parts[0]) for part in parts)
+    table = pyarrow.dataset.dataset(folder).to_table()  # which takes the first part's columns
+    assert table.equals(pyarrow.parquet.read_table(folder))  # as pandas does
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+@pytest.mark.parametrize("rows_per_part", [1, 2, 3, 10])
+def test_all_parts_have_one_schema(tmp_path: Path, rows_per_part: int) -> None:
+    submit_late(tmp_path, rows_per_part)
+    assert read_as_one(tmp_path / "out") == LATE_AS_ONE
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 4])
+def test_a_continued_run_has_one_schema_too(tmp_path: Path, stop_at: int) -> None:
+    with pytest.raises(OSError, match="cut"):
+        submit_late(tmp_path, 2, stop_at=stop_at)
+    submit_late(tmp_path, 2)
+    submit_late(tmp_path / "undisturbed", 2)
+    assert read_as_one(tmp_path / "out") == LATE_AS_ONE
+    for part in (tmp_path / "out").iterdir():
+        assert part.read_bytes() == (tmp_path / "undisturbed" / "out" / part.name).read_bytes()
+
+
+def test_a_kill_while_parts_get_their_schema_is_mended(tmp_path: Path) -> None:
+    """It is dropped as a kill drops it, with the first of three parts done."""
+
+    def sink(state: int | None) -> ParquetSink:
+        opened = ParquetSink(tmp_path / "out", rows_per_part=2)
+        opened.begin(state)
+        return opened
+
+    first = sink(None)
+    for row in LATE:
+        first.execute(row)
+    first.sync()
+    state = first.state()
+    first.finish()
+    first.cleanup()
+    whole = (tmp_path / "out").rename(tmp_path / "whole")
+    second = sink(None)
+    for row in LATE:
+        second.execute(row)
+    second.sync()
+    second.cleanup()
+    done = (whole / "part-00000.parquet").read_bytes()
+    (tmp_path / "out.partial" / "part-00000.parquet").write_bytes(done)
+    (tmp_path / "out.partial" / "part-00001.new").write_bytes(b"half of it")
+    third = sink(state)
+    third.finish()
+    third.cleanup()
+    assert read_as_one(tmp_path / "out") == LATE_AS_ONE
+
+
+def test_what_a_written_part_cannot_become_is_the_error_of_the_record_that_asks_for_it(
+    tmp_path: Path,
+) -> None:
+    values = [2**53 + 1, 3, 0.5, 4]
+    stored, (letter,) = write(tmp_path, values, rows_per_part=1)
+    assert stored == [2**53 + 1, 3, 4]
+    assert letter.record == {"a": 0.5}
+    says = (
+        "0.5 of type float cannot stand in a column of type int64 (Integer value 9007199254740993"
+    )
+    assert says in str(letter.error)
+    assert read_as_one(tmp_path / "out") == [{"a": value} for value in stored]

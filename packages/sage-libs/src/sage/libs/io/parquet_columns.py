@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sage.libs.io.parquet_files import as_stored
@@ -18,12 +18,21 @@ class ParquetColumns:
     """The names and types of columns: a schema's, or with ``grow`` those that the rows bring.
 
     Where they grow, a column has the first type that is not null, and takes what needs a wider
-    one of the same kind: whole numbers and then fractions, dicts with further keys.
+    one of the same kind: whole numbers and then fractions, dicts with further keys. ``written``
+    gives the values of a column that are in files already, as pyarrow's arrays: they will have to
+    be of the wider type too.
     """
 
-    def __init__(self, schema: Any = None, *, grow: bool) -> None:
+    def __init__(
+        self,
+        schema: Any,
+        *,
+        grow: bool,
+        written: Callable[[str], Iterable[Any]],
+    ) -> None:
         import pyarrow
 
+        self._written = written
         self.schema = pyarrow.schema([]) if schema is None else schema
         self._grow = grow
         self._shapes = {field.name: _shape(field.type) for field in self.schema}
@@ -67,6 +76,9 @@ class ParquetColumns:
             return {}
         if known is not None:
             pyarrow.array([row.get(name) for row in before], wider)
+            if not _only_adds(known, wider):
+                for values in self._written(name):
+                    values.cast(wider)
         return {name: as_stored(pyarrow.field(name, wider))}
 
     def _add(self, grown: dict[str, Any]) -> None:
@@ -151,6 +163,17 @@ def _wider(old: Any, new: Any) -> Any:
         pair = [pyarrow.schema([("", type_)]) for type_ in (old, new)]
         return pyarrow.unify_schemas(pair, promote_options="permissive").field(0).type
     raise ValueError(f"it would be of type {new}")
+
+
+def _only_adds(old: Any, new: Any) -> bool:
+    """Whether every value of a type surely has a place in a wider one: it adds fields at most."""
+    from pyarrow import types
+
+    if types.is_struct(old) and types.is_struct(new):
+        return all(_only_adds(field.type, new.field(field.name).type) for field in old)
+    if types.is_list(old) and types.is_list(new):
+        return _only_adds(old.value_type, new.value_type)
+    return types.is_null(old) or bool(old == new)
 
 
 def _check(field: Any, value: Any) -> None:

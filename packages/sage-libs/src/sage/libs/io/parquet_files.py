@@ -83,6 +83,32 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]], schema: Any) -> None:
     write_table(pyarrow.table(columns, schema=schema), path)
 
 
+def read_column(path: Path, name: str) -> Any:
+    """Return a column of a file as pyarrow's array, None if the file has no such column."""
+    from pyarrow.parquet import ParquetFile
+
+    with naming(path), ParquetFile(path) as file:
+        if name not in file.schema_arrow.names:
+            return None
+        return file.read(columns=[name]).column(name)
+
+
+def rewrite(path: Path, target: Path, schema: Any) -> None:
+    """Write a file's rows to another with the wider columns of a schema."""
+    import pyarrow
+    from pyarrow.parquet import ParquetFile, write_table
+
+    with naming(path), ParquetFile(path) as file:
+        table = file.read()
+    columns = [
+        table.column(field.name).cast(field.type)
+        if field.name in table.schema.names
+        else pyarrow.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    write_table(pyarrow.table(columns, schema=schema), target)
+
+
 def as_stored(column: Any, values: Any = ()) -> Any:
     """Return a pyarrow.Field as a file gives it back; raises what pyarrow does if none can hold
     it, or these values of it."""

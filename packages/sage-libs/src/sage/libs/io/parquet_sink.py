@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,9 +14,11 @@ from sage.libs.io.errors import OutputFileError
 from sage.libs.io.output_file import open_locked, partial_path, replace, sync, sync_path
 from sage.libs.io.parquet_columns import ParquetColumns, Row
 from sage.libs.io.parquet_files import (
+    read_column,
     read_columns,
     read_rows,
     require_pyarrow,
+    rewrite,
     write_rows,
 )
 
@@ -24,9 +27,10 @@ class ParquetSink(DurableSink):
     """Writes records, which are dicts, as ``part-00000.parquet`` and so on into a folder.
 
     A part has ``rows_per_part`` rows, which are held in memory until it is written. The columns
-    are those of ``schema``, a pyarrow.Schema, or the keys of all rows so far, each with the type
-    that its values have. A row that does not fit raises OutputFileError, with its column and
-    value, and is left out. Until the run is at its end the parts lie in ``<path>.partial``; then
+    are those of ``schema``, a pyarrow.Schema, or the keys of all rows, each with the type that
+    its values have; in the end all parts have the same columns, so that they are read as one
+    table. A row that does not fit raises OutputFileError, with its column and value, and is left
+    out. Until the run is at its end the parts lie in ``<path>.partial``; then
     that folder becomes ``path``, which must not exist before.
 
     A Parquet file cannot be continued. So with a checkpoint, the rows of the part to come are
@@ -112,6 +116,7 @@ class ParquetSink(DurableSink):
         """Write the last part, and give the folder its name."""
         if self._rows or not self._part:
             self._write_part()
+        self._unify()
         replace(self._partial, self._path)
         (self._path / ".journal").unlink()  # only now: until here it keeps other runs out
 
@@ -132,6 +137,26 @@ class ParquetSink(DurableSink):
         self._part += 1
         self._rows = []
         self._clear_journal()  # only now: the rows are in the part
+
+    def _unify(self) -> None:
+        """Give all parts the columns of the last one, which has those of all rows.
+
+        A kill in between does no harm: it is the same rows before and after.
+        """
+        schema = self._columns.schema
+        for path in map(self._part_path, range(self._part)):
+            if self._schema is None and not read_columns(path).equals(schema):
+                temporary = path.with_suffix(".new")
+                rewrite(path, temporary, schema)
+                sync_path(temporary)
+                replace(temporary, path)
+
+    def _written(self, name: str) -> Iterator[Any]:
+        """Yield what the parts have of a column."""
+        for path in map(self._part_path, range(self._part)):
+            values = read_column(path, name)
+            if values is not None:
+                yield values
 
     def _recall(self, count: int) -> None:
         """Take back the first rows of the part to come; in the end the journal has them."""
@@ -167,7 +192,9 @@ class ParquetSink(DurableSink):
     def _set_columns(self, schema: Any) -> None:
         """Go on with the columns of earlier rows, unless there are given ones."""
         grow = self._schema is None
-        self._columns = ParquetColumns(schema if grow else self._schema, grow=grow)
+        self._columns = ParquetColumns(
+            schema if grow else self._schema, grow=grow, written=self._written
+        )
 
     def _published(self, state: int) -> bool:
         """Whether the folder at ``path`` has the parts that so many rows make."""
