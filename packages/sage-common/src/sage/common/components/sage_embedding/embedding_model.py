@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import TracebackType
 from typing import ClassVar, Self
@@ -33,6 +33,19 @@ class EmbeddingModel(ABC):
     def dim(self) -> int:
         """The length of the vectors; where the method does not say, a word is embedded to see."""
         return len(self.embed("dimension"))
+
+    @property
+    def identity(self) -> str:
+        """What makes the vectors: the method, the model, and its commit where they are known."""
+        return self.method_name
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """What the model was trained with before a text, by kind: ``query`` and ``document``.
+
+        Nothing of it is added by ``embed``, which knows no kinds: a VDBMemoryCollection does.
+        """
+        return {}
 
     def embed(self, text: str) -> list[float]:
         """Return the vector of a text; raises as ``embed_batch``."""

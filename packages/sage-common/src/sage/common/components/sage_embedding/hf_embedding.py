@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,9 +44,23 @@ class HFEmbedding(EmbeddingModel):
         if not sys.stderr.isatty():  # the bar for loading weights is for terminals
             disable_progress_bar()
         self._model: Any = SentenceTransformer(str(model), device=device)
+        self._model_id = str(model)
         self._normalize = normalize
         self._batch_size = batch_size
         self._lock = threading.Lock()  # a tokenizer of Hugging Face serves one thread at a time
+
+    @property
+    def identity(self) -> str:
+        """The model, and its commit if it came from the hub."""
+        config = getattr(getattr(self._model[0], "auto_model", None), "config", None)
+        commit = getattr(config, "_commit_hash", None)
+        return f"hf {self._model_id}" + (f"@{commit}" if commit else "")
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """The model's own; none if one of them is its default, which stands before all texts."""
+        model = self._model
+        return {} if model.default_prompt_name else dict(model.prompts)
 
     def _embed(self, texts: list[str]) -> list[list[float]]:
         model = self._model

@@ -69,6 +69,11 @@ class OpenAIEmbedding(EmbeddingModel):
         self._retries = retries
         self._ended = threading.Event()
 
+    @property
+    def identity(self) -> str:
+        """The model's name and the endpoint."""
+        return f"openai {self._model} at {self._client.base_url}"
+
     def _embed(self, texts: list[str]) -> list[list[float]]:
         vectors: list[list[float]] = []
         for start in range(0, len(texts), self._batch_size):

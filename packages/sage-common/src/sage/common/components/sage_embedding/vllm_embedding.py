@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from sage.common.components.sage_embedding.embedding_model import EmbeddingModel
+from sage.common.components.sage_embedding.model_prompts import read_model_prompts
 from sage.common.components.sage_vllm.driver.vllm_engine import VLLMEngine
 from sage.common.components.sage_vllm.engine_contract import EngineFactory
 from sage.common.components.sage_vllm.service import VLLMService, VLLMServiceConfig
+from sage.common.service import ServiceMethodNotFoundError
 
 
 class CallsServices(Protocol):
@@ -57,6 +60,9 @@ class VLLMEmbedding(EmbeddingModel):
         self._service: VLLMService | None = None
         if call_service is not None:
             call: Any = getattr(call_service, "call_service", call_service)
+            self._models: Callable[..., Any] = partial(
+                call, service_name, method="show_models", timeout=timeout
+            )
             self._ask: Callable[..., Any] = partial(
                 call, service_name, method="embed", timeout=timeout, normalize=normalize
             )
@@ -65,6 +71,28 @@ class VLLMEmbedding(EmbeddingModel):
         self._service = VLLMService(own, engine_factory=engine_factory)
         self._service.open()
         self._ask = partial(self._service.embed, normalize=normalize)
+        self._models = self._service.show_models
+
+    @property
+    def identity(self) -> str:
+        """The model and its commit."""
+        model = self._served
+        return f"vllm {model['model_id']}@{model['commit']}" if model else "vllm"
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """The model's own, from its folder in the registry."""
+        return read_model_prompts(Path(self._served["path"])) if self._served else {}
+
+    @cached_property
+    def _served(self) -> Mapping[str, Any] | None:
+        """The registry's entry of the model that embeds; None if it has none."""
+        model_id = self._ask(["which model"]).get("model_id")
+        try:
+            entries = [one for one in self._models() if one["model_id"] == model_id]
+        except ServiceMethodNotFoundError:  # a service that embeds and is no VLLMService
+            return None
+        return entries[-1] if entries else None
 
     def _embed(self, texts: list[str]) -> list[list[float]]:
         vectors: list[list[float]] = self._ask(texts)["vectors"]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sage.middleware.components.memory.collection_embedder import CollectionEmbedder
 from sage.middleware.components.memory.collection_table import CollectionTable
-from sage.middleware.components.memory.embedder import Embedder, Vectors, to_array
+from sage.middleware.components.memory.embedder import Vectors, to_array
 from sage.middleware.components.memory.errors import (
     DimensionMismatchError,
     DuplicateIdError,
@@ -18,7 +18,6 @@ from sage.middleware.components.memory.errors import (
     InvalidRecordError,
 )
 from sage.middleware.components.memory.lance.filters import filter_expression, ids_expression
-from sage.middleware.components.memory.lance.store import LanceStore
 from sage.middleware.components.memory.lance.text_index import check_language
 from sage.middleware.components.memory.metadata import FieldType, check_fields
 from sage.middleware.components.memory.records import MemoryRecord, SearchHit
@@ -39,8 +38,12 @@ class VDBMemoryCollection:
         folder: where collections live; each is a sub-folder.
         name: letters, digits, ``_`` and ``-``.
         embedder: what makes vectors of texts: a product of ``EmbeddingFactory``, a VLLMService,
-            or a callable that takes a list of texts. It stays the caller's to close. None for
-            callers that bring their own vectors.
+            or a callable that takes a list of texts; a tuple of two has one for documents and one
+            for queries. It stays the caller's to close. None for callers that bring their own
+            vectors. A collection refuses another one than it was filled with.
+        query_prefix, document_prefix: what the embedder is given before a query and before a text
+            to store, such as ``"query: "`` and ``"passage: "`` for e5. None means what the
+            collection was filled with, else the model's own prompts ``query`` and ``document``.
         fields: the metadata that filters can use, such as ``{"year": int, "source": str}``; other
             metadata is kept too. For a collection that exists None means what it has.
         language: of the texts, for searches by words: ``"english"`` if it is not given, another
@@ -59,6 +62,8 @@ class VDBMemoryCollection:
         name: str = "memory",
         *,
         embedder: Any = None,
+        query_prefix: str | None = None,
+        document_prefix: str | None = None,
         fields: Mapping[str, Any] | None = None,
         language: str | None = None,
         batch_size: int = 256,
@@ -68,7 +73,15 @@ class VDBMemoryCollection:
             raise ValueError(f"a collection's name is letters, digits, _ and -, not {name!r}")
         self.folder = Path(folder)
         self.name = name
-        self._embedder = None if embedder is None else Embedder(embedder, batch_size)
+        self._embedder = None
+        if embedder is not None:
+            self._embedder = CollectionEmbedder(
+                name,
+                embedder,
+                batch_size=batch_size,
+                document_prefix=document_prefix,
+                query_prefix=query_prefix,
+            )
         self._table = CollectionTable(
             self.folder,
             name,
@@ -130,8 +143,11 @@ class VDBMemoryCollection:
         rows = self._rows(texts, metadata, ids)
         if not rows.ids:
             return []
-        array = self._vectors(rows.texts, vectors)
-        with self._writing(array) as store:
+        array, maker = self._vectors(rows.texts, vectors)
+        with self._table.writing(array.shape[1]) as store:
+            self._check_dim(array)
+            if maker is not None:
+                maker.remember(store, rows.texts, array)
             # Ids made here are new: they are random numbers of 122 bits.
             taken = store.known(rows.ids) if ids is not None else set()
             if taken:
@@ -162,8 +178,11 @@ class VDBMemoryCollection:
         rows = self._rows(texts, metadata, ids)
         if not rows.ids:
             return []
-        array = self._vectors(rows.texts, vectors)
-        with self._writing(array) as store:
+        array, maker = self._vectors(rows.texts, vectors)
+        with self._table.writing(array.shape[1]) as store:
+            self._check_dim(array)
+            if maker is not None:
+                maker.remember(store, rows.texts, array)
             store.replace(rows, array)
         return list(rows.ids)
 
@@ -225,7 +244,7 @@ class VDBMemoryCollection:
         text = query if isinstance(query, str) else None
         vector = None
         if mode != "text":
-            (vector,) = self._vectors(_one(text), _one(None if text is not None else query))
+            (vector,) = self._query_vector(query)
         if store is None:
             return []
         if mode != "vector" and not store.text_indexed:
@@ -269,12 +288,6 @@ class VDBMemoryCollection:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    @contextmanager
-    def _writing(self, vectors: Vectors) -> Iterator[LanceStore]:
-        with self._table.writing(vectors.shape[1]) as store:
-            self._check_dim(vectors)
-            yield store
-
     def _rows(self, texts: Any, metadata: Any, ids: Any) -> Rows:
         return Rows.checked(self.name, self.fields, texts=texts, metadata=metadata, ids=ids)
 
@@ -284,22 +297,39 @@ class VDBMemoryCollection:
         except ValueError as error:
             raise InvalidRecordError(self.name, str(error)) from error
 
-    def _vectors(self, texts: Sequence[str] | None, given: Any) -> Vectors:
-        """Return the vectors given, else the embedder's; they fit the table if there is one."""
-        if given is not None:
-            try:
-                vectors = to_array(given, None if texts is None else len(texts))
-            except ValueError as error:
-                raise InvalidRecordError(self.name, str(error)) from error
-        elif self._embedder is None:
+    def _vectors(
+        self, texts: Sequence[str], given: Any
+    ) -> tuple[Vectors, CollectionEmbedder | None]:
+        """Return the vectors of texts to store and what made them, None if they were given."""
+        maker = self._needed_embedder() if given is None else None
+        if maker is not None:
+            vectors = maker.embed_documents(self._table.find(), texts)
+        else:
+            vectors = self._given_vectors(given, len(texts))
+        self._check_dim(vectors)
+        return vectors, maker
+
+    def _query_vector(self, query: str | Sequence[float]) -> Vectors:
+        if isinstance(query, str):
+            vectors = self._needed_embedder().embed_query(self._table.find(), query)
+        else:
+            vectors = self._given_vectors([query], None)
+        self._check_dim(vectors)
+        return vectors
+
+    def _given_vectors(self, given: Any, count: int | None) -> Vectors:
+        try:
+            return to_array(given, count)
+        except ValueError as error:
+            raise InvalidRecordError(self.name, str(error)) from error
+
+    def _needed_embedder(self) -> CollectionEmbedder:
+        if self._embedder is None:
             raise ValueError(
                 f"collection {self.name!r} was opened without an embedder: pass embedder= to it, "
                 f"or vectors in place of texts"
             )
-        else:
-            vectors = self._embedder(texts or [])
-        self._check_dim(vectors)
-        return vectors
+        return self._embedder
 
     def _expression(self, where: Mapping[str, Any] | None) -> str | None:
         if where is None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sage.common.components.sage_embedding import EmbeddingModel, get_embedding_model
+from sage.common.components.sage_vllm import VLLMService
 
 Vectors = NDArray[np.float32]
 
@@ -19,8 +22,22 @@ class Embedder:
     def __init__(self, given: Any, batch_size: int) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        self._embed = _function(given)
+        self._given = _model_of(given)
+        self._embed = _function(self._given)
         self._batch_size = batch_size
+
+    @property
+    def identity(self) -> str:
+        """What makes the vectors, as far as it says so."""
+        if isinstance(self._given, EmbeddingModel):
+            return self._given.identity
+        named = self._given if hasattr(self._given, "__qualname__") else type(self._given)
+        return f"{named.__module__}.{named.__qualname__}"
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """What the model wants before a text, by kind: ``query`` and ``document``."""
+        return self._given.prompts if isinstance(self._given, EmbeddingModel) else {}
 
     def __call__(self, texts: Sequence[str]) -> Vectors:
         """Return an array of one row per text; raises ValueError for an answer that is none."""
@@ -56,6 +73,18 @@ def to_array(vectors: Any, count: int | None) -> Vectors:
             f"vector {bad[0]} has no direction: it is all zeros, or a number in it is not finite"
         )
     return array
+
+
+def _model_of(given: Any) -> Any:
+    """Return a VLLMService as the embedding model that it is, anything else as it is."""
+    if not isinstance(given, VLLMService):
+        return given
+
+    def call_service(_name: str, *args: Any, method: str, timeout: Any, **options: Any) -> Any:
+        del timeout
+        return getattr(given, method)(*args, **options)
+
+    return get_embedding_model("vllm", call_service=call_service)
 
 
 def _function(given: Any) -> Callable[[list[str]], Any]:

@@ -4,6 +4,7 @@ MemoryCollectionError        (SageError)
 ├── CollectionNotFoundError  (LookupError)  read, or create=False, and there is none
 ├── DimensionMismatchError   (ValueError)   vectors of another length than those stored
 ├── DuplicateIdError         (ValueError)   insert of an id that is there already
+├── EmbedderMismatchError    (ValueError)   another embedder than the one it was filled with
 ├── InvalidFilterError       (ValueError)   a filter on no field, or with a value of no use
 ├── InvalidRecordError       (ValueError)   a text, metadata, id or vector that cannot be stored
 └── MemoryStorageError       (OSError)      the files could not be read or written
@@ -66,6 +67,21 @@ class DuplicateIdError(MemoryCollectionError, ValueError):
         return (
             f"ids given twice or in collection {self.collection!r} already: {shown}; nothing was "
             f"inserted; upsert replaces what is there"
+        )
+
+
+class EmbedderMismatchError(MemoryCollectionError, ValueError):
+    """The collection was filled with another embedder: what it finds would make no sense."""
+
+    def __init__(self, collection: str, stored: str, given: str) -> None:
+        super().__init__(collection, stored, given)
+        self.stored = stored
+        self.given = given
+
+    def __str__(self) -> str:
+        return (
+            f"collection {self.collection!r} was filled with {self.stored}, and this is "
+            f"{self.given}: use what it was filled with, or another collection name"
         )
 
 

@@ -52,6 +52,8 @@ class VDBMemoryService(BaseService):
             config.folder,
             config.name,
             embedder=self._own_embedding or self._embedder,
+            query_prefix=config.query_prefix,
+            document_prefix=config.document_prefix,
             fields=config.fields,
             language=config.language,
             batch_size=config.batch_size,

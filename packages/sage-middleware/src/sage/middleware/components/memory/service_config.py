@@ -16,8 +16,8 @@ from sage.middleware.components.memory.metadata import check_fields
 class VDBMemoryServiceConfig:
     """Configuration of a VDBMemoryService.
 
-    - ``folder``, ``name``, ``fields``, ``language``, ``batch_size``, ``create``: of the
-      VDBMemoryCollection.
+    - ``folder``, ``name``, ``query_prefix``, ``document_prefix``, ``fields``, ``language``,
+      ``batch_size``, ``create``: of the VDBMemoryCollection.
     - ``embedding_service``: the name of a service of the same environment that embeds, such as
       ``"vllm_service"``.
     - ``embedding``: what ``get_embedding_model`` takes, such as ``{"method": "hash", "dim":
@@ -28,6 +28,8 @@ class VDBMemoryServiceConfig:
 
     folder: str | Path
     name: str = "memory"
+    query_prefix: str | None = None
+    document_prefix: str | None = None
     fields: Mapping[str, Any] | None = None
     language: str | None = None
     embedding_service: str | None = None

@@ -43,6 +43,7 @@ _ROWS_PER_COMMIT = 100
 # A search in another process may still read what a compaction has replaced.
 _KEEP_REPLACED = timedelta(minutes=1)
 _LANGUAGE = "sage:language"
+_EMBEDDER = "sage:embedder"
 # Where in LanceDB's own source an error arose, which says nothing to whoever reads it.
 _SOURCE = re.compile(r",? ?(?:location: )?(?:/[^\s,]*|[\w./-]+)\.rs:\d+:\d+")
 
@@ -119,7 +120,18 @@ class LanceStore:
             with self._errors("index"):
                 self._table.create_index("text", config=FTS(**index_options(self.language)))
 
+    def remember_embedder(self, record: str) -> None:
+        """Keep a record of the embedder with the table."""
+        with self._errors("write to"):
+            self._table.update_field_metadata({"path": "vector", "metadata": {_EMBEDDER: record}})
+
     # -- reading --------------------------------------------------------------------------------
+
+    @property
+    def embedder(self) -> str | None:
+        """The record of the embedder, None as long as there is none."""
+        with self._errors("read"):
+            return _remembered(self._table.schema, "vector", _EMBEDDER)
 
     @property
     def text_indexed(self) -> bool:
