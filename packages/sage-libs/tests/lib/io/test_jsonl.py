@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sage.common.core.functions import StopSignal
 from sage.kernel.api import LocalEnvironment
 from sage.libs.io import InputFileError, JSONLSink, JSONLSource, OutputFileError
 
@@ -241,21 +242,23 @@ def test_a_mended_line_lets_the_run_go_on(tmp_path: Path) -> None:
     assert run.target.read_text() == whole
 
 
+def skipping(path: Path, count: int) -> JSONLSource:
+    source = JSONLSource(path)
+    source.setup()
+    source.skip(count)
+    return source
+
+
 def test_lines_that_are_done_are_not_parsed_again(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    run.stop_at(40)
-    whole = run.source.read_text()
-    run.source.write_text(whole.replace("10\n", "{}}\n", 1))
-    run.submit()
-    assert run.target.read_text() == whole
+    source = skipping(write(tmp_path / "in.jsonl", *["{}}"] * 40, "40", "41"), 40)
+    assert [source.execute() for _ in range(2)] == [40, 41]
+    assert isinstance(source.execute(), StopSignal)
 
 
 def test_a_shorter_input_is_refused(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    run.stop_at(40)
-    write(run.source, *map(str, range(30)))
+    source = skipping(write(tmp_path / "in.jsonl", *map(str, range(30))), 40)
     with pytest.raises(InputFileError, match="it ends 10 records before where the last run stop"):
-        run.submit()
+        source.execute()
 
 
 def test_an_output_that_lost_lines_is_refused(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 
 from sage.common.core.functions import SourceFunction, StopSignal, UnreadableRecord
 from sage.common.core.local_path import local_path
+from sage.kernel.runtime.checkpoint import InputChange
 from sage.libs.io.compression import SUFFIXES
 from sage.libs.io.errors import InputFileError
 from sage.libs.io.input_files import input_files, no_records
+from sage.libs.io.input_marks import fingerprint, input_change, line_pieces
 from sage.libs.io.json_lines import NotFinite, check_not_finite, line_decoder
 from sage.libs.io.text_lines import text_lines
 
@@ -61,6 +63,14 @@ class JSONLSource(SourceFunction):
     def skip(self, count: int) -> None:
         """Pass over the next records without parsing them."""
         self._to_skip += count
+
+    def input_fingerprint(self) -> dict[str, Any]:
+        """Return what tells the input again, see FingerprintedInput; reads it once."""
+        return fingerprint(input_files(self._path, ".jsonl"), line_pieces)
+
+    def input_change(self, before: dict[str, Any]) -> InputChange | None:
+        """Say which records are others than before; compression and encoding make no difference."""
+        return input_change(self._path, input_files(self._path, ".jsonl"), line_pieces, before)
 
     def execute(self) -> Any:
         """Return the next record, or an UnreadableRecord."""

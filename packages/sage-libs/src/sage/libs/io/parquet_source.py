@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sage.common.core.functions import SourceFunction, StopSignal
 from sage.common.core.local_path import local_path
+from sage.kernel.runtime.checkpoint import InputChange
 from sage.libs.io.errors import InputFileError
 from sage.libs.io.input_files import input_files, no_records
+from sage.libs.io.input_marks import fingerprint, input_change, whole_piece
 from sage.libs.io.json_lines import NotFinite, check_not_finite
 from sage.libs.io.parquet_files import count_rows, require_pyarrow
 from sage.libs.io.parquet_rows import check_columns, read_records
@@ -63,6 +65,16 @@ class ParquetSource(SourceFunction):
         """Pass over the next rows; files and row groups before them are not read."""
         self._to_skip += count
 
+    def input_fingerprint(self) -> dict[str, Any]:
+        """Return what tells the input again, see FingerprintedInput; reads it once."""
+        require_pyarrow()
+        return fingerprint(input_files(self._path, ".parquet"), _pieces)
+
+    def input_change(self, before: dict[str, Any]) -> InputChange | None:
+        """Say from which row on the files are others than before; a file changes as a whole."""
+        require_pyarrow()
+        return input_change(self._path, input_files(self._path, ".parquet"), _pieces, before)
+
     def execute(self) -> Any:
         """Return the next row, or an UnreadableRecord."""
         return next(self._records, self._end)
@@ -80,3 +92,7 @@ class ParquetSource(SourceFunction):
         if self._to_skip:
             reason = f"it ends {self._to_skip} rows before where the last run stopped"
             raise InputFileError(str(self._path), None, reason)
+
+
+def _pieces(path: Path) -> Iterator[tuple[int, bytes]]:
+    return whole_piece(path, count_rows(path))

@@ -15,10 +15,13 @@ class InputChange:
             ``"in.jsonl has 812 bytes, not 640"``.
         grew: that is all: what was there is there as it was, and new records come after all
             of it. A last record that may go on in what was added has changed.
+        first: how many records at the beginning surely are as they were. A run that has done no
+            more than these can go on: the line that stopped it was mended.
     """
 
     what: str
     grew: bool = False
+    first: int = 0
 
 
 @runtime_checkable
