@@ -9,9 +9,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from sage.kernel.api import LocalEnvironment
+from sage.libs.io import JSONLSink
 
 SINKS = """
     import sys
@@ -109,3 +113,16 @@ def test_a_folder_that_is_published_meanwhile_is_left_alone(
     said = run(tmp_path, code)
     assert refusal in said[0]
     assert said[1:] == ["[{'id': 1}]", "out/part-00000.parquet"]
+
+
+def test_two_operators_of_one_run_with_one_file_are_told_that_it_is_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    env = LocalEnvironment("shared")
+    stream = env.from_collection([1]).map(int, name="a", on_error=partial(JSONLSink, "failed"))
+    stream = stream.map(int, name="b", on_error=partial(JSONLSink, tmp_path / "failed"))
+    stream.sink(JSONLSink, "out")
+    with pytest.raises(ValueError, match=r"of this run both write .*failed; give each"):
+        env.submit()
+    assert list(tmp_path.iterdir()) == []

@@ -83,6 +83,10 @@ class JSONLSink(DurableSink):
         replace(self._unpacked, self._path)
         self._partial.unlink()  # only now: until here it is all there is
 
+    def output_name(self) -> str:
+        """Return the absolute path."""
+        return str(self._path.resolve())
+
     def output_problem(self) -> str | None:
         """Return that the output is not there; None if it is."""
         return None if self._path.is_file() else f"{self._path} is not there"

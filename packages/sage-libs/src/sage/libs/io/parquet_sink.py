@@ -120,6 +120,10 @@ class ParquetSink(DurableSink):
         replace(self._partial, self._path)
         (self._path / ".journal").unlink()  # only now: until here it keeps other runs out
 
+    def output_name(self) -> str:
+        """Return the absolute path."""
+        return str(self._path.resolve())
+
     def output_problem(self) -> str | None:
         """Return that the output is not there; None if it is."""
         return None if self._path.is_dir() else f"{self._path} is not there"

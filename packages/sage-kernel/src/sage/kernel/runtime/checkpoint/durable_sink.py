@@ -34,6 +34,13 @@ class DurableSink(SinkFunction):
     def finish(self) -> None:
         """Publish the output. ``begin(last state)`` may follow: after a kill, or to add to it."""
 
+    def output_name(self) -> str | None:
+        """Return what it writes, which no other sink of the run may write; None to leave it open.
+
+        Asked before ``setup``. Files give their absolute path.
+        """
+        return None
+
     def output_problem(self) -> str | None:
         """Return what is wrong with the published output, None if it is there.
 

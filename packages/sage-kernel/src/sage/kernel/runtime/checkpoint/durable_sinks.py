@@ -37,6 +37,7 @@ class DurableSinks:
 
     def __init__(self) -> None:
         self._sinks: dict[str, _Guarded] = {}
+        self._writers: dict[str, str] = {}  # of each output, the operator
 
     def add(
         self, operator: Operator, function: Any, *, dead_letters: bool = False
@@ -51,6 +52,14 @@ class DurableSinks:
                 f"{type(function).__name__} writes one output, and sink {operator.name!r} has "
                 f"parallelism={operator.parallelism}; leave it at 1"
             )
+        output = function.output_name()
+        if output is not None:
+            if output in self._writers:
+                raise ValueError(
+                    f"operators {self._writers[output]!r} and {operator.name!r} of this run both "
+                    f"write {output}; give each an output of its own"
+                )
+            self._writers[output] = operator.name
         sink = self._sinks[key] = _Guarded(function)
         return sink.execute
 
