@@ -16,6 +16,7 @@ from sage.middleware.components.memory.errors import (
 from sage.middleware.components.memory.records import MemoryRecord, SearchHit
 from sage.middleware.components.memory.service import VDBMemoryService
 from sage.middleware.components.memory.service_config import VDBMemoryServiceConfig
+from sage.middleware.components.memory.text_splitter import TextChunk, TextSplitter
 
 __all__ = [
     "CollectionNotFoundError",
@@ -28,6 +29,8 @@ __all__ = [
     "MemoryRecord",
     "MemoryStorageError",
     "SearchHit",
+    "TextChunk",
+    "TextSplitter",
     "VDBMemoryCollection",
     "VDBMemoryService",
     "VDBMemoryServiceConfig",
