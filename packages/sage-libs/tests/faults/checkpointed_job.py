@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sage.common.components.sage_vllm.engine_contract import EngineSpec, Generation, Prompt
+from sage.common.components.sage_vllm.engine_contract import EngineSpec, Generation, OnText, Prompt
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 from sage.kernel.api import LocalEnvironment
@@ -40,7 +40,9 @@ class SlowEcho(EchoEngine):
         self._arrived = threading.Condition()
         threading.Thread(target=self._answer, daemon=True).start()
 
-    def submit(self, prompt: Prompt, options: Mapping[str, Any]) -> Future[Generation]:
+    def submit(
+        self, prompt: Prompt, options: Mapping[str, Any], on_text: OnText | None = None
+    ) -> Future[Generation]:
         future: Future[Generation] = Future()
         with self._arrived:
             self._waiting.append((future, prompt, options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -91,7 +92,11 @@ class BaseService(ContextBound):
         try:
             step()
         except Exception:
-            self.logger.exception("%s() of service %r failed", step.__name__, self.ctx.name)
+            # After a setup() that failed, a cleanup() that misses what is not there says no more.
+            level = logging.ERROR if self._started else logging.DEBUG
+            self.logger.log(
+                level, "%s() of service %r failed", step.__name__, self.ctx.name, exc_info=True
+            )
 
     def __enter__(self) -> Self:
         self.open()

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
         CheckpointInUseError,
         CheckpointMismatchError,
         DurableSink,
+        InputChange,
+        InputChangedError,
+        ServiceChangedError,
         UnsupportedPipelineError,
     )
     from sage.kernel.runtime.failed_record import FailedRecord
@@ -30,12 +33,15 @@ __all__ = [
     "DataStream",
     "DurableSink",
     "FailedRecord",
+    "InputChange",
+    "InputChangedError",
     "LocalEnvironment",
     "OperatorMetrics",
     "PipelineCancelledError",
     "RecordTimeoutError",
     "RunMetrics",
     "SageError",
+    "ServiceChangedError",
     "UnsupportedPipelineError",
 ]
 
@@ -49,12 +55,15 @@ __getattr__, __dir__ = lazy_exports(
         "DataStream": "sage.kernel.api.data_stream",
         "DurableSink": "sage.kernel.runtime.checkpoint",
         "FailedRecord": "sage.kernel.runtime.failed_record",
+        "InputChange": "sage.kernel.runtime.checkpoint",
+        "InputChangedError": "sage.kernel.runtime.checkpoint",
         "LocalEnvironment": "sage.kernel.api.local_environment",
         "OperatorMetrics": "sage.kernel.runtime.metrics.run_metrics",
         "PipelineCancelledError": "sage.kernel.runtime.cancelled",
         "RecordTimeoutError": "sage.common.core.errors",
         "RunMetrics": "sage.kernel.runtime.metrics.run_metrics",
         "SageError": "sage.common.core.errors",
+        "ServiceChangedError": "sage.kernel.runtime.checkpoint",
         "UnsupportedPipelineError": "sage.kernel.runtime.checkpoint",
     },
 )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from sage.common.core.errors import nearest
 from sage.common.core.functions import BaseFunction
@@ -20,6 +20,7 @@ from sage.kernel.api.generator_source import GeneratorSource
 from sage.kernel.api.iterable_source import IterableSource
 from sage.kernel.graph import FunctionSpec, Operator
 from sage.kernel.runtime.checkpoint import Checkpoint
+from sage.kernel.runtime.checkpoint.checkpoint import InputGrew
 from sage.kernel.runtime.execution.local_executor import LocalExecutor
 from sage.kernel.runtime.failed_record import FailedRecord
 from sage.kernel.runtime.metrics.counts import RunCounts
@@ -139,6 +140,7 @@ class LocalEnvironment:
         autostop: bool = True,  # noqa: FBT001 - SAGE's signature
         *,
         checkpoint: str | os.PathLike[str] | None = None,
+        input_grew: InputGrew = "refuse",
         progress: bool = False,
     ) -> None:
         """Open the services and run the pipeline.
@@ -157,7 +159,10 @@ class LocalEnvironment:
         that it was given after the last commit before a kill. What is through is committed within
         0.2 seconds and the time of two commits. Raises CheckpointError: UnsupportedPipelineError
         if the pipeline is no chain that keeps the order of records, CheckpointMismatchError if
-        another pipeline began it, CheckpointInUseError if another run is using it.
+        another pipeline began it, CheckpointInUseError if another run is using it. A checkpoint
+        also knows its input and what makes the results of its services, where these say so:
+        InputChangedError and ServiceChangedError say what is not as it was. With
+        ``input_grew="continue"`` an input to which records were added goes on with these.
 
         With ``progress`` the run is shown on standard error until its end: drawn in place on a
         terminal, told in a line every few seconds elsewhere, and summed up in a last line.
@@ -171,7 +176,7 @@ class LocalEnvironment:
             )
         try:
             executor = self._start(
-                None if checkpoint is None else Checkpoint(checkpoint, self.operators),
+                None if checkpoint is None else self._open_checkpoint(checkpoint, input_grew),
                 progress=progress,
             )
             if autostop:
@@ -256,6 +261,13 @@ class LocalEnvironment:
         if self._progress is not None:
             self._progress.end()
 
+    def _open_checkpoint(self, folder: str | os.PathLike[str], input_grew: InputGrew) -> Checkpoint:
+        if input_grew not in get_args(InputGrew):
+            hint = nearest(str(input_grew), list(get_args(InputGrew)))
+            raise ValueError(f"unknown input_grew {input_grew!r}; {hint}")
+        services = self.service_manager.identities()
+        return Checkpoint(folder, self.operators, services=services, input_grew=input_grew)
+
     def _start(self, checkpoint: Checkpoint | None, *, progress: bool) -> LocalExecutor:
         complete = checkpoint is not None and checkpoint.complete
         executor = self._executor = LocalExecutor(
@@ -273,6 +285,8 @@ class LocalEnvironment:
                 self.service_manager.start()
                 if self.service_manager.closed:  # meanwhile
                     executor.cancel()
+                elif checkpoint is not None:
+                    checkpoint.check_services(self.service_manager.identities())
             if progress:
                 self._progress = ProgressDisplay(executor.metrics)
                 self._progress.start()

@@ -23,6 +23,7 @@ from sage.common.components.sage_vllm.requests.sampling_options import (
     check_on_error,
 )
 from sage.common.components.sage_vllm.requests.text_stream import TextStream
+from sage.common.components.sage_vllm.service_identity import service_identity
 from sage.common.components.sage_vllm.service_record import ServiceRecord
 from sage.common.components.sage_vllm.tasks.dispatch import Task, start_task
 from sage.common.components.sage_vllm.tasks.model_tasks import ModelTasks
@@ -78,6 +79,10 @@ class VLLMService(BaseService):
             self._engines.close()
         finally:
             self._record.close()
+
+    def checkpoint_identity(self) -> dict[str, Any]:
+        """Return the models, their commits and the sampling; another of them makes other texts."""
+        return service_identity(self.config)
 
     @property
     def capacity(self) -> int | None:  # type: ignore[override]  # known only once an engine is up

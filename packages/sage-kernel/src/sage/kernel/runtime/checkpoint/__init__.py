@@ -9,6 +9,8 @@ from sage.kernel.runtime.checkpoint.errors import (
     CheckpointError,
     CheckpointInUseError,
     CheckpointMismatchError,
+    InputChangedError,
+    ServiceChangedError,
     UnsupportedPipelineError,
 )
 from sage.kernel.runtime.checkpoint.fingerprinted_input import FingerprintedInput, InputChange
@@ -22,5 +24,7 @@ __all__ = [
     "DurableSinks",
     "FingerprintedInput",
     "InputChange",
+    "InputChangedError",
+    "ServiceChangedError",
     "UnsupportedPipelineError",
 ]

@@ -13,10 +13,11 @@ thread for free, so keeping a checkpoint costs one call for each record of the s
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from sage.common.core.local_path import local_path
 from sage.kernel.graph import Operator
@@ -26,12 +27,27 @@ from sage.kernel.runtime.checkpoint.durable_sinks import DurableSinks, lost
 from sage.kernel.runtime.checkpoint.errors import (
     CheckpointError,
     CheckpointMismatchError,
+    InputChangedError,
+    ServiceChangedError,
     UnsupportedPipelineError,
+)
+from sage.kernel.runtime.checkpoint.surroundings import (
+    Identities,
+    input_change,
+    input_fingerprint,
+    merged,
+    output_problem,
+    plain,
+    services_difference,
 )
 from sage.kernel.runtime.flow.link import Mark, States
 
+logger = logging.getLogger(__name__)
+
 _INTERVAL = 0.2  # seconds
-_VERSION = 1
+_VERSION = 2
+
+InputGrew = Literal["refuse", "continue"]
 
 
 class Checkpoint:
@@ -42,7 +58,14 @@ class Checkpoint:
 
     _committing: threading.Thread  # set by begin()
 
-    def __init__(self, folder: str | os.PathLike[str], operators: Sequence[Operator]) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        operators: Sequence[Operator],
+        *,
+        services: Identities | None = None,
+        input_grew: InputGrew = "refuse",
+    ) -> None:
         self._folder = str(folder)
         problem = obstacle(operators)
         if problem is not None:
@@ -52,7 +75,7 @@ class Checkpoint:
 
         self._store = CheckpointStore(local_path(folder))
         try:
-            self._read(operators)
+            self._read(operators, services or {}, input_grew)
         except BaseException:
             self._store.close()
             raise
@@ -60,25 +83,82 @@ class Checkpoint:
         self._moved = threading.Event()  # there is a mark to be committed
         self._ending = threading.Event()
 
-    def _read(self, operators: Sequence[Operator]) -> None:
+    def _read(
+        self, operators: Sequence[Operator], services: Identities, input_grew: InputGrew
+    ) -> None:
         saved, pipeline = self._store.read(), describe(operators)
         if not saved or (saved["position"] == 0 and not saved["complete"]):  # nothing is done yet
             saved = {"version": _VERSION, "pipeline": pipeline, "position": 0}
             saved |= {"states": {}, "complete": False}
+            saved |= {"input": input_fingerprint(operators), "services": {}}
             self._store.write(**saved)
         if saved["version"] != _VERSION:
             problem = f"it has version {saved['version']}, this SAGE reads {_VERSION}; take another"
             raise CheckpointError(self._folder, problem)
-        changed = difference(saved["pipeline"], pipeline) or lost(operators, saved["states"])
+        self.position: int = saved["position"]
+        self.states: States = saved["states"]
+        self.complete: bool = saved["complete"]
+        self._services: dict[str, dict[str, Any]] = saved["services"]
+        self._check_pipeline(difference(saved["pipeline"], pipeline))
+        self.check_services(services)
+        self._check_input(operators, saved["input"], input_grew)
+        if not self.complete:
+            self._check_pipeline(lost(operators, self.states))
+        missing = output_problem(operators) if self.complete else None
+        if missing is not None:
+            raise CheckpointError(
+                self._folder,
+                f"it says that all is done, but {missing}; bring that back, or make it anew with "
+                f"another folder or by deleting this one",
+            )
+
+    def _check_pipeline(self, changed: str) -> None:
         if changed:
             raise CheckpointMismatchError(
                 self._folder,
                 f"another pipeline began it: {changed}. Submit the pipeline that began it, or "
                 f"begin anew with another folder or by deleting this one",
             )
-        self.position: int = saved["position"]
-        self.states: States = saved["states"]
-        self.complete: bool = saved["complete"]
+
+    def check_services(self, services: Identities) -> None:
+        """Remember what the services say of themselves; raise if it is not what they said before.
+
+        Once before they are opened, and once after, when they know the rest.
+        """
+        now = plain(services)
+        changed = services_difference(self._services, now)
+        if changed:
+            raise ServiceChangedError(
+                self._folder,
+                f"{changed}, as when it was begun. Configure the service as it was, or begin anew "
+                f"with another folder or by deleting this one",
+            )
+        known = merged(self._services, now)
+        if known != self._services:
+            self._services = known
+            self._store.write(services=known)
+
+    def _check_input(self, operators: Sequence[Operator], before: Any, grew: InputGrew) -> None:
+        change = input_change(operators, before)
+        if change is None:
+            return
+        if change.grew and grew == "refuse":
+            raise InputChangedError(
+                self._folder,
+                f"its input grew since it was begun: {change.what}. Go on with what is new by "
+                f'input_grew="continue", or begin anew with another folder or by deleting this one',
+                grew=True,
+            )
+        if not change.grew and (self.complete or change.first < self.position):
+            raise InputChangedError(
+                self._folder,
+                f"its input changed since it was begun: {change.what}, and {self.position} are "
+                f"done. Bring the input back, or begin anew with another folder or by deleting "
+                f"this one",
+            )
+        logger.warning("checkpoint %r goes on, although %s", self._folder, change.what)
+        self.complete = False
+        self._store.write(input=input_fingerprint(operators), complete=False)
 
     def unsupported(self, problem: str) -> UnsupportedPipelineError:
         """Return the error that says why this pipeline cannot have a checkpoint."""
@@ -163,7 +243,7 @@ class Checkpoint:
             self._commit(sinks)
             if whole:
                 sinks.finish()
-                self._store.write(complete=True, states={})
+                self._store.write(complete=True)
         finally:
             self.close()
 

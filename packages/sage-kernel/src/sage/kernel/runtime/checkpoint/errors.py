@@ -3,6 +3,8 @@
 CheckpointError                       the store cannot be read or written, or the source changed
 ├── CheckpointInUseError              (RuntimeError) another run has it open
 ├── CheckpointMismatchError           (ValueError) another pipeline began it
+│   ├── InputChangedError             its input is another one by now, or longer
+│   └── ServiceChangedError           a service would make other results by now
 └── UnsupportedPipelineError          (ValueError) the pipeline's shape cannot be resumed
 """
 
@@ -29,6 +31,18 @@ class CheckpointInUseError(CheckpointError, RuntimeError):
 
 class CheckpointMismatchError(CheckpointError, ValueError):
     """The checkpoint was begun by a pipeline other than this one."""
+
+
+class InputChangedError(CheckpointMismatchError):
+    """The input is not what it was when the checkpoint was begun; ``grew`` if only more came."""
+
+    def __init__(self, folder: str, problem: str, *, grew: bool = False) -> None:
+        super().__init__(folder, problem)
+        self.grew = grew
+
+
+class ServiceChangedError(CheckpointMismatchError):
+    """A service says that its results follow from something else than when it was begun."""
 
 
 class UnsupportedPipelineError(CheckpointError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from sage.kernel.graph import FunctionSpec
 from sage.kernel.runtime.annotate import annotate
 from sage.kernel.runtime.failed_record import FailedRecord
 
+logger = logging.getLogger(__name__)
+
 
 class RunningFunctions:
     """Builds functions, sets all up before the first record, cleans up after the last."""
@@ -19,6 +22,8 @@ class RunningFunctions:
         self._services = services
         self._built: list[BaseFunction] = []
         self._set_up: list[BaseFunction] = []
+        # The one whose setup() failed: a cleanup() that trips over what is not there says no more.
+        self._half_way: BaseFunction | None = None
         self.latest = ""  # the operator whose function was built or set up last
 
     def build(self, operator: str, spec: FunctionSpec) -> Any:
@@ -46,6 +51,7 @@ class RunningFunctions:
             try:
                 function.setup()
             except BaseException as error:  # noqa: BLE001 - the executor raises it
+                self._half_way = function
                 return _failure(function, error, "setup")
         return None
 
@@ -55,8 +61,11 @@ class RunningFunctions:
         for function in reversed(self._set_up):
             try:
                 function.cleanup()
-            except BaseException as error:  # noqa: BLE001 - the others need theirs too
-                failures.append(_failure(function, error, "cleanup"))
+            except BaseException as error:
+                if function is self._half_way:
+                    logger.debug("cleanup() failed after a setup() that did", exc_info=error)
+                else:
+                    failures.append(_failure(function, error, "cleanup"))
         return failures
 
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
 from typing import Any
 
 from sage.common.core.context import RuntimeContext
-from sage.common.service import ServiceClosedError, ServiceNotFoundError, ServiceTimeoutError
+from sage.common.service import (
+    BaseService,
+    ServiceClosedError,
+    ServiceNotFoundError,
+    ServiceTimeoutError,
+)
 from sage.kernel.runtime.annotate import annotate
 from sage.kernel.runtime.service.call_deadlines import CallDeadlines
 from sage.kernel.runtime.service.running_service import RunningService
@@ -29,6 +35,7 @@ class ServiceManager:
 
     def __init__(self) -> None:
         self._factories: dict[str, ServiceFactory] = {}
+        self._made: dict[str, BaseService] = {}  # and not opened yet
         self._running: dict[str, RunningService] = {}
         self._lock = threading.RLock()
         self._closing = threading.RLock()
@@ -70,6 +77,22 @@ class ServiceManager:
             except BaseException:
                 self.close()
                 raise
+
+    def identities(self) -> dict[str, Mapping[str, Any]]:
+        """Return what the services say that their results follow from, those that do.
+
+        Services that are not open yet are made for that, and opened later.
+        """
+        with self._lock:
+            for name, factory in self._factories.items():
+                if name not in self._running and name not in self._made:
+                    self._made[name] = self._make(name, factory)
+            services = {name: running.service for name, running in self._running.items()}
+            said = {
+                name: service.checkpoint_identity()
+                for name, service in {**self._made, **services}.items()
+            }
+        return {name: identity for name, identity in said.items() if identity is not None}
 
     def call_service(
         self,
@@ -156,9 +179,8 @@ class ServiceManager:
         return name in self._running
 
     def _open(self, name: str, factory: ServiceFactory) -> RunningService:
+        service = self._made.pop(name, None) or self._make(name, factory)
         try:
-            service = factory.create()
-            service.ctx = RuntimeContext(name=name, services=self)
             running = RunningService(name, service)
             service.open()
         except BaseException as error:
@@ -166,6 +188,15 @@ class ServiceManager:
             raise
         logger.debug("service %r is up", name)
         return running
+
+    def _make(self, name: str, factory: ServiceFactory) -> BaseService:
+        try:
+            service = factory.create()
+        except BaseException as error:
+            annotate(error, f"while starting service {name!r}")
+            raise
+        service.ctx = RuntimeContext(name=name, services=self)
+        return service
 
     def _service(self, name: str) -> RunningService:
         running = self._running.get(name)
