@@ -156,7 +156,8 @@ class Checkpoint:
                 f"done. Bring the input back, or begin anew with another folder or by deleting "
                 f"this one",
             )
-        logger.warning("checkpoint %r goes on, although %s", self._folder, change.what)
+        level = logging.INFO if change.grew else logging.WARNING  # the first was asked for
+        logger.log(level, "checkpoint %r goes on, although %s", self._folder, change.what)
         self.complete = False
         self._store.write(input=input_fingerprint(operators), complete=False)
 
