@@ -14,6 +14,10 @@ from multiprocessing import connection, resource_tracker
 from types import SimpleNamespace
 from typing import Any, Literal
 
+from sage.common.components.sage_vllm.backend.cpu_kernels import (
+    kernel_priorities,
+    register_cpu_kernels,
+)
 from sage.common.components.sage_vllm.backend.inline_patches import (
     keep_adapters_off_plain_requests,
     keep_collections_short,
@@ -388,8 +392,20 @@ def _engine_args(spec: EngineSpec, arguments: Mapping[str, Any]) -> Any:
     return EngineArgs(
         model=str(spec.path),
         served_model_name=spec.model_id,
-        **{"use_tqdm_on_load": False, **purpose, **arguments},
+        **{"use_tqdm_on_load": False, **_fused_kernels(arguments), **purpose, **arguments},
     )
+
+
+def _fused_kernels(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the option by which a CPU's engine uses fused norms; a compiler fuses them itself."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu() or not arguments.get("enforce_eager"):
+        return {}
+    if "kernel_config" in arguments:  # vLLM refuses this option in two places
+        return {}
+    register_cpu_kernels()
+    return {"ir_op_priority": kernel_priorities()}
 
 
 def _build_engine(spec: EngineSpec, engine_args: Any) -> Any:

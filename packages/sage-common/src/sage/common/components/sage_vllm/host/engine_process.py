@@ -15,6 +15,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.util import register_after_fork
 from typing import Any
 
+from sage.common.components.sage_vllm.backend.cpu_kernels import register_cpu_kernels
 from sage.common.components.sage_vllm.host.lifeline import die_with_parent
 
 
@@ -35,6 +36,7 @@ class _EngineProcess(ForkServerProcess):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         # vLLM loads plugins once, which does not count for the worker that it forks afterwards.
         register_after_fork(die_with_parent, lambda tie: tie())
+        register_cpu_kernels()  # in this process and its workers
         super().run()
 
 
