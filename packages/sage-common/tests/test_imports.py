@@ -10,7 +10,7 @@ PACKAGES = Path(__file__).parents[2]
 HEAVY = {"vllm", "torch", "ray", "lancedb", "openai"}
 NEEDS_THEM = {
     "sage.tools.demo_model.training",
-    "sage.common.components.sage_vllm.host.fork_server",
+    "sage.common.components.sage_vllm.backend.fork_server",
 }
 
 PROGRAM = """

@@ -18,6 +18,7 @@ from sage.common.components.sage_vllm.backend.cpu_kernels import (
     kernel_priorities,
     register_cpu_kernels,
 )
+from sage.common.components.sage_vllm.backend.engine_process import forked_processes
 from sage.common.components.sage_vllm.backend.inline_patches import (
     keep_adapters_off_plain_requests,
     keep_collections_short,
@@ -49,7 +50,6 @@ from sage.common.components.sage_vllm.host.engine_environment import (
     quiet_environment,
     quiet_warnings,
 )
-from sage.common.components.sage_vllm.host.engine_process import forked_processes
 from sage.common.components.sage_vllm.host.host_memory import host_memory
 from sage.common.components.sage_vllm.host.malloc_tuning import tune_malloc
 from sage.common.core.errors import nearest

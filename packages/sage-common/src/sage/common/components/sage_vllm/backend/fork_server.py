@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
-from typing import Any
+
+import torch
+import vllm.v1.engine.core
+import vllm.v1.executor.multiproc_executor
+import vllm.v1.worker.cpu_worker  # noqa: F401
+from vllm.utils.ompmultiprocessing import OMPProcessManager
+from vllm.utils.system_utils import set_process_title
 
 from sage.common.components.sage_vllm.host.engine_environment import quiet_warnings
 
 
 @contextmanager
-def _bind_worker(manager: Any, *, local_rank: int, **_: int) -> Iterator[None]:
+def _bind_worker(manager: OMPProcessManager, *, local_rank: int, **_others: int) -> Iterator[None]:
     """Start a worker on the cores that vLLM has chosen for it.
 
     In place of ``OMPProcessManager.configure_omp_envs``, which sets variables that OpenMP reads
@@ -21,7 +26,6 @@ def _bind_worker(manager: Any, *, local_rank: int, **_: int) -> Iterator[None]:
     if manager.skip_setup:
         yield
         return
-    torch = import_module("torch")
     cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
     os.sched_setaffinity(0, manager.cpu_lists[local_rank])
     torch.set_num_threads(len(manager.cpu_lists[local_rank]))
@@ -33,8 +37,6 @@ def _bind_worker(manager: Any, *, local_rank: int, **_: int) -> Iterator[None]:
 
 
 quiet_warnings()
-for name in ("engine.core", "executor.multiproc_executor", "worker.cpu_worker"):
-    import_module(f"vllm.v1.{name}")
-import_module("vllm.utils.ompmultiprocessing").OMPProcessManager.configure_omp_envs = _bind_worker
+OMPProcessManager.configure_omp_envs = _bind_worker
 # This also finds where a title is kept, which a fork with another environment no longer can.
-import_module("vllm.utils.system_utils").set_process_title("ForkServer", prefix="SAGE")
+set_process_title("ForkServer", prefix="SAGE")

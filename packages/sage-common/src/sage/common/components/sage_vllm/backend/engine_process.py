@@ -48,7 +48,7 @@ class _EngineContext(ForkServerContext):
 def forked_processes(engine_utils: Any) -> Iterator[None]:
     """Have vLLM fork the process of an engine, where its module ``v1.engine.utils`` starts one."""
     context = _EngineContext()
-    context.set_forkserver_preload(["sage.common.components.sage_vllm.host.fork_server"])
+    context.set_forkserver_preload(["sage.common.components.sage_vllm.backend.fork_server"])
     original = engine_utils.get_mp_context
     engine_utils.get_mp_context = lambda: context
     try:
