@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         RemoteCodeError,
         UnsafeModelError,
     )
+    from sage.common.components.sage_vllm.fit.sentence_model import UnsupportedModelError
     from sage.common.components.sage_vllm.prometheus import VLLMServiceCollector
     from sage.common.components.sage_vllm.service import VLLMService
 
@@ -58,6 +59,7 @@ __all__ = [
     "PoisonRequestError",
     "RemoteCodeError",
     "UnsafeModelError",
+    "UnsupportedModelError",
     "VLLMNotInstalledError",
     "VLLMService",
     "VLLMServiceCollector",
@@ -83,6 +85,7 @@ __getattr__, __dir__ = lazy_exports(
         "PickledWeightsError": "sage.common.components.sage_vllm.fit.model_trust",
         "PoisonRequestError": "sage.common.components.sage_vllm.errors",
         "RemoteCodeError": "sage.common.components.sage_vllm.fit.model_trust",
+        "UnsupportedModelError": "sage.common.components.sage_vllm.fit.sentence_model",
         "UnsafeModelError": "sage.common.components.sage_vllm.fit.model_trust",
         "VLLMNotInstalledError": "sage.common.components.sage_vllm.errors",
         "VLLMService": "sage.common.components.sage_vllm.service",

@@ -67,6 +67,16 @@ class VLLMRenderer:
         except self._vllm.refusals as error:
             raise InvalidRequestError(self._model_id, f"bad sampling options: {error}") from error
 
+    def one_token(self) -> Any:
+        """Return the SamplingParams of the shortest answer there is."""
+        return self._vllm.SamplingParams(
+            max_tokens=1, temperature=0, output_kind=self._vllm.RequestOutputKind.FINAL_ONLY
+        )
+
+    def render_tokens(self, token_ids: Sequence[int]) -> Any:
+        """Check a prompt that is tokens already."""
+        return self._renderer.render_cmpl([{"prompt_token_ids": list(token_ids)}])[0]
+
     def request_arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a request needs beside its sampling parameters: adapter and priority."""
         arguments: dict[str, Any] = {}

@@ -43,7 +43,7 @@ from sage.common.components.sage_vllm.fit.memory_check import DEFAULT_SHARE
 from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate
 from sage.common.components.sage_vllm.fit.model_check import check_model
 from sage.common.components.sage_vllm.fit.model_files import read_config
-from sage.common.components.sage_vllm.fit.sentence_model import embedding_arguments
+from sage.common.components.sage_vllm.fit.sentence_model import embedding_arguments, vector_length
 from sage.common.components.sage_vllm.host.engine_environment import (
     engine_environment,
     environment,
@@ -278,6 +278,7 @@ def build(
         if on_cpu and inline and not _inline_runtimes:  # another one needs the cores to serve
             engine.collective_rpc(take_first_of_kv_cache)
         runtime = VLLMRuntime(spec, engine, inline=inline, on_death=on_death)
+    _prove(spec, runtime)
     mode: Literal["inline", "process"] = "inline" if inline else "process"
     config = engine.vllm_config
     return runtime, EngineInfo(
@@ -290,6 +291,30 @@ def build(
         memory_bytes=_held_bytes(estimate, arguments, None if on_cpu else total),
         chat_templates=runtime.renderer.chat_templates() if spec.role == "generate" else (),
     )
+
+
+def _prove(spec: EngineSpec, runtime: VLLMRuntime) -> None:
+    """Have a new engine do its work once: some models load that vLLM cannot run.
+
+    Raises EngineStartError, and shuts the engine down before.
+    """
+    renderer = runtime.renderer
+    embeds = spec.role == "embed"
+    params = renderer.pooling_params(normalize=True) if embeds else renderer.one_token()
+    try:
+        runtime.add("proof", renderer.render_tokens([0]), params, {})
+        while not (outputs := runtime.step()):
+            pass
+    except Exception as error:
+        runtime.shut_down()
+        work = "embed" if embeds else "generate"
+        reason = f"it loads and does not {work}: {_reason(error)}"
+        raise EngineStartError(spec.model_id, reason) from error
+    length = vector_length(spec.model_id, spec.path) if embeds else None
+    if length is not None and length != (made := len(outputs[0].outputs.data)):
+        runtime.shut_down()
+        reason = f"vLLM makes vectors of {made} numbers, and its last module of {length}"
+        raise EngineStartError(spec.model_id, reason)
 
 
 def _share_process() -> None:
@@ -409,7 +434,8 @@ def _fused_kernels(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _build_engine(spec: EngineSpec, engine_args: Any) -> Any:
-    from vllm import LLMEngine
+    from pydantic import ValidationError
+    from vllm import LLMEngine, ModelRegistry
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine import llm_engine
 
@@ -423,7 +449,12 @@ def _build_engine(spec: EngineSpec, engine_args: Any) -> Any:
             config.structured_outputs_config.disable_any_whitespace = True
         engine = LLMEngine.from_vllm_config(config, UsageContext.LLM_CLASS)
     except Exception as error:
-        raise EngineStartError(spec.model_id, _reason(error)) from error
+        classes = read_config(spec.model_id, spec.path).get("architectures") or []
+        unknown = [name for name in classes if name not in ModelRegistry.get_supported_archs()]
+        # Else vLLM would list all classes that it has code for, a page of them.
+        no_code = isinstance(error, ValidationError) and unknown
+        reason = f"it has no code for {', '.join(unknown)}" if no_code else _reason(error)
+        raise EngineStartError(spec.model_id, reason) from error
     finally:
         llm_engine.StatLoggerManager = statistics
     # From here on only the scheduler's figures are wanted, not those of every single token.
@@ -436,5 +467,5 @@ def _reason(error: Exception) -> str:
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
-        return str(error)
+        return str(error) or type(error).__name__
     return "; ".join(detail["msg"] for detail in error.errors())

@@ -64,6 +64,8 @@ def kv_bytes_per_token(
         if seen and len(seen) != layers:
             return None
     kv_heads = _first(config, "num_key_value_heads", "num_kv_heads", "n_head_kv") or heads
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):
+        kv_heads = 1  # of Falcon, whose other figure counts only in its new architecture
     head_size = _first(config, "head_dim") or hidden // heads
     each = dtype_bytes if cache_dtype == "auto" else _CACHE_BYTES.get(cache_dtype)
     if each is None:

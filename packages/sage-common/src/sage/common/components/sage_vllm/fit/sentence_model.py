@@ -74,6 +74,18 @@ def embedding_arguments(
     return {name: value for name, value in added.items() if arguments.get(name) is None}
 
 
+def vector_length(model_id: str, folder: Path) -> int | None:
+    """Return how many numbers the last Dense module makes a vector of; None without one."""
+    if not (folder / "modules.json").is_file():
+        return None
+    lengths = [
+        read_json(model_id, folder / str(module["path"]) / "config.json", dict)["out_features"]
+        for module in read_json(model_id, folder / "modules.json", list)
+        if module["type"] in _DENSE_MODULES
+    ]
+    return lengths[-1] if lengths else None
+
+
 def _longest(
     model_id: str, folder: Path, config: Mapping[str, Any], arguments: Mapping[str, Any]
 ) -> int | None:
