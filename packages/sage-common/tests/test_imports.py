@@ -11,6 +11,7 @@ HEAVY = {"vllm", "torch", "ray", "lancedb", "openai"}
 NEEDS_THEM = {
     "sage.tools.demo_model.training",
     "sage.common.components.sage_vllm.backend.fork_server",
+    "sage.core",  # raises, which is all that it is for
 }
 
 PROGRAM = """

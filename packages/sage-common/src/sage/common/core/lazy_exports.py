@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
+from sage.common.core.old_names import moved_name
+
 
 def lazy_exports(
     package: str, homes: Mapping[str, str]
@@ -26,7 +28,9 @@ def lazy_exports(
 
     def get(name: str) -> Any:
         if name not in homes:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            raise moved_name(package, name) or AttributeError(
+                f"module {package!r} has no attribute {name!r}"
+            )
         return getattr(import_module(homes[name]), name)
 
     return get, lambda: sorted(homes)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from sage.common.service.base_service import BaseService
-from sage.common.service.errors import (
-    ServiceClosedError,
-    ServiceError,
-    ServiceMethodNotFoundError,
-    ServiceNotFoundError,
-    ServiceTimeoutError,
-)
+from typing import TYPE_CHECKING
+
+from sage.common.core.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from sage.common.service.base_service import BaseService
+    from sage.common.service.errors import (
+        ServiceClosedError,
+        ServiceError,
+        ServiceMethodNotFoundError,
+        ServiceNotFoundError,
+        ServiceTimeoutError,
+    )
 
 __all__ = [
     "BaseService",
@@ -19,3 +24,15 @@ __all__ = [
     "ServiceNotFoundError",
     "ServiceTimeoutError",
 ]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "BaseService": "sage.common.service.base_service",
+        "ServiceClosedError": "sage.common.service.errors",
+        "ServiceError": "sage.common.service.errors",
+        "ServiceMethodNotFoundError": "sage.common.service.errors",
+        "ServiceNotFoundError": "sage.common.service.errors",
+        "ServiceTimeoutError": "sage.common.service.errors",
+    },
+)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sage.common.core.errors import nearest
+from sage.common.core.old_names import missing_attribute
 from sage.kernel.api.print_sink import PrintSink
 from sage.kernel.graph import FunctionSpec, Operator
 
@@ -66,6 +67,11 @@ class DataStream:
     def print(self, prefix: str = "", **options: Any) -> DataStream:
         """Print every record on standard output; returns this stream."""
         return self.sink(PrintSink, prefix, **options)
+
+    if not TYPE_CHECKING:  # or every misspelt attribute would be Any to a type checker
+
+        def __getattr__(self, name: str) -> Any:
+            raise missing_attribute(self, name)
 
     def _add(
         self,

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from sage.common.core.errors import nearest
 from sage.common.core.functions import BaseFunction
+from sage.common.core.old_names import missing_attribute
 from sage.common.service import BaseService
 from sage.kernel.api.data_stream import DataStream, add_operator
 from sage.kernel.api.generator_source import GeneratorSource
@@ -240,6 +241,11 @@ class LocalEnvironment:
     def failure(self) -> FailedRecord | None:
         """The operator, record and error that stopped the pipeline, if any did."""
         return self._executor.failure if self._executor else None
+
+    if not TYPE_CHECKING:  # or every misspelt attribute would be Any to a type checker
+
+        def __getattr__(self, name: str) -> Any:
+            raise missing_attribute(self, name)
 
     def __enter__(self) -> Self:
         return self
