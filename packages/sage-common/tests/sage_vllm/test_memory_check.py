@@ -13,7 +13,7 @@ from sage.common.components.sage_vllm.errors import EngineError
 from sage.common.components.sage_vllm.fit.gpu_shares import gpu_shares
 from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError, check_fits
 from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate, estimate_memory
-from sage.common.components.sage_vllm.pool.engine_pool import fits_instead_of
+from sage.common.components.sage_vllm.pool.engine_switch import fits_instead_of
 from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 
 GB = 10**9

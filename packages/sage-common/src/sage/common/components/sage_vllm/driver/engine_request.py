@@ -81,6 +81,16 @@ class EngineRequest:
             self.text = text
         return True
 
+    def succeed(self, result: Any) -> None:
+        """Complete the Future, unless its caller has cancelled it."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        """Complete the Future with an error, unless its caller has cancelled it."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
 
 def to_generation(request: EngineRequest, output: Any) -> tuple[Generation, int, int]:
     """Return a finished request's result and its numbers of prompt and completion tokens.

@@ -19,7 +19,8 @@ class EngineTally:
 
     def __init__(self) -> None:
         self.restarts = 0
-        self._requests_done = self._prompt_tokens = self._completion_tokens = 0
+        self.requests_done = 0
+        self._prompt_tokens = self._completion_tokens = 0
         self._steps = self._sequence_steps = 0
         self._busy_seconds = 0.0
         self._latencies: deque[float] = deque(maxlen=_RECENT)
@@ -32,7 +33,7 @@ class EngineTally:
 
     def add_result(self, prompt_tokens: int, completion_tokens: int, latency: float) -> None:
         """Count a request that is done."""
-        self._requests_done += 1
+        self.requests_done += 1
         self._prompt_tokens += prompt_tokens
         self._completion_tokens += completion_tokens
         self._latencies.append(latency)
@@ -43,7 +44,7 @@ class EngineTally:
             in_flight=in_flight,
             running=load.running if in_flight else 0,
             waiting=load.waiting if in_flight else 0,
-            requests_done=self._requests_done,
+            requests_done=self.requests_done,
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
             steps=self._steps,

@@ -1,52 +1,36 @@
-"""EnginePool: the engines of a service, one for each role: loading, switching, their health."""
+"""EnginePool: the engines of a service, one for each role, and their health."""
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
-from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from sage.common.components.sage_vllm.background import in_background
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
-from sage.common.components.sage_vllm.engine_contract import (
-    Engine,
-    EngineFactory,
-    EngineInfo,
-    EngineSpec,
-    Role,
-    SharesDevice,
-)
-from sage.common.components.sage_vllm.errors import EngineClosedError, EngineStartError
-from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
+from sage.common.components.sage_vllm.engine_contract import EngineFactory, EngineSpec, Role
+from sage.common.components.sage_vllm.errors import EngineClosedError
+from sage.common.components.sage_vllm.pool.engine_loader import EngineLoader
 from sage.common.components.sage_vllm.pool.engine_slot import EngineSlot
-from sage.common.model_registry import vllm_registry
+from sage.common.components.sage_vllm.pool.engine_switch import switch_engine
 
 logger = logging.getLogger(__name__)
 
 ServiceState = Literal["loading", "ready", "recovering", "switching", "failed", "closed"]
 
-_PROBE_SECONDS = 60.0
-
 
 class EnginePool:
-    """Loads the engines that a configuration names, and replaces the text engine on demand."""
+    """Holds the engines that a configuration names, and replaces one on demand."""
 
     def __init__(self, config: VLLMServiceConfig, factory: EngineFactory) -> None:
         self._config = config
-        self._factory = factory
-        self._specs: dict[Engine, EngineSpec] = {}
-        self._loading: dict[Path, int] = {}
+        self._loader = EngineLoader(config, factory)
         self._phase: ServiceState = "closed"
         self._last_error: BaseException | None = None
         self._replacing = threading.Lock()  # held by whoever puts engines into slots
         self._fallback_lock = threading.Lock()
         self._fallback_loading = False
-        self._arguments = {"generate": config.engine, "embed": config.embedding_engine}
         self.text = EngineSlot(config.model_id or "")
         self.embedding = EngineSlot(config.embedding_model_id or config.model_id or "")
 
@@ -65,17 +49,29 @@ class EnginePool:
             self._phase = "ready"
 
     def _fill_slots(self) -> None:
-        config = self._config
+        config, loader = self._config, self._loader
         if config.model_id is not None and config.embedding_model_id is not None:
-            self._share_device(config.model_id)
+            loader.share_device(self._text_spec(config.model_id), self._embedding_spec())
         if config.model_id is not None:
-            text = self._spec(config.model_id, config.revision, role="generate")
-            self._put_or_close(self.text, self._load(text))
+            loader.put(loader.load(self._text_spec(config.model_id)), self.text)
         else:
             reason = "this service only embeds: its configuration has no 'model_id'"
             self.text.refuse(ValueError(reason))
         if config.embedding_model_id is not None:
-            self._put_or_close(self.embedding, self._load(self._embedding_spec()))
+            loader.put(loader.load(self._embedding_spec()), self.embedding)
+
+    def _text_spec(self, model_id: str) -> EngineSpec:
+        return self._loader.spec(model_id, self._config.revision, role="generate")
+
+    def _embedding_spec(self) -> EngineSpec:
+        config = self._config
+        if config.embedding_model_id is not None:
+            revision = config.embedding_revision
+            return self._loader.spec(config.embedding_model_id, revision, role="embed")
+        text = self.text.engine
+        if text is None:
+            raise EngineClosedError(config.model_id or "")
+        return self._loader.converted(text)
 
     def close(self) -> None:
         """End calls in flight with EngineClosedError and free all engines, those too that are being
@@ -84,8 +80,7 @@ class EnginePool:
             self._phase = "closed"
         for slot in (self.text, self.embedding):
             slot.refuse()  # first of all: closing an engine takes a while
-        for engine in list(self._specs):
-            engine.close()
+        self._loader.close()
         with self._replacing:  # whoever holds it cannot put an engine into a slot any more
             pass
 
@@ -119,8 +114,7 @@ class EnginePool:
 
     def is_loaded(self, path: Path) -> bool:
         """Whether an engine has its model from this folder, or is about to."""
-        paths = [spec.path for spec in list(self._specs.values())]
-        return path in self._loading or path in paths
+        return self._loader.is_loaded(path)
 
     # -- the embedding engine -------------------------------------------------------------------
 
@@ -154,7 +148,14 @@ class EnginePool:
             "which is slower and less accurate than an embedding model",
             spec.model_id,
         )
-        self._put_or_close(self.embedding, self._load(spec))
+        self._loader.put(self._loader.load(spec), self.embedding)
+
+    def _drop_fallback(self) -> None:
+        """Free an embedding engine that is the converted text model of before."""
+        if self._config.embedding_model_id is None:
+            converted = self.embedding.take_out()
+            if converted is not None:
+                self._loader.retire(converted)
 
     # -- switching ------------------------------------------------------------------------------
 
@@ -172,7 +173,7 @@ class EnginePool:
     ) -> None:
         """Replace an engine by one of another model; calls made meanwhile are served or wait.
 
-        Any error leaves the old model serving, and is raised.
+        Any error leaves the old model serving, and is raised; see switch_engine.
         """
         slot = self.text if role == "generate" else self.embedding
         with self._replacing:
@@ -182,150 +183,15 @@ class EnginePool:
                 raise EngineClosedError(model_id)
             self._phase = "switching"
             try:
-                spec = self._spec(model_id, revision, role=role)
-                if spec == self._specs[old] and old.state in ("ready", "recovering"):
+                spec = self._loader.spec(model_id, revision, role=role)
+                if spec == self._loader.spec_of(old) and old.state in ("ready", "recovering"):
                     return
-                self._replace(slot, old, spec)
+                switch_engine(self._loader, slot, old, spec)
             except Exception as error:
                 self._last_error = error
                 raise
             finally:
                 if self._phase == "switching":
-                    self._phase = "ready"
+                    self._phase = "failed" if slot.engine is None else "ready"
             if role == "generate":
                 self._drop_fallback()
-
-    def _replace(self, slot: EngineSlot, old: Engine, spec: EngineSpec) -> None:
-        try:
-            new = self._load(spec)
-        except InsufficientMemoryError as error:
-            if not fits_instead_of(old.info, error):
-                raise
-        else:
-            self._probe(new)
-            self._put_or_close(slot, new)
-            self._retire(old)
-            return
-        logger.info("%s and %s do not fit side by side", old.info.model_id, spec.model_id)
-        self._replace_in_turn(slot, old, spec)
-
-    def _replace_in_turn(self, slot: EngineSlot, old: Engine, spec: EngineSpec) -> None:
-        """Free the old engine, then load the new one; calls wait in between."""
-        old_spec = self._specs[old]
-        slot.take_out()
-        self._retire(old)
-        try:
-            new = self._load(spec)
-            self._probe(new)
-        except Exception:
-            try:
-                again = self._load(old_spec)
-            except Exception as error:
-                self._fail(slot, error)
-                raise
-            self._put_or_close(slot, again)
-            raise
-        self._put_or_close(slot, new)
-
-    def _fail(self, slot: EngineSlot, error: Exception) -> None:
-        if self._phase != "closed":
-            self._phase = "failed"
-        slot.refuse(error)
-
-    def _probe(self, engine: Engine) -> None:
-        """Have a new engine do its work once, so that a broken one never gets a caller."""
-        embeds = self._specs[engine].role == "embed"
-        try:
-            future: Future[Any] = (
-                engine.embed("Hello", normalize=True)
-                if embeds
-                else engine.submit("Hello", {"max_tokens": 1, "temperature": 0})
-            )
-            future.result(_PROBE_SECONDS)
-        except Exception as error:
-            self._retire(engine, drain=False)
-            reason = f"it loads but does not {'embed' if embeds else 'generate'}: {error}"
-            raise EngineStartError(engine.info.model_id, reason) from error
-
-    def _drop_fallback(self) -> None:
-        """Free an embedding engine that is the converted text model of before."""
-        if self._config.embedding_model_id is None:
-            converted = self.embedding.take_out()
-            if converted is not None:
-                self._retire(converted)
-
-    def _retire(self, engine: Engine, *, drain: bool = True) -> None:
-        engine.close(drain=drain)
-        self._specs.pop(engine, None)
-
-    def _put_or_close(self, slot: EngineSlot, engine: Engine) -> None:
-        try:
-            slot.put(engine)
-        except Exception:  # the service was closed while the engine was built
-            self._retire(engine, drain=False)
-            raise
-
-    def _share_device(self, text_model_id: str) -> None:
-        """Fix the engines' arguments such that both fit one device."""
-        if not isinstance(self._factory, SharesDevice):
-            return
-        text, embedding = self._factory.share_device(
-            self._spec(text_model_id, self._config.revision, role="generate"),
-            self._embedding_spec(),
-        )
-        self._arguments = {"generate": text.arguments, "embed": embedding.arguments}
-
-    # -- loading --------------------------------------------------------------------------------
-
-    def _embedding_spec(self) -> EngineSpec:
-        config = self._config
-        if config.embedding_model_id is not None:
-            return self._spec(config.embedding_model_id, config.embedding_revision, role="embed")
-        text = self.text.engine
-        if text is None:
-            raise EngineClosedError(config.model_id or "")
-        return replace(self._specs[text], role="embed", arguments=config.embedding_engine)
-
-    def _spec(self, model_id: str, revision: str | None, *, role: Role) -> EngineSpec:
-        config = self._config
-        root = config.model_root
-        if config.auto_download:
-            vllm_registry.ensure_model_available(model_id, revision, progress=False, root=root)
-        model = vllm_registry.get_model(model_id, revision, root=root)
-        return EngineSpec(
-            model_id=model_id,
-            path=model.path,
-            role=role,
-            mode=config.engine_mode,
-            arguments=self._arguments[role],
-            allow_pickle=config.allow_pickle,
-        )
-
-    def _load(self, spec: EngineSpec) -> Engine:
-        root = self._config.model_root
-        if self._phase == "closed":
-            raise EngineClosedError(spec.model_id)
-        self._loading[spec.path] = self._loading.get(spec.path, 0) + 1
-        try:
-            with suppress(vllm_registry.RegistryNotWritableError):  # a shared one may be read-only
-                vllm_registry.touch_model(spec.model_id, spec.path.name, root=root)
-            logger.info("loading %s from %s", spec.model_id, spec.path)
-            began = time.perf_counter()
-            engine = self._factory(spec)
-            logger.info("loaded %s in %.1f s", spec.model_id, time.perf_counter() - began)
-            self._specs[engine] = spec
-            return engine
-        finally:
-            self._loading[spec.path] -= 1
-            if not self._loading[spec.path]:
-                del self._loading[spec.path]
-
-
-def fits_instead_of(old: EngineInfo, error: InsufficientMemoryError) -> bool:
-    """Whether a model that does not fit beside an engine would fit in its place."""
-    if error.estimate is None:
-        return False
-    room = error.available + old.memory_bytes
-    if error.share_bytes is not None:
-        return error.estimate.total_bytes <= error.share_bytes <= room
-    return error.estimate.total_bytes <= room

@@ -18,7 +18,7 @@ import prometheus_client
 import pytest
 from safetensors.numpy import save_file
 
-from sage.common.components.sage_vllm.driver.vllm_engine import _EngineDied
+from sage.common.components.sage_vllm.driver.inbox import EngineDied
 from sage.common.components.sage_vllm.errors import InvalidRequestError, ModelInUseError
 from sage.common.components.sage_vllm.prometheus import VLLMServiceCollector
 from sage.common.components.sage_vllm.service import VLLMService
@@ -169,7 +169,7 @@ def test_a_thousand_calls_cancelled_at_random_leave_nothing(service: VLLMService
     round_of_calls(1000)
     assert_idle(service)
     engine: Any = service._engines.text.engine
-    core = engine._runtime._engine.engine_core.engine_core
+    core = engine._driver._runtime._engine.engine_core.engine_core
     assert core.scheduler.get_num_unfinished_requests() == 0  # in vLLM too
     gc.collect()
     assert _resident_bytes() - before < 30 << 20
@@ -273,8 +273,9 @@ def test_adapters_are_not_mixed_up_when_the_engine_is_built_again(
         text_of = {name: service.generate("Hello", lora=name)[0]["text"] for name in names}
         assert text_of[a] != text_of[b]
         engine: Any = service._engines.text.engine
+        driver = engine._driver
         again = service.generate_async("Hello", lora=b, max_tokens=300, ignore_eos=True)
-        engine._inbox.put(_EngineDied(engine._runtime_number))
+        driver.inbox.tell(EngineDied(driver._runtime_number))
         assert again.result()[0]["text"].startswith(text_of[b])
         assert service.stats()["restarts"] == 1
         assert service.generate("Hello", lora=a)[0]["text"] == text_of[a]

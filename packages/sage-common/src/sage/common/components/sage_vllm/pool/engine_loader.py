@@ -1,0 +1,143 @@
+"""EngineLoader: from a model's name to an engine that works, and back to nothing."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sage.common.components.sage_vllm.config import VLLMServiceConfig
+from sage.common.components.sage_vllm.engine_contract import (
+    Engine,
+    EngineFactory,
+    EngineSpec,
+    Role,
+    SharesDevice,
+)
+from sage.common.components.sage_vllm.errors import EngineClosedError, EngineStartError
+from sage.common.components.sage_vllm.pool.engine_slot import EngineSlot
+from sage.common.model_registry import vllm_registry
+
+logger = logging.getLogger(__name__)
+
+_PROBE_SECONDS = 60.0
+
+
+class EngineLoader:
+    """Builds engines as a configuration says, and knows all that are built or on their way."""
+
+    def __init__(self, config: VLLMServiceConfig, factory: EngineFactory) -> None:
+        self._config = config
+        self._factory = factory
+        self._specs: dict[Engine, EngineSpec] = {}
+        self._loading: dict[Path, int] = {}
+        self._closed = False
+        self._arguments: dict[Role, Mapping[str, Any]] = {
+            "generate": config.engine,
+            "embed": config.embedding_engine,
+        }
+
+    # -- what is to be built ----------------------------------------------------------------------
+
+    def spec(self, model_id: str, revision: str | None, *, role: Role) -> EngineSpec:
+        """Return what an engine of a model is built from; raises ModelNotFoundError.
+
+        With ``auto_download`` a model that is missing is fetched.
+        """
+        config = self._config
+        root = config.model_root
+        if config.auto_download:
+            vllm_registry.ensure_model_available(model_id, revision, progress=False, root=root)
+        model = vllm_registry.get_model(model_id, revision, root=root)
+        return EngineSpec(
+            model_id=model_id,
+            path=model.path,
+            role=role,
+            mode=config.engine_mode,
+            arguments=self._arguments[role],
+            allow_pickle=config.allow_pickle,
+        )
+
+    def spec_of(self, engine: Engine) -> EngineSpec:
+        """Return what an engine was built from."""
+        return self._specs[engine]
+
+    def converted(self, text: Engine) -> EngineSpec:
+        """Return what an embedding engine is built from that is a text model, converted."""
+        return replace(self._specs[text], role="embed", arguments=self._config.embedding_engine)
+
+    def share_device(self, text: EngineSpec, embedding: EngineSpec) -> None:
+        """Fix the arguments of the two roles such that both fit one device."""
+        if isinstance(self._factory, SharesDevice):
+            text, embedding = self._factory.share_device(text, embedding)
+            self._arguments = {"generate": text.arguments, "embed": embedding.arguments}
+
+    def is_loaded(self, path: Path) -> bool:
+        """Whether an engine has its model from this folder, or is about to."""
+        paths = [spec.path for spec in list(self._specs.values())]
+        return path in self._loading or path in paths
+
+    # -- building, and the end --------------------------------------------------------------------
+
+    def load(self, spec: EngineSpec) -> Engine:
+        """Build an engine; raises what the factory does, and EngineClosedError after ``close``."""
+        if self._closed:
+            raise EngineClosedError(spec.model_id)
+        self._loading[spec.path] = self._loading.get(spec.path, 0) + 1
+        try:
+            with suppress(vllm_registry.RegistryNotWritableError):  # a shared one may be read-only
+                root = self._config.model_root
+                vllm_registry.touch_model(spec.model_id, spec.path.name, root=root)
+            logger.info("loading %s from %s", spec.model_id, spec.path)
+            began = time.perf_counter()
+            engine = self._factory(spec)
+            logger.info("loaded %s in %.1f s", spec.model_id, time.perf_counter() - began)
+            self._specs[engine] = spec
+            return engine
+        finally:
+            self._loading[spec.path] -= 1
+            if not self._loading[spec.path]:
+                del self._loading[spec.path]
+
+    def probe(self, engine: Engine) -> None:
+        """Have a new engine do its work once, so that a broken one never gets a caller.
+
+        Raises EngineStartError, and retires an engine that does not.
+        """
+        embeds = self._specs[engine].role == "embed"
+        try:
+            future: Future[Any] = (
+                engine.embed("Hello", normalize=True)
+                if embeds
+                else engine.submit("Hello", {"max_tokens": 1, "temperature": 0})
+            )
+            future.result(_PROBE_SECONDS)
+        except Exception as error:
+            self.retire(engine, drain=False)
+            reason = f"it loads but does not {'embed' if embeds else 'generate'}: {error}"
+            raise EngineStartError(engine.info.model_id, reason) from error
+
+    def put(self, engine: Engine, slot: EngineSlot) -> None:
+        """Put an engine into a slot; into one that was closed meanwhile, it is retired and raises
+        what the slot does."""
+        try:
+            slot.put(engine)
+        except Exception:
+            self.retire(engine, drain=False)
+            raise
+
+    def retire(self, engine: Engine, *, drain: bool = True) -> None:
+        """Close an engine, with ``drain`` after its calls in flight, and forget it."""
+        engine.close(drain=drain)
+        self._specs.pop(engine, None)
+
+    def close(self) -> None:
+        """Close all engines, and build no more."""
+        self._closed = True
+        for engine in list(self._specs):
+            engine.close()

@@ -1,0 +1,62 @@
+"""switch_engine: one engine replaced by another, as a transaction."""
+
+from __future__ import annotations
+
+import logging
+
+from sage.common.components.sage_vllm.engine_contract import Engine, EngineInfo, EngineSpec
+from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
+from sage.common.components.sage_vllm.pool.engine_loader import EngineLoader
+from sage.common.components.sage_vllm.pool.engine_slot import EngineSlot
+
+logger = logging.getLogger(__name__)
+
+
+def switch_engine(loader: EngineLoader, slot: EngineSlot, old: Engine, spec: EngineSpec) -> None:
+    """Load another engine, try it, put it into the slot, and retire the old one.
+
+    Where memory does not hold both, the old one is retired first, and calls wait for the new one.
+    An error leaves the old engine in the slot, or one that is built like it, and is raised. If
+    that one cannot be built either, the slot refuses all further calls.
+    """
+    try:
+        new = loader.load(spec)
+    except InsufficientMemoryError as error:
+        if not fits_instead_of(old.info, error):
+            raise
+        logger.info("%s and %s do not fit side by side", old.info.model_id, spec.model_id)
+    else:
+        loader.probe(new)
+        loader.put(new, slot)
+        loader.retire(old)
+        return
+    _switch_in_turn(loader, slot, old, spec)
+
+
+def _switch_in_turn(loader: EngineLoader, slot: EngineSlot, old: Engine, spec: EngineSpec) -> None:
+    old_spec = loader.spec_of(old)
+    slot.take_out()
+    loader.retire(old)
+    try:
+        new = loader.load(spec)
+        loader.probe(new)
+    except Exception as failure:
+        try:
+            again = loader.load(old_spec)
+        except Exception as error:  # noqa: BLE001 - what calls are refused with from now on
+            slot.refuse(error)
+            failure.add_note(f"{old_spec.model_id} could not be loaded again either: {error}")
+            raise failure from None
+        loader.put(again, slot)
+        raise
+    loader.put(new, slot)
+
+
+def fits_instead_of(old: EngineInfo, error: InsufficientMemoryError) -> bool:
+    """Whether a model that does not fit beside an engine would fit in its place."""
+    if error.estimate is None:
+        return False
+    room = error.available + old.memory_bytes
+    if error.share_bytes is not None:
+        return error.estimate.total_bytes <= error.share_bytes <= room
+    return error.estimate.total_bytes <= room
