@@ -308,7 +308,7 @@ def test_another_length_of_vectors_is_refused_with_both_numbers(
     other = get_embedding_model("hash", dim=32)
     with VDBMemoryCollection(tmp_path, "notes", embedder=other) as memory:
         for use in (memory.search, memory.insert):
-            with pytest.raises(DimensionMismatchError, match="of 64 numbers, these have 32: use"):
+            with pytest.raises(DimensionMismatchError, match="of 64 numbers, these have 32; use"):
                 use("text")
         with pytest.raises(DimensionMismatchError, match="these have 2"):
             memory.upsert("a", "text", vector=[1, 2])

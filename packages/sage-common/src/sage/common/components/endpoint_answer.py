@@ -28,7 +28,7 @@ def answer_body(url: str, text: str, what: str) -> dict[str, Any]:
         half = text.lstrip().startswith("{") and not text.rstrip().endswith("}")
         reason = "its answer ends half-way: " if half or not text.strip() else f"no {what} but "
         cut = reason.startswith("its")
-        raise EndpointError(url, reason + reprlib.repr(text), 200, None, cut) from None
+        raise EndpointError(url, reason + reprlib.repr(text), 200, cut=cut) from None
     if not isinstance(body, dict):
         raise EndpointError(url, f"no {what} but {reprlib.repr(body)}", 200)
     error = body if body.get("object") == "error" else body.get("error")

@@ -10,8 +10,9 @@ from sage.common.core.errors import SageError
 
 _NOT_THE_REQUESTS_FAULT = (408, 409, 429)  # too slow, a conflict, too many requests
 _HINTS = {
-    401: "; pass api_key= or set OPENAI_API_KEY",
-    404: "; check base_url, which mostly ends in /v1, and model",
+    None: "is the server running?",
+    401: "pass api_key= or set OPENAI_API_KEY",
+    404: "check base_url, which mostly ends in /v1, and model",
 }
 
 
@@ -29,20 +30,17 @@ class EndpointError(SageError, RuntimeError):
         reason: str,
         status: int | None = None,
         retry_after: float | None = None,
-        cut: bool = False,  # noqa: FBT001 - errors pickle by their positional arguments
+        *,
+        cut: bool = False,
     ) -> None:
-        super().__init__(url, reason, status, retry_after, cut)
+        problem = f"no answer from {url}" if status is None else f"{url} answered {status}"
+        super().__init__(f"{problem}: {reason}", hint=_HINTS.get(status))
         self.url = url
         self.reason = reason
         self.status = status
         self.retry_after = retry_after
         passing = status is None or status in _NOT_THE_REQUESTS_FAULT or status >= 500
         self.retryable = passing or cut
-
-    def __str__(self) -> str:
-        if self.status is None:
-            return f"no answer from {self.url}: {self.reason}; is the server running?"
-        return f"{self.url} answered {self.status}: {self.reason}{_HINTS.get(self.status, '')}"
 
 
 class EndpointBusyError(EndpointError):
@@ -51,13 +49,11 @@ class EndpointBusyError(EndpointError):
     def __init__(
         self, url: str, reason: str, status: int | None, retry_after: float | None, patience: float
     ) -> None:
-        super().__init__(url, reason, status, retry_after)
-        self.args = (url, reason, status, retry_after, patience)
+        asks = (
+            f"it asks to wait for {retry_after:g} s more, and " if retry_after is not None else ""
+        )
+        why = f"{reason}; {asks}patience= ends {patience:g} s after its first refusal"
+        super().__init__(url, why, status, retry_after)
+        self.reason = reason
         self.patience = patience
         self.retryable = False  # all the patience there was went into trying again
-
-    def __str__(self) -> str:
-        return (
-            f"{super().__str__()}; it asks to wait for {self.retry_after:g} s more, and patience= "
-            f"ends {self.patience:g} s after its first refusal"
-        )

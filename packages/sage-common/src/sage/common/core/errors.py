@@ -18,44 +18,152 @@ SageError
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypedDict, TypeVar
+
+_E = TypeVar("_E", bound="SageError")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A configuration option that mends something, and what to set it to.
+
+    ``str()`` gives its form in Python, such as ``engine={'max_model_len': 2048} or less``; the
+    command line has flags of its own for it.
+
+    Args:
+        option: its path in the configuration, ``"engine.max_model_len"``.
+        value: what to set it to; None where that is for the reader to choose.
+        qualifier: what to say after it: ``"or less"``, ``"or more"``.
+    """
+
+    option: str
+    value: object = None
+    qualifier: str = ""
+
+    def __str__(self) -> str:
+        group, _, name = self.option.rpartition(".")
+        value = "..." if self.value is None else repr(self.value)
+        if group == "sampling":  # calls and operators accept them as keywords
+            shown = name if self.value is None else f"{name}={value}"
+        else:
+            shown = f"{group}={{{name!r}: {value}}}" if group else f"{{{name!r}: {value}}}"
+        return f"{shown} {self.qualifier}".rstrip()
+
+
+class WayOut(TypedDict, total=False):
+    """What a SageError accepts beside its problem."""
+
+    hint: str | None
+    option: str | None
+    value: object
+    settings: tuple[Setting, ...]
+
 
 class SageError(Exception):
-    """Base of every error that SAGE raises itself.
+    """Base of every error that SAGE raises itself: data first, a sentence last.
 
-    ``retryable`` says whether trying the same thing again can succeed; asynchronous operators
-    retry only such errors.
+    Programs read the attributes: ``problem`` (what failed, with the value concerned), ``hint``
+    (what to do about it), ``settings`` (the options that mend it) with the first one's ``option``
+    and ``value``, and the facts of each subclass. All of them survive pickling. ``str(error)`` is
+    for people: the problem, then the hint.
+
+    Args:
+        problem: what failed.
+        hint: what to do about it. Where there are settings, it leads up to them: ``"end what else
+            uses the device, or set"``.
+        option: the one option that mends it, as its path, ``"engine.max_model_len"``.
+        value: what to set that option to.
+        settings: in place of option and value, where there are several such options.
     """
 
     retryable = False
+    """Whether trying the same thing again can succeed; operators retry only such errors."""
+
+    problem: str = ""
+    settings: tuple[Setting, ...] = ()
+    _advice: str | None = None
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        hint: str | None = None,
+        option: str | None = None,
+        value: object = None,
+        settings: tuple[Setting, ...] = (),
+    ) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.settings = settings if option is None else (Setting(option, value), *settings)
+        self._advice = hint
+
+    @property
+    def hint(self) -> str | None:
+        """What to do about it, options in the form that Python has for them."""
+        return self.hint_with(str)
+
+    @property
+    def option(self) -> str | None:
+        """The path of the first option that mends it."""
+        return self.settings[0].option if self.settings else None
+
+    @property
+    def value(self) -> object:
+        """What to set that option to."""
+        return self.settings[0].value if self.settings else None
+
+    def hint_with(self, show: Callable[[Setting], str | None]) -> str | None:
+        """Return the hint with each setting in the form that ``show`` has for it.
+
+        Those that it has none for, None, are left out where there are others.
+        """
+        forms = [form for each in self.settings if (form := show(each)) is not None]
+        ways = " or ".join(forms or map(str, self.settings))
+        return f"{self._advice or 'set'} {ways}" if ways else self._advice
+
+    def __str__(self) -> str:
+        if self.hint is None:
+            return self.problem
+        return f"{self.problem}{' ' if self.problem.endswith(('.', '?')) else '; '}{self.hint}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls the class with `args`, which need not be what its __init__ accepts.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(cls: type[_E], args: tuple[Any, ...], facts: dict[str, Any]) -> _E:
+    base: Any = cls
+    while "__new__" not in vars(base):  # of several builtin bases Python wants this one's
+        base = base.__base__
+    error: _E = base.__new__(cls)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
 
 
 class RecordTimeoutError(SageError, TimeoutError):
     """An asynchronous operator had no result for a record within its ``timeout``."""
 
     def __init__(self, operator: str, timeout: float) -> None:
-        super().__init__(operator, timeout)
+        super().__init__(
+            f"operator {operator!r} had no result within {timeout:g} s",
+            hint="raise its timeout= or pass timeout=None to wait without limit",
+        )
         self.operator = operator
         self.timeout = timeout
-
-    def __str__(self) -> str:
-        return (
-            f"operator {self.operator!r} had no result within {self.timeout:g} s; "
-            f"raise its timeout= or pass timeout=None to wait without limit"
-        )
 
 
 class PackageNotInstalledError(SageError, ImportError):
     """An optional feature was asked for whose package is not installed; ``extra`` installs it."""
 
     def __init__(self, package: str, extra: str, reason: str = "") -> None:
-        super().__init__(package, extra, reason)
+        why = f" ({reason})" if reason else ""
+        super().__init__(f"{package} is not installed{why}", hint=f"run: pip install '{extra}'")
         self.package = package
         self.extra = extra
         self.reason = reason
-
-    def __str__(self) -> str:
-        why = f" ({self.reason})" if self.reason else ""
-        return f"{self.package} is not installed{why}; run: pip install '{self.extra}'"
 
 
 def nearest(value: str, choices: list[str]) -> str:

@@ -28,7 +28,7 @@ both. Facts are attributes. All of them survive pickling, so that they cross pro
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sage.common.core.errors import SageError
 
@@ -36,28 +36,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def _restore(cls: type[ModelRegistryError], text: str, facts: dict[str, Any]) -> ModelRegistryError:
-    error = cls.__new__(cls)
-    error.args = (text,)
-    error.__dict__.update(facts)
-    return error
-
-
 class ModelRegistryError(SageError):
     """Base of every error of the model registry."""
 
     def __init__(self, problem: str, *, hint: str, model_id: str | None = None) -> None:
-        super().__init__(f"{problem} {hint}")
-        self.problem = problem
-        self.hint = hint
+        super().__init__(problem, hint=hint)
         self.model_id = model_id
-
-    def __str__(self) -> str:  # OSError kin would print an errno pair instead
-        return str(self.args[0])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The default calls the class with `args`, which are not the keywords __init__ wants.
-        return _restore, (type(self), self.args[0], self.__dict__)
 
 
 class InvalidModelIdError(ModelRegistryError, ValueError):
@@ -74,7 +58,8 @@ class InvalidModelIdError(ModelRegistryError, ValueError):
         super().__init__(
             f"Invalid {what} {value!r}{of_model}: {reason}.", hint=example, model_id=model_id
         )
-        self.value = value
+        self.what = what
+        self.given = value
         self.reason = reason
 
 

@@ -49,7 +49,9 @@ def read_manifest(root: Path) -> list[ModelInfo]:
             path, f"it is not JSON ({error.msg}, line {error.lineno})"
         ) from error
     except InvalidModelIdError as error:
-        raise ManifestCorruptError(path, error.problem.rstrip(".")) from error
+        raise ManifestCorruptError(
+            path, f"invalid {error.what} {error.given!r}: {error.reason}"
+        ) from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ManifestCorruptError(path, f"{type(error).__name__}: {error}") from error
 

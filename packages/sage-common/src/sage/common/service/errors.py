@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from sage.common.core.errors import SageError, nearest
+from typing import Unpack
+
+from sage.common.core.errors import SageError, WayOut, nearest
 
 
 class ServiceError(SageError):
     """Base of what can go wrong on the way to a service; ``service`` names it."""
 
-    def __init__(self, service: str, *facts: object) -> None:
-        super().__init__(service, *facts)
+    def __init__(self, service: str, problem: str, **way_out: Unpack[WayOut]) -> None:
+        super().__init__(problem, **way_out)
         self.service = service
 
 
@@ -17,49 +19,37 @@ class ServiceNotFoundError(ServiceError, LookupError):
     """No service of that name is registered."""
 
     def __init__(self, service: str, registered: list[str]) -> None:
-        super().__init__(service, registered)
+        problem = f"no service {service!r} is registered"
+        super().__init__(service, problem, hint=nearest(service, registered))
         self.registered = registered
-
-    def __str__(self) -> str:
-        return (
-            f"no service {self.service!r} is registered; {nearest(self.service, self.registered)}"
-        )
 
 
 class ServiceMethodNotFoundError(ServiceError, AttributeError):
     """The service has no such public method."""
 
     def __init__(self, service: str, method: str, methods: list[str]) -> None:
-        super().__init__(service, method, methods)
+        problem = f"service {service!r} has no method {method!r}"
+        super().__init__(service, problem, hint=nearest(method, methods))
         self.method = method
         self.methods = methods
-
-    def __str__(self) -> str:
-        hint = nearest(self.method, self.methods)
-        return f"service {self.service!r} has no method {self.method!r}; {hint}"
 
 
 class ServiceTimeoutError(ServiceError, TimeoutError):
     """A call had no result within its timeout; it was cancelled."""
 
     def __init__(self, service: str, method: str, timeout: float) -> None:
-        super().__init__(service, method, timeout)
+        super().__init__(
+            service,
+            f"{service}.{method} had no result within {timeout:g} s and was cancelled",
+            hint="pass a larger timeout=, or None to wait without limit",
+        )
         self.method = method
         self.timeout = timeout
-
-    def __str__(self) -> str:
-        return (
-            f"{self.service}.{self.method} had no result within {self.timeout:g} s and was "
-            f"cancelled; pass a larger timeout=, or None to wait without limit"
-        )
 
 
 class ServiceClosedError(ServiceError, RuntimeError):
     """The service is not running: closed, or not started yet."""
 
     def __init__(self, service: str, why: str = "it has been closed") -> None:
-        super().__init__(service, why)
+        super().__init__(service, f"service {service!r} takes no calls: {why}")
         self.why = why
-
-    def __str__(self) -> str:
-        return f"service {self.service!r} takes no calls: {self.why}"

@@ -7,3 +7,6 @@ from sage.common.core.errors import SageError
 
 class PipelineCancelledError(SageError):
     """The pipeline stopped before all records were through."""
+
+    def __init__(self, problem: str = "the pipeline was stopped before its end") -> None:
+        super().__init__(problem)

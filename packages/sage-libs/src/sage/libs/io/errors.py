@@ -26,7 +26,7 @@ class InputFileError(SageError, ValueError):
         hint: str | None = None,
     ) -> None:
         where = path if line is None else f"{path}, {unit} {line}"
-        super().__init__(_sentence(f"{where}: {reason}", hint))
+        super().__init__(f"{where}: {reason}", hint=hint)
         self.path = path
         self.line = line
         self.reason = reason
@@ -36,7 +36,7 @@ class MissingInputError(SageError, FileNotFoundError):
     """There is no file to read at ``path``."""
 
     def __init__(self, path: str, problem: str, *, hint: str | None = None) -> None:
-        super().__init__(_sentence(problem, hint))
+        super().__init__(problem, hint=hint)
         self.path = path
 
 
@@ -44,10 +44,6 @@ class OutputFileError(SageError, RuntimeError):
     """An output cannot be written, or not be continued where a checkpoint left it."""
 
     def __init__(self, path: str, reason: str, *, hint: str | None = None) -> None:
-        super().__init__(_sentence(f"{path}: {reason}", hint))
+        super().__init__(f"{path}: {reason}", hint=hint)
         self.path = path
         self.reason = reason
-
-
-def _sentence(problem: str, hint: str | None) -> str:
-    return f"{problem}; {hint}" if hint else problem

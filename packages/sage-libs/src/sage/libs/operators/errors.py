@@ -12,24 +12,22 @@ from typing import Any
 
 from sage.common.core.errors import SageError
 
+_LIMITS = {"length": "sampling.max_tokens", "deadline": "sampling.deadline"}
+
 
 class UnfinishedAnswerError(SageError, ValueError):
     """An answer that was to be JSON ended before the JSON did, so there is no object to emit."""
 
     def __init__(self, text: str, finish_reason: str) -> None:
-        super().__init__(text, finish_reason)
+        limit = _LIMITS.get(finish_reason)
+        super().__init__(
+            f"the answer {reprlib.repr(text)} ended (finish_reason {finish_reason!r}) before its "
+            f"JSON was complete",
+            hint=None if limit is None else "raise",
+            option=limit,
+        )
         self.text = text
         self.finish_reason = finish_reason
-
-    def __str__(self) -> str:
-        hint = {
-            "length": "; raise max_tokens",
-            "deadline": "; raise deadline",
-        }.get(self.finish_reason, "")
-        return (
-            f"the answer ended (finish_reason {self.finish_reason!r}) before its JSON was "
-            f"complete{hint}: {reprlib.repr(self.text)}"
-        )
 
 
 class NoAnswerError(SageError, ValueError):
@@ -40,18 +38,14 @@ class NoAnswerError(SageError, ValueError):
     """
 
     def __init__(self, details: Mapping[str, Any]) -> None:
-        super().__init__(details)
-        self.details = details
-
-    def __str__(self) -> str:
-        details = self.details
         reason = details.get("finish_reason")
-        came = f"the answer has no text (finish_reason {reason!r})"
+        came, limit = f"the answer has no text (finish_reason {reason!r})", None
         if "refusal" in details:
-            return f"{came}: the model refuses: {reprlib.repr(details['refusal'])}"
-        if "tool_calls" in details:
-            return f"{came} but calls of tools: {reprlib.repr(details['tool_calls'])}"
-        if "reasoning" in details:
-            hint = "; raise max_tokens" if reason == "length" else ""
-            return f"{came} but reasoning: {reprlib.repr(details['reasoning'])}{hint}"
-        return came
+            came += f": the model refuses: {reprlib.repr(details['refusal'])}"
+        elif "tool_calls" in details:
+            came += f" but calls of tools: {reprlib.repr(details['tool_calls'])}"
+        elif "reasoning" in details:
+            came += f" but reasoning: {reprlib.repr(details['reasoning'])}"
+            limit = "sampling.max_tokens" if reason == "length" else None
+        super().__init__(came, hint=None if limit is None else "raise", option=limit)
+        self.details = details

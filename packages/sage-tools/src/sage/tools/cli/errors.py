@@ -6,14 +6,14 @@ Interrupted     Ctrl-C, where there is something better to say of it than nothin
 
 from __future__ import annotations
 
+from sage.common.core.errors import SageError
 
-class CommandError(Exception):
+
+class CommandError(SageError):
     """A command failed; `problem` says of what, `hint` what to do."""
 
     def __init__(self, problem: str, hint: str) -> None:
-        super().__init__(problem, hint)
-        self.problem = problem
-        self.hint = hint
+        super().__init__(problem, hint=hint)
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error

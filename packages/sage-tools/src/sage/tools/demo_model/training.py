@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from sage.common.core.errors import SageError
 from sage.tools.demo_model.corpus import build_corpus
 from sage.tools.demo_model.muon import Muon
 from sage.tools.demo_model.tokens import (
@@ -52,20 +53,17 @@ _ADAM_RATE, _MUON_RATE = 0.01, 0.04
 _MOST_THREADS = 4  # the matrices are too small to occupy more
 
 
-class DemoModelError(RuntimeError):
+class DemoModelError(SageError, RuntimeError):
     """Training ended below what is required; nothing was registered."""
 
     def __init__(self, accuracy: float) -> None:
         super().__init__(
             f"The demo model answers only {accuracy:.1%} of the held-out questions after all "
-            f"{len(_ROUNDS)} rounds of training; {_LEAST:.0%} are required. Report this with the "
-            "processor's name and torch's version, or use another model: "
-            "`make demo MODEL=<hub id>`."
+            f"{len(_ROUNDS)} rounds of training; {_LEAST:.0%} are required.",
+            hint="Report this with the processor's name and torch's version, or use another "
+            "model: `make demo MODEL=<hub id>`.",
         )
         self.accuracy = accuracy
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.accuracy,)
 
 
 @dataclass(frozen=True, kw_only=True)

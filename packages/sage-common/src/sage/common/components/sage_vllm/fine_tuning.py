@@ -45,24 +45,17 @@ _HINTS = {
 
 
 class FineTuneRequestError(EngineError, ValueError):
-    """A field of a fine-tuning request is missing or not valid; ``field`` names it."""
+    """A field of a fine-tuning request is missing or not valid: ``field``, by ``reason``."""
 
     def __init__(self, model_id: str, reason: str, field: str = "") -> None:
-        super().__init__(model_id, reason)
+        stop = "" if reason.endswith("?") else "."
+        super().__init__(
+            model_id,
+            f"fine-tuning request: {reason}{stop}",
+            hint=_HINTS.get(field, f"A request needs {', '.join(_REQUIRED)}."),
+        )
         self.field = field
-
-    def __str__(self) -> str:
-        return f"fine-tuning request: {self.reason}"
-
-    @property
-    def problem(self) -> str:
-        """What is wrong."""
-        return f"{self}."
-
-    @property
-    def hint(self) -> str:
-        """What the field has to be."""
-        return _HINTS.get(self.field, f"A request needs {', '.join(_REQUIRED)}.")
+        self.reason = reason
 
 
 class FineTuningPendingError(EngineError, NotImplementedError):
@@ -70,11 +63,7 @@ class FineTuningPendingError(EngineError, NotImplementedError):
 
     def __init__(self, request: FineTuneRequest) -> None:
         super().__init__(request.base_model, "Fine-tuning pipeline pending")
-        self.args = (request,)
         self.request = request
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,8 +93,8 @@ class Checkpoint:
             saved |= {"input": input_fingerprint(operators), "services": {}}
             self._store.write(**saved)
         if saved["version"] != _VERSION:
-            problem = f"it has version {saved['version']}, this SAGE reads {_VERSION}; take another"
-            raise CheckpointError(self._folder, problem)
+            reason = f"it has version {saved['version']}, this SAGE reads {_VERSION}"
+            raise CheckpointError(self._folder, reason, hint="take another")
         self.position: int = saved["position"]
         self.states: States = saved["states"]
         self.complete: bool = saved["complete"]
@@ -108,16 +108,16 @@ class Checkpoint:
         if missing is not None:
             raise CheckpointError(
                 self._folder,
-                f"it says that all is done, but {missing}; bring that back, or make it anew with "
-                f"another folder or by deleting this one",
+                f"it says that all is done, but {missing}",
+                hint="bring that back, or make it anew with another folder or by deleting this one",
             )
 
     def _check_pipeline(self, changed: str) -> None:
         if changed:
             raise CheckpointMismatchError(
                 self._folder,
-                f"another pipeline began it: {changed}. Submit the pipeline that began it, or "
-                f"begin anew with another folder or by deleting this one",
+                f"another pipeline began it: {changed}",
+                "Submit the pipeline that began it",
             )
 
     def check_services(self, services: Identities) -> None:
@@ -130,8 +130,8 @@ class Checkpoint:
         if changed:
             raise ServiceChangedError(
                 self._folder,
-                f"{changed}, as when it was begun. Configure the service as it was, or begin anew "
-                f"with another folder or by deleting this one",
+                f"{changed}, as when it was begun",
+                "Configure the service as it was",
             )
         known = merged(self._services, now)
         if known != self._services:
@@ -145,16 +145,16 @@ class Checkpoint:
         if change.grew and grew == "refuse":
             raise InputChangedError(
                 self._folder,
-                f"its input grew since it was begun: {change.what}. Go on with what is new by "
-                f'input_grew="continue", or begin anew with another folder or by deleting this one',
+                f"its input grew since it was begun: {change.what}",
+                'Go on with what is new by input_grew="continue"',
                 grew=True,
             )
         if not change.grew and (self.complete or change.first < self.position):
             raise InputChangedError(
                 self._folder,
                 f"its input changed since it was begun: {change.what}, and {self.position} are "
-                f"done. Bring the input back, or begin anew with another folder or by deleting "
-                f"this one",
+                f"done",
+                "Bring the input back",
             )
         level = logging.INFO if change.grew else logging.WARNING  # the first was asked for
         logger.log(level, "checkpoint %r goes on, although %s", self._folder, change.what)
@@ -167,7 +167,8 @@ class Checkpoint:
             self._folder,
             f"{problem}, so that it could not be continued where it stopped. A pipeline with a "
             f"checkpoint is one source, maps, ordered asynchronous maps, filters and flatmaps at "
-            f"parallelism 1, and one sink; submit this one without checkpoint=",
+            f"parallelism 1, and one sink",
+            hint="submit this one without checkpoint=",
         )
 
     def remaining(self, source: Any, records: Iterator[Any]) -> Iterator[Any]:
@@ -178,11 +179,11 @@ class Checkpoint:
         else:
             for index in range(done):
                 if next(records, self) is self:
-                    problem = (
-                        f"{done} records are done, and the source now has only {index}; restore "
-                        f"the source, or begin anew with another folder"
+                    raise CheckpointError(
+                        self._folder,
+                        f"{done} records are done, and the source now has only {index}",
+                        hint="restore the source, or begin anew with another folder",
                     )
-                    raise CheckpointError(self._folder, problem)
         yield from records
 
     def counting(self, mark: Mark) -> Callable[[], None]:

@@ -14,15 +14,12 @@ from sage.common.core.errors import SageError
 
 
 class CheckpointError(SageError):
-    """A checkpoint cannot be used; ``folder`` is where it lies."""
+    """A checkpoint cannot be used; ``folder`` is where it lies, ``reason`` why."""
 
-    def __init__(self, folder: str, problem: str) -> None:
-        super().__init__(folder, problem)
+    def __init__(self, folder: str, reason: str, *, hint: str | None = None) -> None:
+        super().__init__(f"checkpoint {folder!r}: {reason}", hint=hint)
         self.folder = folder
-        self.problem = problem
-
-    def __str__(self) -> str:
-        return f"checkpoint {self.folder!r}: {self.problem}"
+        self.reason = reason
 
 
 class CheckpointInUseError(CheckpointError, RuntimeError):
@@ -30,14 +27,19 @@ class CheckpointInUseError(CheckpointError, RuntimeError):
 
 
 class CheckpointMismatchError(CheckpointError, ValueError):
-    """The checkpoint was begun by a pipeline other than this one."""
+    """The checkpoint was begun by another pipeline; ``remedy`` is what would go on with it."""
+
+    def __init__(self, folder: str, reason: str, remedy: str) -> None:
+        anew = "or begin anew with another folder or by deleting this one"
+        super().__init__(folder, f"{reason}.", hint=f"{remedy}, {anew}")
+        self.reason = reason
 
 
 class InputChangedError(CheckpointMismatchError):
     """The input is not what it was when the checkpoint was begun; ``grew`` if only more came."""
 
-    def __init__(self, folder: str, problem: str, *, grew: bool = False) -> None:
-        super().__init__(folder, problem)
+    def __init__(self, folder: str, reason: str, remedy: str, *, grew: bool = False) -> None:
+        super().__init__(folder, reason, remedy)
         self.grew = grew
 
 

@@ -19,6 +19,7 @@ _SET_UP = (
     " WITHOUT ROWID",  # one page holds it all: 4 KB to write at a commit
     "COMMIT",
 )
+_BEGIN_ANEW = "delete the folder to begin anew"
 
 
 class CheckpointStore:
@@ -41,12 +42,17 @@ class CheckpointStore:
         except sqlite3.Error as error:
             self._db.close()
             if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-                problem = "another run is using it; wait for its end or take another folder"
-                raise CheckpointInUseError(str(folder), problem) from error
-            problem = f"{path} cannot be opened: {error}"
-            if error.sqlite_errorcode in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-                problem += "; delete the folder to begin anew"
-            raise CheckpointError(str(folder), problem) from error
+                raise CheckpointInUseError(
+                    str(folder),
+                    "another run is using it",
+                    hint="wait for its end or take another folder",
+                ) from error
+            broken = error.sqlite_errorcode in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+            raise CheckpointError(
+                str(folder),
+                f"{path} cannot be opened: {error}",
+                hint=_BEGIN_ANEW if broken else None,
+            ) from error
 
     def read(self) -> dict[str, Any]:
         """Return what the last commit left; empty before the first."""
@@ -54,8 +60,9 @@ class CheckpointStore:
             rows = self._db.execute("SELECT key, value FROM checkpoint").fetchall()
             return {key: json.loads(value) for key, value in rows}
         except (sqlite3.Error, ValueError) as error:
-            problem = f"cannot be read: {error}; delete the folder to begin anew"
-            raise CheckpointError(str(self.folder), problem) from error
+            raise CheckpointError(
+                str(self.folder), f"cannot be read: {error}", hint=_BEGIN_ANEW
+            ) from error
 
     def write(self, **values: Any) -> None:
         """Commit new values of some keys; on return they outlive a power cut."""
@@ -67,11 +74,11 @@ class CheckpointStore:
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):  # SQLite has often done it by itself
                 self._db.execute("ROLLBACK")
-            problem = (
-                f"cannot be written: {error}; what was committed before is safe: submit again "
-                f"when there is room"
-            )
-            raise CheckpointError(str(self.folder), problem) from error
+            raise CheckpointError(
+                str(self.folder),
+                f"cannot be written: {error}",
+                hint="what was committed before is safe: submit again when there is room",
+            ) from error
 
     def close(self) -> None:
         """Let go of the file; may be called more than once."""

@@ -22,6 +22,7 @@ from sage.tools.cli.doctor.environment import without_secrets
 from sage.tools.cli.doctor.finding import Finding, Status
 from sage.tools.cli.doctor.machine import existing
 from sage.tools.cli.models.way_to_mend import way_to_mend
+from sage.tools.cli.terminal.output import error_lines
 
 _HUB = "https://huggingface.co"
 _HUB_SECONDS = 5
@@ -37,7 +38,7 @@ def check_registry() -> Sequence[Finding]:
         reports = check_sizes()
         leftovers = plan_prune()
     except ModelRegistryError as error:
-        return [_problem("Registry", error.problem, error.hint)]
+        return [_problem("Registry", *error_lines(error))]
     found = []
     for report in reports:
         if not report.ok:

@@ -93,11 +93,11 @@ def _submit(env: LocalEnvironment, job: _Job, *, quiet: bool, overwrite: bool) -
         raise Interrupted(f"Run the same command again{without} to go on where it was.") from None
     except CheckpointMismatchError as error:
         raise CommandError(
-            f"another run into {job.output} is not at its end: {error.problem.split('. ')[0]}",
+            f"another run into {job.output} is not at its end: {error.reason}",
             "Finish it with the command that began it, or begin anew with --overwrite.",
         ) from error
     except CheckpointError as error:
-        raise CommandError(str(error), "Wait for its end, or name another output.") from error
+        raise CommandError(error.problem, "Wait for its end, or name another output.") from error
 
 
 class _Job:

@@ -19,7 +19,7 @@ from sage.common.components.sage_vllm.host.host_memory import host_memory
 from sage.common.model_registry.vllm_registry import format_bytes, get_model
 from sage.tools.cli.machine.machine_memory import Memory, machine_memory
 from sage.tools.cli.machine.vllm_build import is_cpu_build
-from sage.tools.cli.run.loading import as_flags
+from sage.tools.cli.terminal.flags import hint_in_flags
 from sage.tools.cli.terminal.output import write_json
 from sage.tools.cli.terminal.wrapping import write_fields
 
@@ -60,7 +60,7 @@ def _verdict(estimate: MemoryEstimate, memory: Memory, share: float | None) -> _
     try:
         check_fits(estimate, free=memory.free, total=memory.total, share=share)
     except InsufficientMemoryError as error:
-        return _Verdict(fits=False, reason=as_flags(error.reason))
+        return _Verdict(fits=False, reason=f"{error.reason}; {hint_in_flags(error)}")
     return _Verdict(fits=True, reason=None)
 
 

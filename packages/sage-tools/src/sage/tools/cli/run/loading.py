@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import re
 import sys
 import threading
 import time
@@ -15,14 +14,12 @@ from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.errors import EngineStartError
-from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.tools.cli.errors import CommandError
 from sage.tools.cli.terminal.download_display import clip
 from sage.tools.cli.terminal.output import escape, is_rich, write_note
 
 _REDRAW_EVERY = 0.1
-_ENGINE_OPTION = re.compile(r"(?:embedding_)?engine=\{'(\w+)': ([^}]+)\}")
 
 
 class ShownService(VLLMService):
@@ -41,16 +38,10 @@ class ShownService(VLLMService):
         try:
             with working_display(f"Loading {model_id}", quiet=self._quiet):
                 super().setup()
-        except InsufficientMemoryError as error:
-            problem, _, way_out = as_flags(str(error)).rpartition("; ")
-            raise CommandError(problem, f"{way_out[:1].upper()}{way_out[1:]}.") from error
         except EngineStartError as error:
-            raise CommandError(str(error), "`sage llm doctor` checks what models need.") from error
-
-
-def as_flags(text: str) -> str:
-    """A text that names options of the engine, with the command's flags in their place."""
-    return _ENGINE_OPTION.sub(lambda option: f"--{option[1].replace('_', '-')} {option[2]}", text)
+            raise CommandError(
+                error.problem, "`sage llm doctor` checks what models need."
+            ) from error
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 from sage.common.core.errors import SageError
+from sage.tools.cli.terminal.flags import hint_in_flags
 
 _DEBUG_HINT = "Run it again with SAGE_DEBUG=1 for the details, and report them."
 
@@ -60,16 +61,11 @@ def error_lines(error: Exception) -> tuple[str, str]:
     if os.environ.get("SAGE_DEBUG"):
         with suppress(OSError):  # nobody may be there to read it
             print(_without_token("".join(traceback.format_exception(error))), file=sys.stderr)
-    problem, hint = getattr(error, "problem", None), getattr(error, "hint", None)
-    if isinstance(problem, str) and isinstance(hint, str):
-        return problem, hint
+    if isinstance(error, SageError):
+        hint = hint_in_flags(error) or _DEBUG_HINT
+        return error.problem, f"{hint[:1].upper()}{hint[1:]}"
     if hasattr(error, "format_message"):
         return _usage_text(error), _help_hint(error)
-    if isinstance(error, SageError):  # those of the service end with "; <the way out>"
-        problem, semicolon, way_out = str(error).rpartition("; ")
-        if semicolon:
-            return problem, f"{way_out[:1].upper()}{way_out[1:]}"
-        return way_out, _DEBUG_HINT
     if isinstance(error, OSError | ValueError | LookupError | NotImplementedError) and str(error):
         return str(error), _DEBUG_HINT
     return f"Unexpected {type(error).__name__}: {error}", _DEBUG_HINT

@@ -128,11 +128,7 @@ class VLLMRenderer:
             _, rendered = self._renderer.render_chat(conversation, self._chat_params, **arguments)
             return rendered[0]
         except self._vllm.ChatTemplateResolutionError as error:
-            raise NoChatTemplateError(
-                self._model_id,
-                f"{self._model_id!r} has no chat template, so it takes no conversations; pass a "
-                f"plain string, or use an instruction-tuned model",
-            ) from error
+            raise NoChatTemplateError(self._model_id) from error
         except self._vllm.refusals as error:
             raise InvalidRequestError(self._model_id, str(error)) from error
 
@@ -169,15 +165,19 @@ class VLLMRenderer:
         if lora is None:
             raise InvalidRequestError(
                 self._model_id,
-                "this engine takes no LoRA adapters; configure it with "
-                "engine={'enable_lora': True}",
+                "this engine takes no LoRA adapters",
+                hint="configure it with",
+                option="engine.enable_lora",
+                value=True,
             )
         if adapter.rank > lora.max_lora_rank:
             raise InvalidRequestError(
                 self._model_id,
                 f"the adapter {adapter.name!r} has rank {adapter.rank} and this engine takes "
-                f"ranks up to {lora.max_lora_rank}; configure it with "
-                f"engine={{'max_lora_rank': {adapter.rank}}}",
+                f"ranks up to {lora.max_lora_rank}",
+                hint="configure it with",
+                option="engine.max_lora_rank",
+                value=adapter.rank,
             )
         key = str(adapter.path)
         if key not in self._adapters:  # two threads at once: the second adapter's id goes unused

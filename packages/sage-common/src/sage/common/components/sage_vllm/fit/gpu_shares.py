@@ -48,10 +48,11 @@ def gpu_shares(
             raise InsufficientMemoryError(
                 text.model_id,
                 f"the embedding engine of {embedding.model_id!r} takes {embedding_share:g} of the "
-                f"device's {format_bytes(total)}, of which {format_bytes(free)} are free; choose "
-                f"a smaller embedding model, or set embedding_engine={{'{_SHARE}': ...}}",
+                f"device's {format_bytes(total)}, of which {format_bytes(free)} are free",
                 estimate,
                 free,
+                hint="choose a smaller embedding model, or set",
+                option=f"embedding_engine.{_SHARE}",
             )
     else:
         text_share = asked_text

@@ -6,9 +6,11 @@ InsufficientMemoryError    (EngineError, MemoryError)
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 from sage.common.components.sage_vllm.errors import EngineError
 from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate
+from sage.common.core.errors import Setting, WayOut
 from sage.common.model_registry.vllm_registry import format_bytes
 
 DEFAULT_SHARE = 0.92
@@ -21,10 +23,9 @@ class InsufficientMemoryError(EngineError, MemoryError):
     ``estimate`` is what it needs, ``available`` the bytes that it may use,
     ``largest_max_model_len`` the longest sequence that fits, None where the weights alone do not
     or where another option is in the way. ``share_bytes`` is what the engine would take of the
-    device in any case, its share of it; None where it takes what it needs.
+    device in any case, its share of it; None where it takes what it needs. ``reason`` is the
+    problem without the model's name.
     """
-
-    share_bytes: int | None = None
 
     def __init__(
         self,
@@ -33,14 +34,16 @@ class InsufficientMemoryError(EngineError, MemoryError):
         estimate: MemoryEstimate | None = None,
         available: int = 0,
         largest_max_model_len: int | None = None,
+        *,
+        share_bytes: int | None = None,
+        **way_out: Unpack[WayOut],
     ) -> None:
-        super().__init__(model_id, reason)
+        super().__init__(model_id, f"{model_id!r} does not fit: {reason}", **way_out)
+        self.reason = reason
         self.estimate = estimate
         self.available = available
         self.largest_max_model_len = largest_max_model_len
-
-    def __str__(self) -> str:
-        return f"{self.model_id!r} does not fit: {self.reason}"
+        self.share_bytes = share_bytes
 
 
 def check_fits(
@@ -58,23 +61,8 @@ def check_fits(
     share_bytes = None
     if share is not None and estimate.kv_cache_bytes is None:
         share_bytes = int(share * total)
-    try:
-        _check(estimate, free=free, total=total, share=share, share_bytes=share_bytes)
-    except InsufficientMemoryError as error:
-        error.share_bytes = share_bytes
-        raise
-
-
-def _check(
-    estimate: MemoryEstimate,
-    *,
-    free: int,
-    total: int,
-    share: float | None,
-    share_bytes: int | None,
-) -> None:
     if share is not None:
-        _check_share(estimate, share, free=free, total=total)
+        _check_share(estimate, share, share_bytes, free=free, total=total)
     fixed = estimate.weight_bytes + estimate.overhead_bytes
     there = f"{format_bytes(free)} of {format_bytes(total)} are free"
     budget = free
@@ -82,65 +70,86 @@ def _check(
         budget = share_bytes
         there = f"it may use {format_bytes(budget)} (gpu_memory_utilization {share:g}), and {there}"
     if fixed > budget:
-        way_out = _way_out_for_weights(estimate, free=free, total=total)
         raise InsufficientMemoryError(
-            estimate.model_id, f"{_parts(estimate)}; {there}; {way_out}", estimate, budget
+            estimate.model_id,
+            f"{_parts(estimate)}; {there}",
+            estimate,
+            budget,
+            share_bytes=share_bytes,
+            **_way_out_for_weights(estimate, free=free, total=total),
         )
-    _check_cache(estimate, budget - fixed, budget, there)
+    _check_cache(estimate, budget - fixed, budget, there, share_bytes)
 
 
-def _check_share(estimate: MemoryEstimate, share: float, *, free: int, total: int) -> None:
+def _check_share(
+    estimate: MemoryEstimate, share: float, share_bytes: int | None, *, free: int, total: int
+) -> None:
     if share * total <= free:
         return
     raise InsufficientMemoryError(
         estimate.model_id,
         f"vLLM takes a share of {share:g} of the device's {format_bytes(total)}, and only "
-        f"{format_bytes(free)} are free; end what else uses the device, or set {estimate.option}="
-        f"{{'gpu_memory_utilization': {_free_share(free, total):g}}} or less",
+        f"{format_bytes(free)} are free",
         estimate,
         free,
+        share_bytes=share_bytes,
+        hint="end what else uses the device, or set",
+        settings=(
+            Setting(
+                f"{estimate.option}.gpu_memory_utilization", _free_share(free, total), "or less"
+            ),
+        ),
     )
 
 
-def _way_out_for_weights(estimate: MemoryEstimate, *, free: int, total: int) -> str:
+def _way_out_for_weights(estimate: MemoryEstimate, *, free: int, total: int) -> WayOut:
     if estimate.weight_bytes + estimate.overhead_bytes <= free:  # only the share is too small
         share = min(math.ceil(100 * estimate.total_bytes / total) / 100, _free_share(free, total))
-        return f"set {estimate.option}={{'gpu_memory_utilization': {share:g}}} or more"
-    return (
-        "that alone does not fit: choose a smaller or a quantised model, or spread it over N "
-        f"devices with {estimate.option}={{'tensor_parallel_size': N}}"
+        return WayOut(
+            settings=(Setting(f"{estimate.option}.gpu_memory_utilization", share, "or more"),)
+        )
+    return WayOut(
+        hint="that alone does not fit: choose a smaller or a quantised model, or spread it over "
+        "several devices with",
+        option=f"{estimate.option}.tensor_parallel_size",
     )
 
 
-def _check_cache(estimate: MemoryEstimate, room: int, budget: int, there: str) -> None:
+def _check_cache(
+    estimate: MemoryEstimate, room: int, budget: int, there: str, share_bytes: int | None
+) -> None:
     """Check that the KV cache fits in ``room``, and one longest sequence in the KV cache."""
     option, cache, needed = estimate.option, estimate.kv_cache_bytes, estimate.kv_bytes or 0
+    cache_option = f"{option}.kv_cache_memory_bytes"
     if cache is not None and cache > room:
         raise InsufficientMemoryError(
             estimate.model_id,
             f"{_parts(estimate)}, and {format_bytes(cache)} for its KV cache, as "
-            f"kv_cache_memory_bytes says; {there}; set {option}="
-            f"{{'kv_cache_memory_bytes': {room}}} or less",
+            f"kv_cache_memory_bytes says; {there}",
             estimate,
             budget,
+            share_bytes=share_bytes,
+            settings=(Setting(cache_option, room, "or less"),),
         )
     limit = room if cache is None else cache
     if needed <= limit:
         return
     largest = _longest_within(estimate, limit)
-    ways_out = [f"{option}={{'max_model_len': {largest}}} or less"] if largest else []
+    settings = [Setting(f"{option}.max_model_len", largest, "or less")] if largest else []
     if cache is not None:
         there = f"kv_cache_memory_bytes gives it {format_bytes(cache)}, and {there}"
         if needed <= room:
-            ways_out.append(f"{option}={{'kv_cache_memory_bytes': {needed}}}")
-    way_out = f"set {' or '.join(ways_out)}" if ways_out else "choose a smaller model"
+            settings.append(Setting(cache_option, needed))
     raise InsufficientMemoryError(
         estimate.model_id,
         f"{_parts(estimate)}, and {format_bytes(needed)} for the KV cache of one sequence of "
-        f"{estimate.max_model_len:,} tokens; {there}; {way_out}",
+        f"{estimate.max_model_len:,} tokens; {there}",
         estimate,
         budget,
         largest or None,
+        share_bytes=share_bytes,
+        hint=None if settings else "choose a smaller model",
+        settings=tuple(settings),
     )
 
 

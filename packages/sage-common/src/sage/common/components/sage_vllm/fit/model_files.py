@@ -25,15 +25,14 @@ _OTHER_CONFIGS = ("params.json", "*.gguf")  # models that come without a config.
 class BrokenModelError(EngineError, ValueError):
     """A file of the model is missing, cut off or unreadable; ``path`` is that file."""
 
-    def __init__(self, model_id: str, reason: str, path: Path | None = None) -> None:
-        super().__init__(model_id, reason)
-        self.path = path
-
-    def __str__(self) -> str:
-        return (
-            f"{self.model_id!r} cannot be loaded: {self.path} {self.reason}; run `sage llm model "
-            f"repair {self.model_id}`, or download or import it again"
+    def __init__(self, model_id: str, reason: str, path: Path) -> None:
+        super().__init__(
+            model_id,
+            f"{model_id!r} cannot be loaded: {path} {reason}",
+            hint=f"run `sage llm model repair {model_id}`, or download or import it again",
         )
+        self.path = path
+        self.reason = reason
 
 
 @dataclass(frozen=True, kw_only=True)

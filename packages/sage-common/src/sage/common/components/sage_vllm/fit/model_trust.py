@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from sage.common.components.sage_vllm.errors import EngineError
 from sage.common.components.sage_vllm.fit.model_files import (
@@ -18,6 +18,7 @@ from sage.common.components.sage_vllm.fit.model_files import (
     read_tensors,
     safetensors_files,
 )
+from sage.common.core.errors import WayOut
 from sage.common.model_registry.weights import is_pickled
 
 _NO_WEIGHTS = ("dummy",)  # of vLLM's load_format: random weights, no file is read
@@ -26,20 +27,41 @@ _NO_WEIGHTS = ("dummy",)  # of vLLM's load_format: random weights, no file is re
 class UnsafeModelError(EngineError, ValueError):
     """Loading the model would run code that came with it; ``files`` are the ones concerned."""
 
-    def __init__(self, model_id: str, reason: str, files: tuple[str, ...] = ()) -> None:
-        super().__init__(model_id, reason)
+    def __init__(
+        self, model_id: str, problem: str, files: tuple[str, ...], **way_out: Unpack[WayOut]
+    ) -> None:
+        super().__init__(model_id, problem, **way_out)
         self.files = files
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 class PickledWeightsError(UnsafeModelError):
     """The model has only pickled weights."""
 
+    def __init__(self, model_id: str, files: tuple[str, ...]) -> None:
+        shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+        super().__init__(
+            model_id,
+            f"{model_id!r} has only pickled weights ({shown}), and loading those can run any code",
+            files,
+            hint="convert them to safetensors, or if you trust the model's owner, configure the "
+            "service with",
+            option="allow_pickle",
+            value=True,
+        )
+
 
 class RemoteCodeError(UnsafeModelError):
-    """The model needs its own Python code."""
+    """The model needs its own Python code; ``option`` allows it."""
+
+    def __init__(self, model_id: str, code: object, files: tuple[str, ...], option: str) -> None:
+        super().__init__(
+            model_id,
+            f"{model_id!r} needs Python code that comes with it ({', '.join(files) or code})",
+            files,
+            hint="read it, and if you trust it, allow it with",
+            option=f"{option}.trust_remote_code",
+            value=True,
+        )
 
 
 def check_weights(
@@ -60,15 +82,7 @@ def check_weights(
     if not pickled:
         raise BrokenModelError(model_id, "holds no weights (no *.safetensors)", folder)
     if not allow_pickle:
-        names = tuple(file.name for file in pickled)
-        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        raise PickledWeightsError(
-            model_id,
-            f"{model_id!r} has only pickled weights ({shown}), and loading those can run any "
-            f"code; convert them to safetensors, or if you trust the model's owner, set "
-            f"'allow_pickle': True in the service's configuration",
-            names,
-        )
+        raise PickledWeightsError(model_id, tuple(file.name for file in pickled))
 
 
 def pickled_files(folder: Path) -> list[Path]:
@@ -99,9 +113,4 @@ def check_remote_code(
     if config.get("model_type") in known_types:
         return
     names = tuple(sorted(file.name for file in folder.glob("*.py")))
-    raise RemoteCodeError(
-        model_id,
-        f"{model_id!r} needs Python code that comes with it ({', '.join(names) or auto_map}); "
-        f"read it, and if you trust it, allow it with {option}={{'trust_remote_code': True}}",
-        names,
-    )
+    raise RemoteCodeError(model_id, auto_map, names, option)

@@ -38,13 +38,16 @@ _POOLING = ("cls", "cls_token", "mean", "mean_tokens", "lasttoken")
 _ACTIVATIONS = ("", "Identity", "Tanh", "ReLU", "SiLU", "Sigmoid", "GELU")
 _DENSE_WEIGHTS = ("weight", "linear.weight", "dense.weight")
 _POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet")
+_ELSEWHERE = "get_embedding_model('hf') loads it"
 
 
 class UnsupportedModelError(EngineError, ValueError):
     """vLLM would make vectors of this model, and others than sentence-transformers makes."""
 
-    def __str__(self) -> str:
-        return f"{self.model_id!r} cannot be served for embedding: {self.reason}"
+    def __init__(self, model_id: str, reason: str, *, hint: str | None = None) -> None:
+        problem = f"{model_id!r} cannot be served for embedding: {reason}"
+        super().__init__(model_id, problem, hint=hint)
+        self.reason = reason
 
 
 def embedding_arguments(
@@ -116,8 +119,8 @@ def _check_modules(model_id: str, folder: Path) -> None:
         elif kind not in _NORMALIZE_MODULES and not kind.endswith(".Transformer"):
             raise UnsupportedModelError(
                 model_id,
-                f"vLLM knows no module of type {kind!r}, which it has; "
-                f"get_embedding_model('hf') loads it",
+                f"vLLM knows no module of type {kind!r}, which it has",
+                hint=_ELSEWHERE,
             )
 
 
@@ -134,7 +137,8 @@ def _check_pooling(model_id: str, folder: Path) -> None:
         raise UnsupportedModelError(
             model_id,
             f"it pools by {' and '.join(ways) or 'nothing'}, and vLLM by one of cls, mean and "
-            f"lasttoken; get_embedding_model('hf') loads it",
+            f"lasttoken",
+            hint=_ELSEWHERE,
         )
 
 
@@ -145,7 +149,8 @@ def _check_dense(model_id: str, folder: Path) -> None:
         raise UnsupportedModelError(
             model_id,
             f"its module {folder.name!r} has the activation {activation!r}, and vLLM has "
-            f"{', '.join(filter(None, _ACTIVATIONS))}; get_embedding_model('hf') loads it",
+            f"{', '.join(filter(None, _ACTIVATIONS))}",
+            hint=_ELSEWHERE,
         )
     weights = folder / "model.safetensors"
     if weights.is_file():
