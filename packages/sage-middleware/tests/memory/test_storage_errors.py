@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sage.common.components.sage_embedding import EmbeddingModel
 from sage.middleware.components.memory import (
     MemoryCollectionError,
     MemoryStorageError,
@@ -39,12 +40,16 @@ def damage(folder: Path, pattern: str, content: bytes | None) -> None:
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("content", [None, b"", b"not a file of LanceDB" * 9])
 def test_data_that_is_damaged_is_an_error_that_names_the_collection(
-    notes: VDBMemoryCollection, tmp_path: Path, use: str, content: bytes | None
+    notes: VDBMemoryCollection,
+    tmp_path: Path,
+    embedder: EmbeddingModel,
+    use: str,
+    content: bytes | None,
 ) -> None:
     notes.insert("the red fox", {"year": 1}, record_id="a")
     damage(tmp_path, "notes.lance/data/*.lance", content)
     error: MemoryCollectionError | None = None
-    with VDBMemoryCollection(tmp_path, "notes", embedder=len_embedder) as fresh:
+    with VDBMemoryCollection(tmp_path, "notes", embedder=embedder) as fresh:
         try:
             USES[use](fresh)
         except MemoryCollectionError as caught:
@@ -58,16 +63,12 @@ def test_data_that_is_damaged_is_an_error_that_names_the_collection(
         assert error.__cause__ is not None
 
 
-def len_embedder(texts: list[str]) -> list[list[float]]:
-    return [[1.0] * 64 for _ in texts]
-
-
 def test_data_that_cannot_be_read_fails_the_search(
-    notes: VDBMemoryCollection, tmp_path: Path
+    notes: VDBMemoryCollection, tmp_path: Path, embedder: EmbeddingModel
 ) -> None:
     notes.insert("the red fox", record_id="a")
     damage(tmp_path, "notes.lance/data/*.lance", None)
-    with VDBMemoryCollection(tmp_path, "notes", embedder=len_embedder) as fresh:
+    with VDBMemoryCollection(tmp_path, "notes", embedder=embedder) as fresh:
         with pytest.raises(MemoryStorageError, match=r"could not search collection 'notes'"):
             fresh.search("fox")
         with pytest.raises(MemoryStorageError, match="could not read collection 'notes'"):

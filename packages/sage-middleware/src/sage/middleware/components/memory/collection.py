@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from sage.middleware.components.memory.collection_embedder import CollectionEmbedder
-from sage.middleware.components.memory.collection_table import CollectionTable
-from sage.middleware.components.memory.embedder import Vectors, to_array
-from sage.middleware.components.memory.errors import (
-    DimensionMismatchError,
-    DuplicateIdError,
-    InvalidFilterError,
-    InvalidRecordError,
-)
-from sage.middleware.components.memory.lance.filters import filter_expression, ids_expression
-from sage.middleware.components.memory.lance.text_index import check_language
-from sage.middleware.components.memory.metadata import FieldType, check_fields
-from sage.middleware.components.memory.records import MemoryRecord, SearchHit
-from sage.middleware.components.memory.rows import Rows, checked_strings
-from sage.middleware.components.memory.search_mode import SearchMode, check_query
-
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+from sage.middleware.components.memory.embedding.collection_embedder import CollectionEmbedder
+from sage.middleware.components.memory.embedding.embedder import Vectors
+from sage.middleware.components.memory.errors import DuplicateIdError, InvalidRecordError
+from sage.middleware.components.memory.lance.filters import ids_expression
+from sage.middleware.components.memory.readable_collection import ReadableCollection
+from sage.middleware.components.memory.rows import Rows, one
 
 
-class VDBMemoryCollection:
+class VDBMemoryCollection(ReadableCollection):
     """A named collection in a folder, on LanceDB. Safe for threads and for several processes.
 
     It is opened if it exists, else made by the first insert, which sets the length of its
@@ -56,58 +42,6 @@ class VDBMemoryCollection:
             False it must be there now.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        name: str = "memory",
-        *,
-        embedder: Any = None,
-        query_prefix: str | None = None,
-        document_prefix: str | None = None,
-        fields: Mapping[str, Any] | None = None,
-        language: str | None = None,
-        batch_size: int = 256,
-        create: bool | None = None,
-    ) -> None:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(f"a collection's name is letters, digits, _ and -, not {name!r}")
-        self.folder = Path(folder)
-        self.name = name
-        self._embedder = None
-        if embedder is not None:
-            self._embedder = CollectionEmbedder(
-                name,
-                embedder,
-                batch_size=batch_size,
-                document_prefix=document_prefix,
-                query_prefix=query_prefix,
-            )
-        self._table = CollectionTable(
-            self.folder,
-            name,
-            fields=None if fields is None else check_fields(fields),
-            language=None if language is None else check_language(language),
-            create=create,
-        )
-
-    @property
-    def dim(self) -> int | None:
-        """The length of the vectors; None before the first insert."""
-        store = self._table.find()
-        return None if store is None else store.dim
-
-    @property
-    def fields(self) -> dict[str, FieldType]:
-        """The metadata that filters can use, and their types."""
-        return self._table.fields
-
-    @property
-    def language(self) -> str:
-        """The language of the texts, by which searches for words find them."""
-        return self._table.language
-
-    # -- writing --------------------------------------------------------------------------------
-
     def insert(
         self,
         text: str,
@@ -117,8 +51,8 @@ class VDBMemoryCollection:
         vector: Sequence[float] | None = None,
     ) -> str:
         """Store a text and return its id; as ``insert_batch``."""
-        ids = _one(record_id)
-        return self.insert_batch([text], [metadata], ids=ids, vectors=_one(vector))[0]
+        ids = one(record_id)
+        return self.insert_batch([text], [metadata], ids=ids, vectors=one(vector))[0]
 
     def insert_batch(
         self,
@@ -164,7 +98,7 @@ class VDBMemoryCollection:
         vector: Sequence[float] | None = None,
     ) -> str:
         """Store a text in place of what has its id, if anything; as ``insert_batch``."""
-        return self.upsert_batch([record_id], [text], [metadata], vectors=_one(vector))[0]
+        return self.upsert_batch([record_id], [text], [metadata], vectors=one(vector))[0]
 
     def upsert_batch(
         self,
@@ -185,6 +119,28 @@ class VDBMemoryCollection:
                 maker.remember(store, rows.texts, array)
             store.replace(rows, array)
         return list(rows.ids)
+
+    def update_metadata(self, ids: str | Sequence[str], changes: Mapping[str, Any]) -> int:
+        """Change metadata of stored texts, and return how many of the ids there were.
+
+        What ``changes`` has replaces what is there, None takes it away; all else of a record stays,
+        the vector too, so nothing is embedded. Raises CollectionNotFoundError, InvalidRecordError.
+        """
+        listed = self._ids([ids] if isinstance(ids, str) else ids)
+        if not isinstance(changes, Mapping):
+            raise InvalidRecordError(self.name, f"changes are a dict of metadata, not {changes!r}")
+        if self._table.find_to_read() is None:
+            return 0
+        with self._table.locked():
+            store = self._table.find_to_read()
+            if store is None:
+                return 0
+            old, vectors = store.get_with_vectors(list(dict.fromkeys(listed)))
+            metadata = [{**record.metadata, **changes} for record in old]
+            if old:
+                texts, known = [record.text for record in old], [record.id for record in old]
+                store.replace(self._rows(texts, metadata, known), vectors)
+        return len(old)
 
     def delete(
         self, ids: str | Sequence[str] | None = None, *, where: Mapping[str, Any] | None = None
@@ -213,89 +169,8 @@ class VDBMemoryCollection:
             with self._table.locked():
                 store.compact()
 
-    # -- reading --------------------------------------------------------------------------------
-
-    def search(
-        self,
-        query: str | Sequence[float],
-        k: int = 5,
-        *,
-        where: Mapping[str, Any] | None = None,
-        mode: SearchMode = "vector",
-    ) -> list[SearchHit]:
-        """Return the ``k`` best records for a text or a vector, best first.
-
-        Args:
-            query: a text, or a vector for the mode ``"vector"``.
-            k: how many at most.
-            where: only among these, such as ``{"year": {">=": 2020}, "source": ["a", "b"]}``;
-                operators are ``== != < <= > >= in`` and ``not in``.
-            mode: ``"vector"`` by cosine similarity, ``"text"`` by the words (BM25), ``"hybrid"``
-                by the ranks in both. Words in quotes, as in ``'"red fox" cub'``, are a phrase that
-                a text must have to be found by its words.
-
-        Raises:
-            CollectionNotFoundError, InvalidFilterError, InvalidRecordError,
-            DimensionMismatchError.
-        """
-        check_query(query, k, mode)
-        store = self._table.find_to_read()
-        expression = self._expression(where)
-        text = query if isinstance(query, str) else None
-        vector = None
-        if mode != "text":
-            (vector,) = self._query_vector(query)
-        if store is None:
-            return []
-        if mode != "vector" and not store.text_indexed:
-            with self._table.locked():
-                store.index_text()
-        return store.search(mode, k, expression, vector=vector, text=text)
-
-    def get(self, record_id: str) -> MemoryRecord | None:
-        """Return the record with this id, None if there is none."""
-        return self.get_batch([record_id])[0]
-
-    def get_batch(self, ids: Sequence[str]) -> list[MemoryRecord | None]:
-        """Return a record per id, None where there is none."""
-        listed = self._ids(ids)
-        store = self._table.find_to_read()
-        found = {} if store is None else store.get(listed)
-        return [found.get(id_) for id_ in listed]
-
-    def count(self, where: Mapping[str, Any] | None = None) -> int:
-        """Return how many records there are, or match a filter."""
-        expression = self._expression(where)
-        store = self._table.find_to_read()
-        return 0 if store is None else store.count(expression)
-
-    # -- lifecycle ------------------------------------------------------------------------------
-
-    def close(self) -> None:
-        """Let go of the files; what is stored stays. Again is fine."""
-        self._table.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    # -- inside ---------------------------------------------------------------------------------
-
     def _rows(self, texts: Any, metadata: Any, ids: Any) -> Rows:
         return Rows.checked(self.name, self.fields, texts=texts, metadata=metadata, ids=ids)
-
-    def _ids(self, ids: Any) -> list[str]:
-        try:
-            return checked_strings("id", ids)
-        except ValueError as error:
-            raise InvalidRecordError(self.name, str(error)) from error
 
     def _vectors(
         self, texts: Sequence[str], given: Any
@@ -308,42 +183,3 @@ class VDBMemoryCollection:
             vectors = self._given_vectors(given, len(texts))
         self._check_dim(vectors)
         return vectors, maker
-
-    def _query_vector(self, query: str | Sequence[float]) -> Vectors:
-        if isinstance(query, str):
-            vectors = self._needed_embedder().embed_query(self._table.find(), query)
-        else:
-            vectors = self._given_vectors([query], None)
-        self._check_dim(vectors)
-        return vectors
-
-    def _given_vectors(self, given: Any, count: int | None) -> Vectors:
-        try:
-            return to_array(given, count)
-        except ValueError as error:
-            raise InvalidRecordError(self.name, str(error)) from error
-
-    def _needed_embedder(self) -> CollectionEmbedder:
-        if self._embedder is None:
-            raise ValueError(
-                f"collection {self.name!r} was opened without an embedder: pass embedder= to it, "
-                f"or vectors in place of texts"
-            )
-        return self._embedder
-
-    def _expression(self, where: Mapping[str, Any] | None) -> str | None:
-        if where is None:
-            return None
-        try:
-            return filter_expression(where, self.fields)
-        except ValueError as error:
-            raise InvalidFilterError(self.name, str(error)) from error
-
-    def _check_dim(self, vectors: Vectors) -> None:
-        stored, given = self.dim, vectors.shape[1]
-        if stored is not None and stored != given:
-            raise DimensionMismatchError(self.name, stored, given)
-
-
-def _one(value: Any) -> list[Any] | None:
-    return None if value is None else [value]

@@ -62,6 +62,11 @@ def checked_strings(kind: str, given: Any) -> list[str]:
     return strings
 
 
+def one(value: Any) -> list[Any] | None:
+    """Return a list of the one value, None for None."""
+    return None if value is None else [value]
+
+
 def _listed(name: str, given: Any) -> list[Any]:
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
         raise ValueError(f"{name} must be a list, not {given!r}")

@@ -98,6 +98,10 @@ class VDBMemoryService(BaseService):
         """Store texts in place of what has their ids; the option is ``vectors``."""
         return self._collection.upsert_batch(ids, texts, metadata, **options)
 
+    def update_metadata(self, ids: str | Sequence[str], changes: Mapping[str, Any]) -> int:
+        """Change metadata of stored texts, and return how many of the ids there were."""
+        return self._collection.update_metadata(ids, changes)
+
     def delete(
         self, ids: str | Sequence[str] | None = None, *, where: Mapping[str, Any] | None = None
     ) -> int:
@@ -123,6 +127,10 @@ class VDBMemoryService(BaseService):
         """Return a record per id, None where there is none."""
         return self._collection.get_batch(ids)
 
+    def records(self, where: Mapping[str, Any] | None = None, **options: Any) -> list[MemoryRecord]:
+        """Return records, all or those that match a filter; options are ``limit``, ``offset``."""
+        return self._collection.records(where, **options)
+
     def count(self, where: Mapping[str, Any] | None = None) -> int:
         """Return how many records there are, or match a filter."""
         return self._collection.count(where)
@@ -145,8 +153,9 @@ class VDBMemoryService(BaseService):
                 f"not {payload!r}"
             )
         methods: list[Callable[..., Any]] = [
-            self.insert, self.insert_batch, self.upsert, self.upsert_batch, self.delete,
-            self.search, self.get, self.get_batch, self.count, self.optimize,
+            self.insert, self.insert_batch, self.upsert, self.upsert_batch,
+            self.update_metadata, self.delete, self.search, self.get, self.get_batch, self.records,
+            self.count, self.optimize,
         ]  # fmt: skip
         tasks = {method.__name__: method for method in methods}
         task = payload.get("task")

@@ -17,7 +17,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from sage.middleware.components.memory.embedder import Vectors
+import numpy as np
+
+from sage.middleware.components.memory.embedding.embedder import Vectors
 from sage.middleware.components.memory.errors import MemoryStorageError
 from sage.middleware.components.memory.lance.filters import column, ids_expression
 from sage.middleware.components.memory.lance.text_index import (
@@ -155,6 +157,21 @@ class LanceStore:
     def get(self, ids: Sequence[str]) -> dict[str, MemoryRecord]:
         """Return the records of those of the ids that are there."""
         return {row["id"]: _record(row) for row in self._by_ids(ids, _RECORD)}
+
+    def get_with_vectors(self, ids: Sequence[str]) -> tuple[list[MemoryRecord], Vectors]:
+        """Return the records of those of the ids that are there, and a row each of vectors."""
+        rows = list(self._by_ids(ids, [*_RECORD, "vector"]))
+        vectors = np.array([row["vector"] for row in rows], dtype=np.float32)
+        return [_record(row) for row in rows], vectors
+
+    def records(self, expression: str | None, limit: int | None, offset: int) -> list[MemoryRecord]:
+        """Return a page of the rows that match."""
+        with self._errors("read"):
+            query = self._table.search().select(_RECORD)
+            if expression is not None:
+                query = query.where(expression)
+            rows = query.limit(limit).offset(offset).to_arrow().to_pylist()
+        return [_record(row) for row in rows]
 
     def search(
         self, mode: SearchMode, k: int, expression: str | None, *, vector: Any, text: str | None

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from sage.middleware.components.memory.embedder import Embedder, Vectors
+from sage.middleware.components.memory.embedding.embedder import Embedder, Vectors
 from sage.middleware.components.memory.errors import (
     DimensionMismatchError,
     EmbedderMismatchError,
