@@ -39,7 +39,7 @@ class ParquetSource(SourceFunction):
         columns: Sequence[str] | None = None,
         not_finite: NotFinite = "keep",
     ) -> None:
-        if isinstance(columns, str) or columns == []:
+        if isinstance(columns, str) or (columns is not None and not columns):
             raise ValueError(f"columns is a list of at least one name, not {columns!r}")
         check_not_finite(not_finite)
         self._path = local_path(path)
