@@ -15,8 +15,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sage.kernel.runtime.checkpoint import FingerprintedInput, InputChange
-from sage.libs.io import JSONLSource, ParquetSource
+from sage.kernel.api import InputChange, InputChangedError, LocalEnvironment
+from sage.kernel.runtime.checkpoint import FingerprintedInput
+from sage.libs.io import InputFileError, JSONLSink, JSONLSource, ParquetSource
 
 Lines = list[str]
 LINES = [f'{{"id": {n}}}' for n in range(20)]
@@ -158,3 +159,52 @@ def test_parquet_files_change_and_grow_file_by_file(tmp_path: Path) -> None:
     found = ParquetSource(tmp_path).input_change(fingerprint)
     what = f"one of records 3 to 5 of {tmp_path} is another than before"
     assert found == InputChange(what=what, first=2)
+
+
+# -- runs that go on -----------------------------------------------------
+
+
+class Job:
+    """A run with a checkpoint from one compressed file into another."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source = folder / "in.jsonl.gz"
+        self.output = folder / "out.jsonl.gz"
+        self.checkpoint = folder / "checkpoint"
+
+    def submit(self, lines: Lines, *, stop_at: int | None = None, **options: Any) -> None:
+        def work(record: dict[str, int]) -> dict[str, int]:
+            if record["id"] == stop_at:
+                raise OSError("cut")
+            return record
+
+        self.source.write_bytes(gzip.compress(text(lines)))
+        env = LocalEnvironment("job")
+        env.from_source(JSONLSource, self.source).map(work).sink(JSONLSink, self.output)
+        env.submit(checkpoint=self.checkpoint, **options)
+
+    @property
+    def written(self) -> bytes:
+        return gzip.decompress(self.output.read_bytes())
+
+
+def test_a_compressed_input_that_grew_goes_on_into_a_compressed_output(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    with pytest.raises(OSError, match="cut"):
+        job.submit(LINES, stop_at=7)
+    with pytest.raises(InputChangedError, match=r"record 1 of .*, and 7 are done"):
+        job.submit(['{"id": 99}', *LINES])
+    job.submit(LINES)
+    more = [*LINES, '{"id": 20}']
+    with pytest.raises(InputChangedError, match="its input grew since it was begun"):
+        job.submit(more)
+    job.submit(more, input_grew="continue")
+    assert job.written == text(more)
+
+
+def test_a_bad_line_of_a_compressed_input_is_mended_and_the_run_goes_on(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    with pytest.raises(InputFileError, match=r"in\.jsonl\.gz, line 8: no JSON"):
+        job.submit([*LINES[:7], "{", *LINES[8:]])
+    job.submit(LINES)
+    assert job.written == text(LINES)
