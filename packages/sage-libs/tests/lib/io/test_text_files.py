@@ -9,6 +9,7 @@ import json
 import logging
 import lzma
 import math
+import pickle
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,19 @@ from typing import Any
 import pyarrow
 import pytest
 
+from sage.common.core.errors import SageError
 from sage.common.core.local_path import NotALocalPathError
 from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.checkpoint import CheckpointError
 from sage.kernel.runtime.failed_record import FailedRecord
-from sage.libs.io import InputFileError, JSONLSink, JSONLSource, OutputFileError, ParquetSource
+from sage.libs.io import (
+    InputFileError,
+    JSONLSink,
+    JSONLSource,
+    MissingInputError,
+    OutputFileError,
+    ParquetSource,
+)
 
 RECORDS: list[Any] = [{"id": 1, "text": "Grüße, 世界 😀"}, "zwei\u2028x", 3.5, None]
 TEXT = "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in RECORDS)
@@ -355,3 +364,19 @@ def test_a_checkpoint_in_a_file_is_an_error_of_the_checkpoint(tmp_path: Path) ->
     env.from_collection([1]).sink(JSONLSink, tmp_path / "out.jsonl")
     with pytest.raises(CheckpointError, match="cannot be opened"):
         env.submit(checkpoint=tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputFileError("in.jsonl", 3, "no JSON", hint="mend it"),
+        MissingInputError("in.jsonl", "there is no file or folder in.jsonl"),
+        OutputFileError("out.jsonl", "it is a folder", hint="name a file"),
+        NotALocalPathError("s3://b/x", "s3://b/x is an address", "copy it"),
+    ],
+)
+def test_errors_of_files_are_data_that_survives_pickling(error: SageError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert (str(again), again.hint, vars(again)) == (str(error), error.hint, vars(error))
+    assert again.path == vars(error)["path"]

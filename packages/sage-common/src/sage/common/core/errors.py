@@ -10,6 +10,8 @@ SageError
 ├── PackageNotInstalledError          (ImportError) what an optional feature needs
 ├── EndpointError                     sage.common.components.endpoint_error
 ├── UnfinishedAnswerError             sage.libs.operators.errors
+├── NotALocalPathError                sage.common.core.local_path
+├── InputFileError, OutputFileError   sage.libs.io.errors
 ├── PipelineCancelledError            sage.kernel.runtime.cancelled
 ├── CheckpointError                   sage.kernel.runtime.checkpoint.errors
 ├── EngineError                       sage.common.components.sage_vllm.errors

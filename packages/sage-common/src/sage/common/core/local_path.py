@@ -16,7 +16,7 @@ class NotALocalPathError(SageError, ValueError):
     """A path that names nothing on this machine's file systems; ``path`` is as it was given."""
 
     def __init__(self, path: str, problem: str, hint: str) -> None:
-        super().__init__(f"{problem}; {hint}")
+        super().__init__(problem, hint=hint)
         self.path = path
 
 

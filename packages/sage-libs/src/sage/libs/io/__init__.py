@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sage.common.core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from sage.libs.io.errors import InputFileError, OutputFileError
+    from sage.libs.io.errors import InputFileError, MissingInputError, OutputFileError
     from sage.libs.io.jsonl_sink import JSONLSink
     from sage.libs.io.jsonl_source import JSONLSource
     from sage.libs.io.parquet_sink import ParquetSink
@@ -17,6 +17,7 @@ __all__ = [
     "InputFileError",
     "JSONLSink",
     "JSONLSource",
+    "MissingInputError",
     "OutputFileError",
     "ParquetSink",
     "ParquetSource",
@@ -28,6 +29,7 @@ __getattr__, __dir__ = lazy_exports(
         "InputFileError": "sage.libs.io.errors",
         "JSONLSink": "sage.libs.io.jsonl_sink",
         "JSONLSource": "sage.libs.io.jsonl_source",
+        "MissingInputError": "sage.libs.io.errors",
         "OutputFileError": "sage.libs.io.errors",
         "ParquetSink": "sage.libs.io.parquet_sink",
         "ParquetSource": "sage.libs.io.parquet_source",
