@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sage.common.core.functions import AsyncMapFunction, SinkFunction
+from sage.common.core.functions import AsyncMapFunction, SinkFunction, UnreadableRecord
 from sage.kernel.api import DataStream, LocalEnvironment
 from sage.kernel.runtime.failed_record import FailedRecord
 
@@ -337,3 +337,32 @@ def test_a_failed_record_pickles() -> None:
     assert (again.operator, again.record, again.attempts) == ("map", {"id": 1}, 3)
     assert repr(again.error) == "ValueError('no')"
     assert str(again) == "in operator 'map' on record {'id': 1} after 3 attempts"
+
+
+def readings() -> Iterator[Any]:
+    yield 1
+    yield UnreadableRecord(record="two", error=ValueError("'two' is no number"))
+    yield 3
+
+
+def test_a_source_hands_what_it_cannot_read_to_its_on_error() -> None:
+    letters: list[FailedRecord] = []
+    out: list[int] = []
+    env = LocalEnvironment("readings")
+    env.from_source(readings, on_error=letters.append).sink(out.append)
+    env.submit()
+    assert out == [1, 3]
+    (letter,) = letters
+    assert (letter.operator, letter.record) == ("readings", "two")
+    source = env.metrics().operator("readings")
+    assert (source.records_out, source.dead_lettered) == (2, 1)
+
+
+def test_a_record_that_a_source_cannot_read_stops_the_run_if_nothing_else_is_said() -> None:
+    env = LocalEnvironment("readings")
+    env.from_source(readings).print()
+    with pytest.raises(ValueError, match="'two' is no number") as caught:
+        env.submit()
+    assert caught.value.__notes__ == ["in operator 'readings' on record 'two'"]
+    with pytest.raises(ValueError, match="on_error takes 'raise', 'skip' or a sink, not 'skp'"):
+        LocalEnvironment("typo").from_source(readings, on_error="skp")
