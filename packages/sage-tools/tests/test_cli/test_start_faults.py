@@ -18,8 +18,9 @@ from real_server import MODEL, SMALL, gone, is_loading, recorded
 
 from sage.common.model_registry.vllm_registry import get_model, get_model_path, import_model
 from sage.common.run_folder import read_records
-from sage.tools.cli.commands.options.engine_options import engine_arguments
-from sage.tools.cli.servers.launch import server_command
+from sage.tools.cli.commands.options.engine_options import EngineOptions
+from sage.tools.cli.servers.address import Address
+from sage.tools.cli.servers.command import server_command
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -145,19 +146,20 @@ def test_of_two_starts_at_once_one_wins(
 
 
 def test_what_is_said_of_the_engine_reaches_the_server(model_root: Path) -> None:
-    arguments = engine_arguments(
+    options = EngineOptions(
         gpu_memory_utilization=0.5, max_model_len=64, dtype="float32", tensor_parallel_size=2
     )
     model = get_model(MODEL, root=model_root)
     extra = ["--max-num-seqs", "8"]
-    command = server_command(model, host="::1", port=1234, arguments=arguments, extra=extra)
-    options = dict(pairwise(command))
-    assert options["--model"] == str(model.path)
-    assert (options["--host"], options["--port"]) == ("::1", "1234")
-    assert options["--gpu-memory-utilization"] == "0.5"
-    assert options["--max-model-len"] == "64"
-    assert options["--dtype"] == "float32"
-    assert options["--tensor-parallel-size"] == "2"
+    address, arguments = Address("::1", 1234), options.arguments()
+    command = server_command(model, address, arguments=arguments, extra=extra)
+    flags = dict(pairwise(command))
+    assert flags["--model"] == str(model.path)
+    assert (flags["--host"], flags["--port"]) == ("::1", "1234")
+    assert flags["--gpu-memory-utilization"] == "0.5"
+    assert flags["--max-model-len"] == "64"
+    assert flags["--dtype"] == "float32"
+    assert flags["--tensor-parallel-size"] == "2"
     assert command[-2:] == extra
 
 

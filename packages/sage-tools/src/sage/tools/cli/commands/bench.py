@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,26 +12,16 @@ import typer
 
 from sage.tools.cli.commands.options.engine_options import (
     AutoDownload,
-    Dtype,
     EngineMode,
     EngineModeOption,
-    GpuMemoryUtilization,
-    MaxModelLen,
-    TensorParallelSize,
-    engine_arguments,
+    EngineOptions,
 )
-from sage.tools.cli.commands.options.model_options import (
-    Json,
-    LocalModel,
-    LocalModelOption,
-    Quiet,
-    Revision,
-    optional_model,
-)
+from sage.tools.cli.commands.options.model_options import Display, ModelOptions
 from sage.tools.cli.terminal.output import write_data, write_json
 from sage.tools.cli.terminal.table import Column, write_table
 
 if TYPE_CHECKING:
+    from sage.common.components.sage_vllm.config import VLLMServiceConfig
     from sage.common.components.sage_vllm.service import VLLMService
 
 _COLUMNS = (
@@ -45,26 +36,40 @@ _COLUMNS = (
 _WARM_UP_TOKENS = 4
 
 
-def bench(
-    model: LocalModel = None,
-    model_option: LocalModelOption = None,
-    revision: Revision = None,
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What the model is measured with."""
+
     requests: Annotated[
         int, typer.Option(min=1, help="Requests at each level, or as many as are in flight.")
-    ] = 32,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of each prompt.")] = 128,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens generated for each.")] = 64,
+    ] = 32
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of each prompt.")] = 128
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens generated for each.")] = 64
     in_flight: Annotated[
         str, typer.Option(metavar="N[,N...]", help="Levels: how many requests at a time.")
-    ] = "1,8,32",
-    gpu_memory_utilization: GpuMemoryUtilization = None,
-    max_model_len: MaxModelLen = None,
-    dtype: Dtype = None,
-    tensor_parallel_size: TensorParallelSize = None,
+    ] = "1,8,32"
+
+    def levels(self) -> list[int]:
+        """How many requests at a time, one level after the other; raises BadParameter."""
+        try:
+            levels = [int(each) for each in self.in_flight.split(",")]
+        except ValueError:
+            levels = [0]
+        if min(levels) < 1:
+            raise typer.BadParameter(
+                f"--in-flight takes numbers from 1 on, as in 1,8,32, not {self.in_flight!r}"
+            )
+        return levels
+
+
+def bench(
+    *,
+    model: ModelOptions,
+    load: Load,
+    engine: EngineOptions,
     engine_mode: EngineModeOption = EngineMode.AUTO,
     auto_download: AutoDownload = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    display: Display,
 ) -> None:
     """Measure throughput and latency of a model on this machine.
 
@@ -78,55 +83,46 @@ def bench(
     from sage.tools.cli.run.loading import ShownService
     from sage.tools.cli.terminal.status_line import status_line
 
-    levels = _levels(in_flight)
+    levels = load.levels()
     model_id = chosen_model(
-        optional_model(model, model_option), revision, auto_download=auto_download, quiet=quiet
+        model.optional_id(),
+        model.revision,
+        auto_download=auto_download,
+        quiet=display.quiet,
     )
     config = VLLMServiceConfig(
         model_id=model_id,
-        revision=revision,
+        revision=model.revision,
         engine_mode=engine_mode.value,
-        engine=engine_arguments(
-            gpu_memory_utilization=gpu_memory_utilization,
-            max_model_len=max_model_len,
-            dtype=dtype,
-            tensor_parallel_size=tensor_parallel_size,
-        ),
+        engine=engine.arguments(),
     )
-    _check_model(model_id, revision, max_model_len, prompt_tokens + max_tokens)
+    _check_model(config, load)
     try:
         start = time.perf_counter()
-        with ShownService(config, quiet=quiet) as service:
+        with ShownService(config, quiet=display.quiet) as service:
             started = time.perf_counter() - start
-            with status_line(quiet=quiet) as show:
-                results = _measure(service, levels, requests, prompt_tokens, max_tokens, show)
+            with status_line(quiet=display.quiet) as show:
+                results = _measure(service, load, levels, show)
             report = {**_machine(service, started), "levels": results}
     except KeyboardInterrupt:
         raise Interrupted("Nothing was kept. Fewer --requests or --max-tokens take less.") from None
-    if as_json:
+    if display.as_json:
         write_json(report)
     else:
-        _write(report, requests, max_tokens)
+        _write(report, load)
 
 
-def _levels(text: str) -> list[int]:
-    try:
-        levels = [int(each) for each in text.split(",")]
-    except ValueError:
-        levels = [0]
-    if min(levels) < 1:
-        raise typer.BadParameter(f"--in-flight takes numbers from 1 on, as in 1,8,32, not {text!r}")
-    return levels
-
-
-def _check_model(model_id: str, revision: str | None, asked: int | None, needed: int) -> None:
+def _check_model(config: VLLMServiceConfig, load: Load) -> None:
     """Before the model is loaded: that may take minutes."""
     from sage.common.model_registry.vllm_registry import get_model
 
-    tags = get_model(model_id, revision).tags
+    tags = get_model(str(config.model_id), config.revision).tags
     if tags.get("type") == "embedding":
-        raise typer.BadParameter(f"{model_id} is for embedding; a text model can be measured")
-    longest = asked or tags.get("context_length")
+        raise typer.BadParameter(
+            f"{config.model_id} is for embedding; a text model can be measured"
+        )
+    needed = load.prompt_tokens + load.max_tokens
+    longest = config.engine.get("max_model_len") or tags.get("context_length")
     if isinstance(longest, int) and needed > longest:
         raise typer.BadParameter(
             f"--prompt-tokens and --max-tokens are {needed} together; the model takes {longest}"
@@ -134,24 +130,19 @@ def _check_model(model_id: str, revision: str | None, asked: int | None, needed:
 
 
 def _measure(
-    service: VLLMService,
-    levels: Sequence[int],
-    requests: int,
-    prompt_tokens: int,
-    max_tokens: int,
-    show: Callable[[str], None],
+    service: VLLMService, load: Load, levels: Sequence[int], show: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     from sage.tools.cli.load_generator import make_prompts, measure_level
 
     show("Making prompts ...")
-    counts = [max(requests, level) for level in levels]
-    prompts = iter(make_prompts(service, max(levels) + sum(counts), prompt_tokens))
+    counts = [max(load.requests, level) for level in levels]
+    prompts = iter(make_prompts(service, max(levels) + sum(counts), load.prompt_tokens))
     show("Warming up ...")
     measure_level(
         service,
         [next(prompts) for _ in range(max(levels))],
         in_flight=max(levels),
-        max_tokens=min(max_tokens, _WARM_UP_TOKENS),
+        max_tokens=min(load.max_tokens, _WARM_UP_TOKENS),
     )
     results = []
     for level, count in zip(levels, counts, strict=True):
@@ -160,7 +151,7 @@ def _measure(
             service,
             [next(prompts) for _ in range(count)],
             in_flight=level,
-            max_tokens=max_tokens,
+            max_tokens=load.max_tokens,
             on_progress=partial(_show_count, show, said),
         )
         results.append(result.to_json())
@@ -183,15 +174,15 @@ def _machine(service: VLLMService, started: float) -> dict[str, Any]:
     }
 
 
-def _write(report: dict[str, Any], requests: int, max_tokens: int) -> None:
+def _write(report: dict[str, Any], load: Load) -> None:
     engine, levels = report["engine"], report["levels"]
     mean_prompt = levels[0]["prompt_tokens"] / levels[0]["requests"]
     write_data(f"Model:    {report['model_id']}, {engine['dtype']}")
     write_data(f"Device:   {report['device']}")
     write_data(f"Started:  in {report['start_seconds']:.1f} s, vLLM's import included")
     write_data(
-        f"Requests: at least {requests} at each level, {mean_prompt:.0f} tokens in, "
-        f"{max_tokens} tokens out"
+        f"Requests: at least {load.requests} at each level, {mean_prompt:.0f} tokens in, "
+        f"{load.max_tokens} tokens out"
     )
     write_data("")
     write_table(_COLUMNS, [_row(level) for level in levels])

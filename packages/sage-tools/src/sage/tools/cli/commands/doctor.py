@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sage.tools.cli.commands.options.model_options import Json, Quiet
+from sage.tools.cli.commands.options.model_options import Display
 from sage.tools.cli.terminal.output import escape, is_rich, write_json, write_note
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _COLOURS = {"ok": "32", "warning": "33", "problem": "31"}
 
 
-def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
+def doctor(display: Display) -> None:
     """Check what models need here: packages, device, memory, registry, hub, settings.
 
     Each finding is ok, a warning or a problem, the last two with what to do. The exit code is 1
@@ -30,21 +30,21 @@ def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
 
     findings = []
     try:
-        with status_line(quiet=quiet) as show:
+        with status_line(quiet=display.quiet) as show:
             for finding in run_checks(_checks(), show):
                 findings.append(finding)
-                if not as_json and not (quiet and finding.status is Status.OK):
+                if not display.as_json and not (display.quiet and finding.status is Status.OK):
                     _write(finding)
     except KeyboardInterrupt:
         raise Interrupted("It only looks: nothing was changed.") from None
     counts = {status: sum(each.status is status for each in findings) for status in Status}
     problems, warnings = counts[Status.PROBLEM], counts[Status.WARNING]
-    if as_json:
+    if display.as_json:
         write_json({"ok": not problems, "checks": [finding.to_json() for finding in findings]})
     elif problems or warnings:
         write_note(f"{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}.")
     else:
-        write_note("All is well.", quiet=quiet)
+        write_note("All is well.", quiet=display.quiet)
     if problems:
         raise typer.Exit(1)
 

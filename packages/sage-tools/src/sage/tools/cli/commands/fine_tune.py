@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sage.tools.cli.commands.options.model_options import Json, Quiet, local_model_ids
+from sage.tools.cli.commands.options.model_options import Display, local_model_ids
 from sage.tools.cli.terminal.output import write_data, write_json, write_note
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ _WHERE_TO_CONTRIBUTE = (
 
 
 def fine_tune(
+    *,
     base_model: Annotated[
         str,
         typer.Option(
@@ -44,8 +45,7 @@ def fine_tune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Check the request, and do nothing.")
     ] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    display: Display,
 ) -> None:
     """Fine-tune a model with the backend that is installed.
 
@@ -63,7 +63,7 @@ def fine_tune(
     }
     try:
         if dry_run:
-            _report("valid", fine_tuning.check_request(request), as_json=as_json, quiet=quiet)
+            _report("valid", fine_tuning.check_request(request), display)
             return
         result = fine_tuning.fine_tune(request)
     except fine_tuning.FineTuneRequestError as error:
@@ -71,14 +71,14 @@ def fine_tune(
             raise typer.BadParameter(error.reason) from error
         raise
     except fine_tuning.FineTuningPendingError as error:
-        _report("pending", error.request, as_json=as_json, quiet=quiet)
+        _report("pending", error.request, display)
         write_note(
             f"Nothing was trained: the fine-tuning pipeline is pending, no backend for "
             f"{strategy!r} is installed."
         )
         write_note(_WHERE_TO_CONTRIBUTE)
         raise typer.Exit(1) from None
-    _write_result(result, as_json=as_json)
+    _write_result(result, display)
 
 
 def _parse(pairs: list[str]) -> dict[str, Any]:
@@ -94,20 +94,20 @@ def _parse(pairs: list[str]) -> dict[str, Any]:
     return values
 
 
-def _report(status: str, request: FineTuneRequest, *, as_json: bool, quiet: bool) -> None:
-    if as_json:
+def _report(status: str, request: FineTuneRequest, display: Display) -> None:
+    if display.as_json:
         write_json({"status": status, "request": _plain(vars(request))})
         return
     write_note(
         f"The request is valid: {request.strategy} on {request.base_model} with "
         f"{request.example_count} examples, into {request.output_dir}.",
-        quiet=quiet,
+        quiet=display.quiet,
     )
 
 
-def _write_result(result: dict[str, Any], *, as_json: bool) -> None:
+def _write_result(result: dict[str, Any], display: Display) -> None:
     plain = _plain(result)
-    if as_json:
+    if display.as_json:
         write_json({"status": "done", "result": plain})
         return
     for name, value in plain.items():

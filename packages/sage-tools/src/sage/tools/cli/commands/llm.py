@@ -11,6 +11,7 @@ from sage.tools.cli.commands.doctor import doctor
 from sage.tools.cli.commands.fine_tune import fine_tune
 from sage.tools.cli.commands.logs import logs
 from sage.tools.cli.commands.model.group import app as model_app
+from sage.tools.cli.commands.options.groups import expanded
 from sage.tools.cli.commands.run import run
 from sage.tools.cli.commands.start import StartCommand, start
 from sage.tools.cli.commands.status import status
@@ -42,7 +43,7 @@ for name, function in (
     ("bench", bench),
     ("doctor", doctor),
 ):
-    app.command(name, cls=StartCommand if name == "start" else LightCommand)(function)
+    app.command(name, cls=StartCommand if name == "start" else LightCommand)(expanded(function))
 
 
 @app.callback(invoke_without_command=True)

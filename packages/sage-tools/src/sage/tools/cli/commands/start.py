@@ -5,31 +5,20 @@ from __future__ import annotations
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sage.tools.cli.commands.options.engine_options import (
-    AutoDownload,
-    Dtype,
-    GpuMemoryUtilization,
-    MaxModelLen,
-    TensorParallelSize,
-    engine_arguments,
-)
-from sage.tools.cli.commands.options.model_options import (
-    Json,
-    LocalModel,
-    LocalModelOption,
-    Quiet,
-    Revision,
-    optional_model,
-)
+from sage.tools.cli.commands.options.engine_options import AutoDownload, EngineOptions
+from sage.tools.cli.commands.options.model_options import Display, ModelOptions
 from sage.tools.cli.errors import CommandError, Interrupted
 from sage.tools.cli.light_command import LightCommand
 from sage.tools.cli.terminal.output import write_data, write_json, write_note
 
 if TYPE_CHECKING:
+    from sage.common.model_registry.vllm_registry import ModelInfo
+    from sage.tools.cli.servers.address import Address
     from sage.tools.cli.servers.launch import Launched
     from sage.tools.cli.terminal.interrupts import Interrupts
 
@@ -58,26 +47,28 @@ class StartCommand(LightCommand):
         return [*super().collect_usage_pieces(ctx), "[-- VLLM_ARGUMENTS...]"]
 
 
-def start(
-    context: typer.Context,
-    model: LocalModel = None,
-    model_option: LocalModelOption = None,
-    revision: Revision = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+@dataclass(frozen=True, kw_only=True)
+class ListenOptions:
+    """Where the server listens, and how it is started."""
+
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000
     background: Annotated[
         bool, typer.Option("--background", "-d", help="Return when the server is up.")
-    ] = False,
+    ] = False
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds that the server may take to start.")
-    ] = 600,
-    gpu_memory_utilization: GpuMemoryUtilization = None,
-    max_model_len: MaxModelLen = None,
-    dtype: Dtype = None,
-    tensor_parallel_size: TensorParallelSize = None,
+    ] = 600
+
+
+def start(
+    context: typer.Context,
+    *,
+    model: ModelOptions,
+    listen: ListenOptions,
+    engine: EngineOptions,
     auto_download: AutoDownload = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    display: Display,
 ) -> None:
     """Start vLLM's OpenAI-compatible server. Ctrl-C, or `sage llm stop`, ends it.
 
@@ -90,50 +81,69 @@ def start(
         touch_model,
     )
     from sage.tools.cli.models.model_choice import chosen_model
-    from sage.tools.cli.servers.launch import check_port, check_vllm, launch, server_command
-    from sage.tools.cli.terminal.interrupts import Interrupts
+    from sage.tools.cli.servers.address import Address
+    from sage.tools.cli.servers.command import check_vllm, server_command
 
-    model_id = optional_model(model, model_option)
-    arguments = engine_arguments(
-        gpu_memory_utilization=gpu_memory_utilization,
-        max_model_len=max_model_len,
-        dtype=dtype,
-        tensor_parallel_size=tensor_parallel_size,
-    )
+    wanted, arguments = model.optional_id(), engine.arguments()
     extra: list[str] = context.meta[_EXTRA]
     _check_extra(extra)
     check_vllm()
-    check_port(host, port)
-    model_id = chosen_model(model_id, revision, auto_download=auto_download, quiet=quiet)
-    found = get_model(model_id, revision)
-    command = server_command(found, host=host, port=port, arguments=arguments, extra=extra)
+    address = Address(listen.host, listen.port)
+    address.check_free()
+    model_id = chosen_model(
+        wanted, model.revision, auto_download=auto_download, quiet=display.quiet
+    )
+    found = get_model(model_id, model.revision)
+    command = server_command(found, address, arguments=arguments, extra=extra)
     with suppress(RegistryNotWritableError):  # a shared one may be read-only
         touch_model(model_id, found.commit)
+    code = _served(found, address, command, listen, display)
+    if not listen.background:
+        _tell_end(code, display)
+
+
+def _served(
+    model: ModelInfo,
+    address: Address,
+    command: list[str],
+    listen: ListenOptions,
+    display: Display,
+) -> int:
+    """Start the server; return when it is up or, in the foreground, the code with which it ended.
+
+    Whatever stops this before that ends the server.
+    """
+    from sage.tools.cli.servers.launch import launch
+    from sage.tools.cli.terminal.interrupts import Interrupts
+
     with Interrupts(*_ENDING, holds=True) as interrupts:
-        server = launch(found, host=host, port=port, command=command, background=background)
+        server = launch(model, address, command=command, background=listen.background)
         try:
             interrupts.allow()
-            code = _serve(
-                server, timeout=timeout, background=background, as_json=as_json, quiet=quiet
-            )
+            code = _serve(server, listen, display)
         except KeyboardInterrupt:
             _end(server, interrupts)
             raise Interrupted("The server was ended, `sage llm start` starts it again.") from None
         except BaseException:
             _end(server, interrupts)
             raise
-    if not background:
+    if not listen.background:
         server.record.remove()
-        if code == -signal.SIGKILL:
-            raise CommandError(
-                "The server was killed.",
-                "`sage llm stop --force` does that, and the system where it runs out of memory.",
-            )
-        if code not in (0, -signal.SIGTERM):  # which are how `sage llm stop` ends it
-            raise CommandError(
-                f"The server ended by itself ({code}).", "What it said above tells more."
-            )
-        write_note("The server was stopped.", quiet=quiet)
+    return code
+
+
+def _tell_end(code: int, display: Display) -> None:
+    """Say that the server was stopped; raises CommandError where nobody had it stopped."""
+    if code == -signal.SIGKILL:
+        raise CommandError(
+            "The server was killed.",
+            "`sage llm stop --force` does that, and the system where it runs out of memory.",
+        )
+    if code not in (0, -signal.SIGTERM):  # which are how `sage llm stop` ends it
+        raise CommandError(
+            f"The server ended by itself ({code}).", "What it said above tells more."
+        )
+    write_note("The server was stopped.", quiet=display.quiet)
 
 
 def _check_extra(extra: list[str]) -> None:
@@ -149,23 +159,21 @@ def _check_extra(extra: list[str]) -> None:
             )
 
 
-def _serve(
-    server: Launched, *, timeout: float, background: bool, as_json: bool, quiet: bool
-) -> int:
+def _serve(server: Launched, listen: ListenOptions, display: Display) -> int:
     """Wait for the server; in the foreground, to its end, of which it returns the code."""
     from sage.tools.cli.servers.wait import wait_until_ready
 
-    wait_until_ready(server, timeout=timeout, quiet=quiet)
+    wait_until_ready(server, timeout=listen.timeout, quiet=display.quiet)
     with suppress(OSError):  # a full disk: `status` asks the server itself
         server.record.update(state="ready")
     facts = {**server.record.facts, "state": "ready"}
     with suppress(BrokenPipeError):  # whoever read the address has gone: it serves all the same
-        _report(facts, as_json=as_json, quiet=quiet)
-    return 0 if background else server.popen.wait()
+        _report(facts, display)
+    return 0 if listen.background else server.popen.wait()
 
 
-def _report(facts: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
-    if as_json:
+def _report(facts: dict[str, Any], display: Display) -> None:
+    if display.as_json:
         write_json(facts)
     else:
         write_data(facts["url"])
@@ -173,8 +181,8 @@ def _report(facts: dict[str, Any], *, as_json: bool, quiet: bool) -> None:
     ways = "Ctrl-C ends it."
     if facts["log"] is not None:
         ways = f"See `sage llm logs {facts['port']}` and `sage llm stop {facts['port']}`."
-    write_note(f"{facts['model_id']} is served ({where}). {ways}", quiet=quiet or as_json)
-    write_note(_NOTE, quiet=quiet or as_json)
+    write_note(f"{facts['model_id']} is served ({where}). {ways}", quiet=display.is_bare)
+    write_note(_NOTE, quiet=display.is_bare)
     sys.stdout.flush()  # whoever waits for the address in a pipe gets it now
 
 

@@ -8,18 +8,18 @@ from typing import Annotated
 
 import typer
 
-from sage.tools.cli.commands.options.model_options import Json, Quiet
+from sage.tools.cli.commands.options.model_options import Display
 from sage.tools.cli.terminal.output import write_json, write_note
 
 _WATCH_SECONDS = 2.0
 
 
 def status(
+    *,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")
     ] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    display: Display,
 ) -> None:
     """Show the servers and services that run.
 
@@ -27,18 +27,18 @@ def status(
     """
     from sage.tools.cli.servers.status_view import StatusView
 
-    view = StatusView(in_place=watch and not as_json)
+    view = StatusView(in_place=watch and not display.as_json)
     idle = False
     try:
         while True:
             records = view.records()
-            if as_json:
+            if display.as_json:
                 write_json(records)
             elif records:
                 view.write(records)
             elif not idle:
                 view.clear()
-                write_note("Nothing runs. `sage llm start` starts a server.", quiet=quiet)
+                write_note("Nothing runs. `sage llm start` starts a server.", quiet=display.quiet)
             sys.stdout.flush()  # whoever reads it in a pipe gets it now
             idle = not records
             if not watch:

@@ -6,20 +6,20 @@ from typing import Annotated
 
 import typer
 
-from sage.tools.cli.commands.options.model_options import Json, Quiet
+from sage.tools.cli.commands.options.model_options import Display
 from sage.tools.cli.commands.options.server_options import Server
 from sage.tools.cli.terminal.output import write_data, write_json, write_note
 
 
 def stop(
+    *,
     server: Server = None,
     every: Annotated[bool, typer.Option("--all", help="Stop every server.")] = False,
     timeout: Annotated[
         float, typer.Option(min=0, help="Seconds it may take to finish before it is killed.")
     ] = 10,
     force: Annotated[bool, typer.Option("--force", help="Kill it at once.")] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    display: Display,
 ) -> None:
     """Stop a server that `start` started.
 
@@ -34,18 +34,18 @@ def stop(
     only = None if every else one_server(server)
     servers = running("server") if every else [] if only is None else [only]
     if not servers:
-        write_note("No server is running.", quiet=quiet or as_json)
+        write_note("No server is running.", quiet=display.is_bare)
     stopped = []
     for record in servers:
         process = ServerProcess.find(record)
         if process is None:  # what has its process id by now is none of ours
-            write_note(f"{record['name']} has ended already.", quiet=quiet or as_json)
+            write_note(f"{record['name']} has ended already.", quiet=display.is_bare)
             continue
         gently = process.end(0 if force else timeout)
         stopped.append({**record, "state": "stopped" if gently else "killed"})
-        if not as_json:
+        if not display.as_json:
             how = "Stopped" if gently else "Killed"
             write_data(f"{how} {record['name']} on port {record['port']} (pid {record['pid']}).")
     running()  # which removes their records
-    if as_json:
+    if display.as_json:
         write_json(stopped)

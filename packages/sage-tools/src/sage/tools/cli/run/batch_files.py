@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,40 +23,47 @@ from sage.tools.cli.terminal.output import write_json, write_note
 _SERVICE = "vllm_service"
 
 
-def run_file(
-    config: VLLMServiceConfig,
-    source: Path,
-    output: Path,
-    *,
-    system: str | None = None,
-    overwrite: bool = False,
-    as_json: bool = False,
-    quiet: bool = False,
-) -> None:
-    """Generate, or embed if the configuration has no text model, for each record of a file.
+@dataclass(frozen=True, kw_only=True)
+class BatchFiles:
+    """Generates, or embeds if there is no text model, for each record of a file."""
 
-    Raises CommandError if a record failed, or if the output is there and not this run's.
-    """
-    embeds = config.model_id is None
-    keys = TextOf.keys if embeds else PromptOf.keys
-    total = count_records(source, keys)
-    if source.resolve() == output.resolve():
-        raise CommandError("the output is the input itself", "Name another --output.")
-    job = _Job(config, source, output, system=system)
-    if not job.begin(overwrite=overwrite):
-        write_note(
-            f"{output} is complete already, {total:,} records; --overwrite makes it anew.",
-            quiet=quiet,
-        )
-    else:
+    source: Path
+    output: Path
+    system: str | None = None
+    overwrite: bool = False
+    as_json: bool = False
+    quiet: bool = False
+
+    def run(self, config: VLLMServiceConfig) -> None:
+        """Do it; raises CommandError if a record failed, or if the output is not this run's."""
+        total = count_records(self.source, _keys(config))
+        if self.source.resolve() == self.output.resolve():
+            raise CommandError("the output is the input itself", "Name another --output.")
+        job = _Job(config, self.source, self.output, system=self.system)
+        if job.begin(overwrite=self.overwrite):
+            self._submit(self._pipeline(config, total, job), job)
+        else:
+            write_note(
+                f"{self.output} is complete already, {total:,} records; --overwrite makes it anew.",
+                quiet=self.quiet,
+            )
+        failed = job.end()
+        if self.as_json:
+            write_json({"output": str(self.output), "records": total, "failed": failed})
+        if failed:
+            raise CommandError(
+                f"{failed:,} of {total:,} records failed", f"{job.failed} has each with its error."
+            )
+
+    def _pipeline(self, config: VLLMServiceConfig, total: int, job: _Job) -> LocalEnvironment:
         env = LocalEnvironment("run")
         service = ServiceFactory(
-            service_class=ShownService, args=(config,), kwargs={"quiet": quiet}
+            service_class=ShownService, args=(config,), kwargs={"quiet": self.quiet}
         )
         env.register_service_factory(_SERVICE, service)
-        stream = env.from_source(CountedJSONLSource, source, total, name="read")
+        stream = env.from_source(CountedJSONLSource, self.source, total, name="read")
         dead_letters = partial(JSONLSink, job.failed)
-        if embeds:
+        if config.model_id is None:
             # The model is an argument, so that no other one goes on with the run.
             stream = stream.map(TextOf, model_id=config.embedding_model_id, name="text")
             stream = stream.map(
@@ -66,7 +74,7 @@ def run_file(
             stream = stream.map(
                 VLLMServiceGenerator,
                 _SERVICE,
-                system_prompt=system,
+                system_prompt=self.system,
                 options_key="options",
                 merge_fields=False,
                 retries=2,
@@ -74,30 +82,28 @@ def run_file(
                 name="generate",
                 **config.sampling,
             )
-        stream.sink(JSONLSink, output, name="write")
-        _submit(env, job, quiet=quiet, overwrite=overwrite)
-    failed = job.end()
-    if as_json:
-        write_json({"output": str(output), "records": total, "failed": failed})
-    if failed:
-        raise CommandError(
-            f"{failed:,} of {total:,} records failed", f"{job.failed} has each with its error."
-        )
+        stream.sink(JSONLSink, self.output, name="write")
+        return env
+
+    def _submit(self, env: LocalEnvironment, job: _Job) -> None:
+        try:
+            env.submit(checkpoint=job.checkpoint, progress=not self.quiet)
+        except KeyboardInterrupt:
+            without = " without --overwrite" if self.overwrite else ""
+            raise Interrupted(
+                f"Run the same command again{without} to go on where it was."
+            ) from None
+        except CheckpointMismatchError as error:
+            raise CommandError(
+                f"another run into {job.output} is not at its end: {error.reason}",
+                "Finish it with the command that began it, or begin anew with --overwrite.",
+            ) from error
+        except CheckpointError as error:
+            raise CommandError(error.problem, "Wait for its end, or name another output.") from error
 
 
-def _submit(env: LocalEnvironment, job: _Job, *, quiet: bool, overwrite: bool) -> None:
-    try:
-        env.submit(checkpoint=job.checkpoint, progress=not quiet)
-    except KeyboardInterrupt:
-        without = " without --overwrite" if overwrite else ""
-        raise Interrupted(f"Run the same command again{without} to go on where it was.") from None
-    except CheckpointMismatchError as error:
-        raise CommandError(
-            f"another run into {job.output} is not at its end: {error.reason}",
-            "Finish it with the command that began it, or begin anew with --overwrite.",
-        ) from error
-    except CheckpointError as error:
-        raise CommandError(error.problem, "Wait for its end, or name another output.") from error
+def _keys(config: VLLMServiceConfig) -> tuple[str, ...]:
+    return TextOf.keys if config.model_id is None else PromptOf.keys
 
 
 class _Job:

@@ -6,20 +6,18 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
 from sage.common.core.errors import nearest
 from sage.tools.cli.errors import CommandError
+from sage.tools.cli.run.chat_state import ChatState
 from sage.tools.cli.run.conversation import read_conversation, write_conversation
 from sage.tools.cli.run.loading import working_display
 from sage.tools.cli.terminal.output import write_data, write_note
 
-if TYPE_CHECKING:
-    from sage.tools.cli.run.chat import Chat
 
-
-def run_command(chat: Chat, line: str) -> None:
+def run_command(chat: ChatState, line: str) -> None:
     """Do what a line says; raises CommandError for a command that does not exist."""
     name, _, argument = line[1:].partition(" ")
     command = COMMANDS.get(name)
@@ -32,14 +30,14 @@ def run_command(chat: Chat, line: str) -> None:
     command.run(chat, argument.strip())
 
 
-def _help(_chat: Chat, _: str) -> None:
+def _help(_chat: ChatState, _: str) -> None:
     for name, command in COMMANDS.items():
         write_data(f"{f'/{name} {command.takes}':<22}{command.help}")
     write_data("Alt-Enter, or a backslash before Enter, begins another line.")
     write_data("Ctrl-C stops an answer; Ctrl-D leaves.")
 
 
-def _model(chat: Chat, model_id: str) -> None:
+def _model(chat: ChatState, model_id: str) -> None:
     if not model_id:
         for model in chat.service.show_models():
             if model["tags"].get("type", "text") == "text":
@@ -52,7 +50,7 @@ def _model(chat: Chat, model_id: str) -> None:
     chat.meet_model()
 
 
-def _set(chat: Chat, argument: str) -> None:
+def _set(chat: ChatState, argument: str) -> None:
     name, _, text = argument.partition(" ")
     if not text:
         if not chat.options:
@@ -79,7 +77,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _system(chat: Chat, text: str) -> None:
+def _system(chat: ChatState, text: str) -> None:
     if not text:
         write_data(chat.conversation.system or "There is no system prompt.")
         return
@@ -91,12 +89,12 @@ def _system(chat: Chat, text: str) -> None:
     chat.conversation.system = text
 
 
-def _clear(chat: Chat, _: str) -> None:
+def _clear(chat: ChatState, _: str) -> None:
     chat.conversation.turns.clear()
     write_note("A new conversation begins.", quiet=chat.quiet)
 
 
-def _stats(chat: Chat, _: str) -> None:
+def _stats(chat: ChatState, _: str) -> None:
     stats = chat.service.stats()
     engine = stats["engine"]
     for name, value in (
@@ -110,7 +108,7 @@ def _stats(chat: Chat, _: str) -> None:
         write_data(f"{name + ':':<14}{value}")
 
 
-def _save(chat: Chat, file: str) -> None:
+def _save(chat: ChatState, file: str) -> None:
     path = _path(file, "/save")
     messages = chat.conversation.messages
     if not messages:
@@ -123,7 +121,7 @@ def _save(chat: Chat, file: str) -> None:
     write_note(f"Saved {len(messages)} messages to {path}.", quiet=chat.quiet)
 
 
-def _load(chat: Chat, file: str) -> None:
+def _load(chat: ChatState, file: str) -> None:
     path = _path(file, "/load")
     try:
         messages = read_conversation(path)
@@ -140,13 +138,13 @@ def _path(file: str, command: str) -> Path:
     return Path(file).expanduser()
 
 
-def _exit(chat: Chat, _: str) -> None:
+def _exit(chat: ChatState, _: str) -> None:
     chat.over = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Command:
-    run: Callable[[Chat, str], None]
+    run: Callable[[ChatState, str], None]
     takes: str = ""
     help: str
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import typer
+
+from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
 from sage.common.components.sage_vllm.fit.cpu_defaults import cpu_defaults
 from sage.common.components.sage_vllm.fit.memory_check import (
@@ -24,30 +26,40 @@ from sage.tools.cli.terminal.output import write_json
 from sage.tools.cli.terminal.wrapping import write_fields
 
 
-def write_estimate(
-    model_id: str,
-    revision: str | None,
-    arguments: Mapping[str, Any],
-    *,
-    embeds: bool,
-    as_json: bool,
-) -> bool:
-    """Print what an engine needs and what there is; returns whether it fits."""
-    memory = _memory()
-    on_cpu = memory.device != "the GPU"
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Prints what an engine needs and what there is."""
+
+    as_json: bool
+
+    def run(self, config: VLLMServiceConfig) -> None:
+        """Print it; raises Exit with code 1 where the model does not fit."""
+        memory = _memory()
+        on_cpu = memory.device != "the GPU"
+        spec = _spec(config, on_cpu=on_cpu)
+        estimate = estimate_memory(spec, "cpu" if on_cpu else "gpu")
+        share = None if on_cpu else spec.arguments.get("gpu_memory_utilization") or DEFAULT_SHARE
+        verdict = _verdict(estimate, memory, share)
+        if self.as_json:
+            write_json({**asdict(verdict), **_numbers(estimate, memory)})
+        else:
+            _write(estimate, memory, verdict)
+        if not verdict.fits:
+            raise typer.Exit(1)
+
+
+def _spec(config: VLLMServiceConfig, *, on_cpu: bool) -> EngineSpec:
+    role: Literal["generate", "embed"]
+    if config.model_id is not None:
+        role, given = "generate", config.engine
+        model_id, revision = config.model_id, config.revision
+    else:
+        role, given = "embed", config.embedding_engine
+        model_id, revision = str(config.embedding_model_id), config.embedding_revision
     path = get_model(model_id, revision).path
     read_config(model_id, path)  # which all that follows is made from
-    arguments = {**(cpu_defaults(path, arguments) if on_cpu else {}), **arguments}
-    role: Literal["generate", "embed"] = "embed" if embeds else "generate"
-    spec = EngineSpec(model_id=model_id, path=path, role=role, arguments=arguments)
-    estimate = estimate_memory(spec, "cpu" if on_cpu else "gpu")
-    share = None if on_cpu else arguments.get("gpu_memory_utilization") or DEFAULT_SHARE
-    verdict = _verdict(estimate, memory, share)
-    if as_json:
-        write_json({**asdict(verdict), **_numbers(estimate, memory)})
-    else:
-        _write(estimate, memory, verdict)
-    return verdict.fits
+    arguments = {**(cpu_defaults(path, given) if on_cpu else {}), **given}
+    return EngineSpec(model_id=model_id, path=path, role=role, arguments=arguments)
 
 
 @dataclass(frozen=True, kw_only=True)

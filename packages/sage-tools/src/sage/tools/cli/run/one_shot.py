@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
@@ -21,45 +22,56 @@ from sage.tools.cli.terminal.output import write_json, write_note
 _SHOWN = 200  # characters of an answer in an error
 
 
-def answer_once(
-    config: VLLMServiceConfig, text: str, *, system: str | None, as_json: bool, quiet: bool
-) -> None:
-    """Answer a prompt on stdout: the text as it comes, its JSON, or the whole result as JSON."""
-    shown = ShownAnswer()
-    try:
-        with ShownService(config, quiet=quiet) as service:
-            prompt = _prompt(service, text, system, quiet=quiet)
-            if as_json or "json_schema" in config.sampling:
-                (result,) = service.generate([prompt])
-                context = service.stats()["engine"]["max_model_len"]
-                _write_result(result, context, as_json=as_json)
-                return
-            shown = ShownAnswer()
-            with service.stream(prompt) as stream:
-                result = shown.show(stream)
+@dataclass(frozen=True, kw_only=True)
+class OneShot:
+    """Answers a prompt on stdout: the text as it comes, its JSON, or the whole result as JSON."""
+
+    text: str
+    system: str | None
+    as_json: bool
+    quiet: bool
+
+    def run(self, config: VLLMServiceConfig) -> None:
+        """Load the model and answer; raises CommandError for JSON that was cut off."""
+        shown = ShownAnswer()
+        try:
+            with ShownService(config, quiet=self.quiet) as service:
+                prompt = self._prompt(service)
+                if self.as_json or "json_schema" in config.sampling:
+                    (result,) = service.generate([prompt])
+                    _write_result(result, _context(service), as_json=self.as_json)
+                    return
+                shown = ShownAnswer()
+                with service.stream(prompt) as stream:
+                    result = shown.show(stream)
+                shown.end_line()
+                context = _context(service)
+            write_why_cut_off(result, context, quiet=self.quiet)
+            shown.write_figures(result, quiet=self.quiet)
+        except KeyboardInterrupt:
+            if not shown.text:
+                raise Interrupted("Nothing was generated yet.") from None
             shown.end_line()
-            context = service.stats()["engine"]["max_model_len"]
-        write_why_cut_off(result, context, quiet=quiet)
-        shown.write_figures(result, quiet=quiet)
-    except KeyboardInterrupt:
-        if not shown.text:
-            raise Interrupted("Nothing was generated yet.") from None
-        shown.end_line()
-        raise Interrupted("The answer ends where it was stopped.") from None
+            raise Interrupted("The answer ends where it was stopped.") from None
 
-
-def _prompt(service: ShownService, text: str, system: str | None, *, quiet: bool) -> Any:
-    if takes_conversations(service):
-        before = [] if system is None else [{"role": "system", "content": system}]
-        return [*before, {"role": "user", "content": text}]
-    model_id = service.config.model_id
-    if system is not None:
-        raise CommandError(
-            f"{model_id} has no chat template, so it takes no system prompt",
-            "Put it into the prompt, or take an instruction-tuned model.",
+    def _prompt(self, service: ShownService) -> Any:
+        if takes_conversations(service):
+            before = [] if self.system is None else [{"role": "system", "content": self.system}]
+            return [*before, {"role": "user", "content": self.text}]
+        model_id = service.config.model_id
+        if self.system is not None:
+            raise CommandError(
+                f"{model_id} has no chat template, so it takes no system prompt",
+                "Put it into the prompt, or take an instruction-tuned model.",
+            )
+        write_note(
+            f"{model_id} has no chat template: it completes the text as it is.", quiet=self.quiet
         )
-    write_note(f"{model_id} has no chat template: it completes the text as it is.", quiet=quiet)
-    return text
+        return self.text
+
+
+def _context(service: ShownService) -> int:
+    return int(service.stats()["engine"]["max_model_len"])
 
 
 def _write_result(result: dict[str, Any], context: int, *, as_json: bool) -> None:

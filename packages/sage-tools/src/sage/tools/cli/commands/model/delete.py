@@ -7,73 +7,55 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sage.tools.cli.commands.options.model_options import (
-    DryRun,
-    Json,
-    LocalModel,
-    LocalModelOption,
-    Quiet,
-    Revision,
-    Yes,
-    one_model,
-)
+from sage.tools.cli.commands.options.model_options import Consent, Display, ModelOptions
 from sage.tools.cli.terminal.output import write_data, write_json, write_note
 
 if TYPE_CHECKING:
     from sage.common.model_registry.vllm_registry import DeletionPlan
 
 
-def delete(
-    model: LocalModel = None,
-    model_option: LocalModelOption = None,
-    revision: Revision = None,
-    yes: Yes = False,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+def delete(model: ModelOptions, consent: Consent, display: Display) -> None:
     """Delete a model, or one revision of it."""
     from sage.common.model_registry.vllm_registry import ModelNotFoundError, plan_deletion
 
-    model_id = one_model(model, model_option)
-    plan = plan_deletion(model_id, revision)
-    if _confirmed(plan, yes=yes, dry_run=dry_run, as_json=as_json, quiet=quiet):
+    model_id = model.one_id()
+    plan = plan_deletion(model_id, model.revision)
+    if _confirmed(plan, consent, display):
         if not plan.execute() and plan.models:
             raise ModelNotFoundError(
                 model_id, root=plan.root, hint="Another process has just deleted it."
             )
-        _report(plan, quiet=quiet or as_json)
+        _report(plan, display)
 
 
 def prune(
+    *,
     unused_days: Annotated[
         float | None,
         typer.Option("--unused-days", min=0, help="Also models not used for so many days."),
     ] = None,
-    yes: Yes = False,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    consent: Consent,
+    display: Display,
 ) -> None:
     """Remove the left-overs of interrupted work and, if asked to, models long unused."""
     from sage.common.model_registry.vllm_registry import plan_prune
 
     plan = plan_prune(unused_days=unused_days)
     if not plan.models and not plan.leftovers:
-        if as_json:
+        if display.as_json:
             _write_plan(plan, deleted=False, as_json=True)
-        write_note("Nothing to prune.", quiet=quiet or as_json)
-    elif _confirmed(plan, yes=yes, dry_run=dry_run, as_json=as_json, quiet=quiet):
+        write_note("Nothing to prune.", quiet=display.is_bare)
+    elif _confirmed(plan, consent, display):
         plan.execute()
-        _report(plan, quiet=quiet or as_json)
+        _report(plan, display)
 
 
-def _confirmed(plan: DeletionPlan, *, yes: bool, dry_run: bool, as_json: bool, quiet: bool) -> bool:
+def _confirmed(plan: DeletionPlan, consent: Consent, display: Display) -> bool:
     """Show the plan, then ask, unless that was answered on the command line."""
-    if dry_run or yes:
-        if as_json or not quiet:
-            _write_plan(plan, deleted=not dry_run, as_json=as_json)
-        return not dry_run
+    if consent.dry_run or consent.yes:
+        if display.as_json or not display.quiet:
+            _write_plan(plan, deleted=not consent.dry_run, as_json=display.as_json)
+        return not consent.dry_run
     if not sys.stdin.isatty():
         raise typer.BadParameter("this deletes files and nobody can be asked: add --yes")
     _write_plan(plan, deleted=False, as_json=False, to_user=True)
@@ -82,7 +64,7 @@ def _confirmed(plan: DeletionPlan, *, yes: bool, dry_run: bool, as_json: bool, q
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         write_note("Nothing was deleted.")
         raise typer.Exit(1)
-    if as_json:
+    if display.as_json:
         _write_plan(plan, deleted=True, as_json=True)
     return True
 
@@ -113,7 +95,10 @@ def _write_plan(plan: DeletionPlan, *, deleted: bool, as_json: bool, to_user: bo
     write(f"frees     {format_bytes(plan.freed_bytes)}")
 
 
-def _report(plan: DeletionPlan, *, quiet: bool) -> None:
+def _report(plan: DeletionPlan, display: Display) -> None:
     from sage.common.model_registry.vllm_registry import format_bytes
 
-    write_note(f"Deleted. {format_bytes(plan.freed_bytes)} are free again.", quiet=quiet)
+    write_note(
+        f"Deleted. {format_bytes(plan.freed_bytes)} are free again.",
+        quiet=display.is_bare,
+    )

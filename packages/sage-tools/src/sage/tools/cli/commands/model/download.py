@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sage.tools.cli.commands.options.model_options import (
+    Display,
     HubModel,
     HubModelOption,
-    Json,
-    LocalModel,
-    LocalModelOption,
-    Quiet,
+    ModelOptions,
     Revision,
     Tags,
     one_model,
-    optional_model,
     parse_tags,
 )
 from sage.tools.cli.terminal.output import write_data, write_json, write_note
@@ -34,6 +31,7 @@ class Source(StrEnum):
 
 
 def download(
+    *,
     model: HubModel = None,
     model_option: HubModelOption = None,
     revision: Revision = None,
@@ -50,8 +48,7 @@ def download(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Fetch all of it anew.")] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Files fetched at once.")] = 8,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    display: Display,
 ) -> None:
     """Download a model, verify it and register it. An interrupted download goes on where it was.
 
@@ -61,11 +58,11 @@ def download(
     from sage.tools.cli.terminal.download_display import download_display
 
     model_id = one_model(model, model_option)
-    with download_display(quiet=quiet) as watch:
+    with download_display(quiet=display.quiet) as watch:
         found = download_model(
             model_id,
             revision,
-            _with_memory_warning(watch, quiet=quiet),
+            _with_memory_warning(watch, quiet=display.quiet),
             allow_patterns=include,
             ignore_patterns=exclude,
             allow_pickle=allow_pickle,
@@ -73,47 +70,39 @@ def download(
             tags=parse_tags(tag),
             max_workers=workers,
         )
-    _write_model(found, as_json=as_json, quiet=quiet)
+    _write_model(found, display)
 
 
-def repair(
-    model: LocalModel = None,
-    model_option: LocalModelOption = None,
-    revision: Revision = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+def repair(model: ModelOptions, display: Display) -> None:
     """Verify a model and fetch again only what is bad."""
     from sage.common.model_registry.vllm_registry import repair_model
     from sage.tools.cli.terminal.download_display import download_display
 
-    model_id = one_model(model, model_option)
-    with download_display(quiet=quiet) as watch:
-        report = repair_model(model_id, revision, watch)
-    if as_json:
+    model_id = model.one_id()
+    with download_display(quiet=display.quiet) as watch:
+        report = repair_model(model_id, model.revision, watch)
+    if display.as_json:
         write_json({"model_id": model_id, "repaired": dict(report.problems)})
         return
     for path, problem in report.problems.items():
         write_data(f"{path}: {problem}, fetched again")
     if report.ok:
-        write_note(f"{model_id} is whole, nothing to repair.", quiet=quiet)
+        write_note(f"{model_id} is whole, nothing to repair.", quiet=display.quiet)
 
 
 def update(
-    model: LocalModel = None,
-    model_option: LocalModelOption = None,
-    revision: Revision = None,
+    *,
+    model: ModelOptions,
     check: Annotated[bool, typer.Option("--check", help="Only tell what is outdated.")] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    display: Display,
 ) -> None:
     """Get what a model's revision means on the hub now; without a model, for every one."""
     from sage.common.model_registry.vllm_registry import check_update, list_models, update_model
     from sage.tools.cli.terminal.download_display import download_display
 
-    model_id = optional_model(model, model_option)
+    model_id = model.optional_id()
     wanted = (
-        [(model_id, revision)]
+        [(model_id, model.revision)]
         if model_id is not None
         else [(each.model_id, each.revision) for each in list_models() if each.source == "hub"]
     )
@@ -121,13 +110,13 @@ def update(
     if not check:
         for each in checks:
             if each.outdated:
-                with download_display(quiet=quiet) as watch:
+                with download_display(quiet=display.quiet) as watch:
                     update_model(each.model.model_id, each.model.revision, watch)
-    _write_updates(checks, done=not check, as_json=as_json, quiet=quiet)
+    _write_updates(checks, display, done=not check)
 
 
-def _write_updates(checks: list[UpdateCheck], *, done: bool, as_json: bool, quiet: bool) -> None:
-    if as_json:
+def _write_updates(checks: list[UpdateCheck], display: Display, *, done: bool) -> None:
+    if display.as_json:
         write_json(
             [
                 {
@@ -150,21 +139,21 @@ def _write_updates(checks: list[UpdateCheck], *, done: bool, as_json: bool, quie
             write_note(
                 "The old commit is kept for what may be using it. To free it: "
                 f"`sage llm model delete {model.model_id} --revision {model.commit[:8]}`",
-                quiet=quiet,
+                quiet=display.quiet,
             )
 
 
-def _write_model(model: ModelInfo, *, as_json: bool, quiet: bool) -> None:
+def _write_model(model: ModelInfo, display: Display) -> None:
     from sage.common.model_registry.vllm_registry import format_bytes
     from sage.tools.cli.models.model_view import model_json, short_revision
 
-    if as_json:
+    if display.as_json:
         write_json(model_json(model))
         return
     write_note(
         f"{model.model_id} ({short_revision(model.revision)}, {format_bytes(model.size_bytes)}) "
         "is complete and verified.",
-        quiet=quiet,
+        quiet=display.quiet,
     )
     write_data(str(model.path))
 

@@ -9,6 +9,7 @@ from sage.tools.cli.commands.model.download import download, repair, update
 from sage.tools.cli.commands.model.import_folder import import_folder
 from sage.tools.cli.commands.model.show import show
 from sage.tools.cli.commands.model.verify import verify
+from sage.tools.cli.commands.options.groups import expanded
 from sage.tools.cli.light_command import LightCommand, LightGroup
 
 app = typer.Typer(
@@ -25,9 +26,9 @@ for name, function in (
     ("prune", prune),
     ("import", import_folder),
 ):
-    app.command(name, cls=LightCommand)(function)
+    app.command(name, cls=LightCommand)(expanded(function))
 for name, function in (("list", show), ("ls", show), ("rm", delete)):
-    app.command(name, cls=LightCommand, hidden=True)(function)
+    app.command(name, cls=LightCommand, hidden=True)(expanded(function))
 
 
 @app.callback(invoke_without_command=True)

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from sage.tools.cli.commands.options.model_options import Json, Quiet, Revision, Tags, parse_tags
+from sage.tools.cli.commands.options.model_options import Display, Revision, Tags, parse_tags
 from sage.tools.cli.terminal.output import write_data, write_json, write_note
 
 
 def import_folder(
+    *,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The id it shall have.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where its files are.")],
     revision: Revision = None,
@@ -19,16 +20,15 @@ def import_folder(
         bool, typer.Option("--link", help="Link to the files instead of copying them.")
     ] = False,
     tag: Tags = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    display: Display,
 ) -> None:
     """Register the model in a folder."""
     from sage.common.model_registry.vllm_registry import import_model
     from sage.tools.cli.models.model_view import model_json
 
     found = import_model(model, folder, revision=revision, link=link, tags=parse_tags(tag))
-    if as_json:
+    if display.as_json:
         write_json(model_json(found))
     else:
-        write_note(f"{found.model_id} is registered.", quiet=quiet)
+        write_note(f"{found.model_id} is registered.", quiet=display.quiet)
         write_data(str(found.path))

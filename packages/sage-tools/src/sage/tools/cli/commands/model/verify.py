@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import typer
 
-from sage.tools.cli.commands.options.model_options import (
-    Json,
-    LocalModel,
-    LocalModelOption,
-    Quiet,
-    Revision,
-    optional_model,
-)
+from sage.tools.cli.commands.options.model_options import Display, ModelOptions
 from sage.tools.cli.terminal.output import write_data, write_json, write_note
 
 
-def verify(
-    model: LocalModel = None,
-    model_option: LocalModelOption = None,
-    revision: Revision = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+def verify(model: ModelOptions, display: Display) -> None:
     """Check a model against its checksums, offline; without a model, every one."""
     from sage.common.model_registry.vllm_registry import list_models, verify_model
 
-    model_id = optional_model(model, model_option)
+    model_id = model.optional_id()
     wanted = (
-        [(model_id, revision)]
+        [(model_id, model.revision)]
         if model_id is not None
         else [(each.model_id, each.commit) for each in list_models()]
     )
     reports = [verify_model(*each) for each in wanted]
-    if as_json:
+    if display.as_json:
         write_json(
             [
                 {
@@ -47,7 +34,7 @@ def verify(
     else:
         for each in reports:
             name = f"{each.model.model_id} {each.model.revision}"
-            if each.ok and not quiet:
+            if each.ok and not display.quiet:
                 write_data(f"{name}: {len(each.model.files)} files, all right")
             for path, problem in each.problems.items():
                 write_data(f"{name}: {path}: {problem}")

@@ -1,7 +1,8 @@
-"""Options that the `sage llm model` commands share."""
+"""Options by which most commands are told a model, and how to print what they have to say."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -18,14 +19,6 @@ def local_model_ids(incomplete: str) -> list[str]:
     return sorted(each for each in ids if each.startswith(incomplete))
 
 
-LocalModel = Annotated[
-    str | None,
-    typer.Argument(metavar="MODEL", help="Id of a local model.", autocompletion=local_model_ids),
-]
-LocalModelOption = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="The same, as an option.", autocompletion=local_model_ids),
-]
 HubModel = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="Id of a model: <owner>/<name>.")
 ]
@@ -34,16 +27,61 @@ HubModelOption = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option("--revision", "-r", help="Branch, tag or commit.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print nothing but the data itself, and errors.")
-]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", "-n", help="Show what would be done, and do nothing.")
-]
 Tags = Annotated[
     list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="A tag; may be repeated.")
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which local model a command is for."""
+
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL", help="Id of a local model.", autocompletion=local_model_ids
+        ),
+    ] = None
+    model_option: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="The same, as an option.", autocompletion=local_model_ids
+        ),
+    ] = None
+    revision: Revision = None
+
+    def optional_id(self) -> str | None:
+        """The model asked for in either way."""
+        return optional_model(self.model, self.model_option)
+
+    def one_id(self) -> str:
+        """The model asked for in either way; it is a usage error if there is none."""
+        return one_model(self.model, self.model_option)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consent:
+    """Whether something that cannot be undone is to be done."""
+
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Show what would be done, and do nothing.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Display:
+    """How a command prints what it has to say."""
+
+    as_json: Json = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but the data itself, and errors.")
+    ] = False
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether notes beside the data are unwelcome: JSON says all that they would."""
+        return self.as_json or self.quiet
 
 
 def optional_model(argument: str | None, option: str | None) -> str | None:

@@ -1,0 +1,80 @@
+"""The options of `sage llm run`, and which of them have no sense together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sage.tools.cli.commands.options.engine_options import (
+    AutoDownload,
+    EngineMode,
+    EngineModeOption,
+    EngineOptions,
+)
+from sage.tools.cli.commands.options.model_options import Display, ModelOptions
+from sage.tools.cli.commands.options.sampling_options import SamplingOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What `sage llm run` was told, as it was told."""
+
+    model: ModelOptions
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="Answer this and end; no chat.")
+    ] = None
+    system: Annotated[
+        str | None, typer.Option("--system", "-s", help="What the model is told beforehand.")
+    ] = None
+    schema: Annotated[
+        str | None,
+        typer.Option("--schema", metavar="FILE|JSON", help="Answer in JSON by this JSON schema."),
+    ] = None
+    source: Annotated[
+        Path | None, typer.Option("--input", "-i", help="A JSON Lines file of prompts.")
+    ] = None
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file for their answers.")
+    ] = None
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin the output anew where it is there.")
+    ] = False
+    embed: Annotated[
+        bool, typer.Option("--embed", help="Print vectors of the texts, no answers.")
+    ] = False
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only say whether the model fits this machine.")
+    ] = False
+    sampling: SamplingOptions
+    engine: EngineOptions
+    engine_mode: EngineModeOption = EngineMode.AUTO
+    auto_download: AutoDownload = False
+    display: Display
+
+    def check_together(self) -> None:
+        """Raise BadParameter for options that have no sense together."""
+        texts = {"--prompt": self.prompt, "--input": self.source}
+        given = [name for name, value in texts.items() if value is not None]
+        if len(given) == 2:
+            raise typer.BadParameter("--prompt and --input: give one of them")
+        if (self.source is None) != (self.output is None):
+            raise typer.BadParameter("--input and --output go together")
+        if self.overwrite and self.output is None:
+            raise typer.BadParameter("--overwrite is for an --output")
+        if self.estimate and given:
+            raise typer.BadParameter(f"--estimate loads nothing, so it takes no {given[0]}")
+        if self.embed or self.estimate:
+            self._check_generates_nothing("--embed" if self.embed else "--estimate")
+
+    def _check_generates_nothing(self, mode: str) -> None:
+        generates = {
+            "--system": self.system,
+            "--schema": self.schema,
+            "sampling options": self.sampling.given() or None,
+        }
+        unused = [name for name, value in generates.items() if value is not None]
+        if unused:
+            raise typer.BadParameter(f"{mode} generates nothing, so it takes no {unused[0]}")
