@@ -22,6 +22,7 @@ from pathlib import Path
 from sage.common.model_registry import manifest, vllm_registry
 import filelock  # imported before counting lines
 
+WRITERS = ("write_manifest", "locked_manifest", "editing_manifest")
 root, source = Path(sys.argv[1]), Path(sys.argv[2])
 vllm_registry.import_model("owner/first", source, root=root)
 before = (root / "metadata.json").read_bytes()
@@ -35,7 +36,7 @@ for step in range(1, 10_000):
             global seen
             if frame.f_code.co_filename != manifest.__file__:
                 return None
-            if event == "line" and frame.f_code.co_name in ("_replace", "editing_manifest"):
+            if event == "line" and frame.f_code.co_name in WRITERS:
                 seen += 1
                 if seen == step:
                     os.kill(os.getpid(), signal.SIGKILL)

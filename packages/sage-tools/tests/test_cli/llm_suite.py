@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MODEL = "me/tiny-chat"
 COMMANDS = ["model", "run", "start", "stop", "status", "logs", "fine-tune", "bench", "doctor"]
-MODEL_COMMANDS = ["show", "download", "delete", "verify", "repair", "update", "prune", "import"]
+MODEL_COMMANDS = "show download delete verify repair update prune import migrate".split()
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 from command_line import lines, refused
 from hub_faults import Body, Fault
 from model_files import safetensors
+from recorded_server import server
 
 from sage.common.model_registry import vllm_registry
 
@@ -105,3 +108,76 @@ class TestUsage:
         hub.add_model(MODEL, files)
         hub.faults = [Fault("info", Body(b"<html>Log in</html>"))]
         refused(sage("llm", "model", "download", MODEL), MODEL, "HF_ENDPOINT")
+
+
+class TestFlagsOfEarlierSage:
+    """Programs written for the servers of earlier SAGE keep their flags."""
+
+    @pytest.mark.parametrize("how", [["--port", "8000"], ["8000", "--port", "8000"]])
+    @pytest.mark.parametrize("force", [[], ["-f"]])
+    def test_stop_by_port(
+        self, how: list[str], force: list[str], sage: CommandLine, environment: dict[str, str]
+    ) -> None:
+        with server(environment) as process, server(environment, 8001) as other:
+            done = sage("llm", "stop", *how, *force, **environment)
+            verb = "Killed" if force else "Stopped"
+            assert lines(done) == [f"{verb} chat on port 8000 (pid {process.pid})."]
+            assert process.wait(60) == -(signal.SIGKILL if force else signal.SIGTERM)
+            assert other.poll() is None
+            refused(sage("llm", "stop", "--port", "8000", **environment), "'8000'", "on port 8001")
+            refused(
+                sage("llm", "stop", "8001", "--port", "8002", **environment), "two servers", code=2
+            )
+
+    def test_status_of_a_port(self, sage: CommandLine, environment: dict[str, str]) -> None:
+        with server(environment, 8001), server(environment, 8002):
+            done = sage("llm", "status", "--port", "8002", "--json", **environment)
+            assert [each["port"] for each in json.loads(done.stdout)] == [8002]
+            none = sage("llm", "status", "--port", "8003", **environment)
+            assert lines(none) == []
+            assert none.stderr.startswith("Nothing runs on port 8003.")
+
+    def test_start_takes_its_port_in_short(self, sage: CommandLine) -> None:
+        refused(sage("llm", "start", "-p", "0"), "--port", "'-p'", code=2)
+
+    def test_a_download_without_progress(
+        self, sage: CommandLine, hub: LocalHub, files: dict[str, bytes]
+    ) -> None:
+        hub.add_model(MODEL, files)
+        done = sage("llm", "model", "download", MODEL, "--no-progress")
+        assert len(lines(done)) == 1
+        assert done.stderr.splitlines()[-1].endswith("is complete and verified.")
+        assert "asking the hub" not in done.stderr
+
+    def test_what_an_embedding_model_is_for(
+        self, sage: CommandLine, imported: vllm_registry.ModelInfo
+    ) -> None:
+        run = ("llm", "run", "--embedding-model", MODEL)
+        refused(sage(*run, "--estimate"), "--embed", code=2)
+        refused(sage(*run, "-m", "a/b", "--embed", "-p", "x"), "two models", code=2)
+        done = sage(*run, "--embed", "--estimate")
+        assert f"Model:    {MODEL}" in lines(done)
+
+
+def test_a_registry_of_earlier_sage_names_the_command_that_migrates_it(
+    sage: CommandLine, source: Path, root: Path
+) -> None:
+    root.mkdir()
+    source.rename(root / "owner__name")
+    entry = {"path": str(root / "owner__name"), "revision": None, "last_used": 1.0, "tags": []}
+    gone = {**entry, "path": "/nowhere/owner__gone"}
+    (root / "metadata.json").write_text(json.dumps({MODEL: entry}))
+    for command in (["model", "show"], ["run", "-p", "Hello"], ["start"], ["model", "verify"]):
+        refused(sage("llm", *command), "isage 0.1 or 0.2", "Run `sage llm model migrate`")
+    (said,) = lines(sage("llm", "model", "migrate"))
+    assert said == f"{MODEL}: 5 files, taken over"
+    assert lines(sage("llm", "model", "verify")) == [f"{MODEL} main: 5 files, all right"]
+    again = sage("llm", "model", "migrate")
+    assert (lines(again), again.stderr.startswith("Nothing to migrate")) == ([], True)
+    (root / "metadata.json").write_text(json.dumps({"owner/gone": gone}))
+    done = sage("llm", "model", "migrate", "--json")
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    assert report["models"] == []
+    assert "not a folder" in report["left"]["owner/gone"]
+    assert "sage llm model download owner/gone" in done.stderr

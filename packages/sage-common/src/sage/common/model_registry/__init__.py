@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         FileProgress,
     )
     from sage.common.model_registry.errors import (
+        EarlierManifestError,
         EmptySelectionError,
         GatedModelError,
         GGUFError,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         delete_model,
         plan_deletion,
     )
+    from sage.common.model_registry.maintenance.migration import Migration, migrate_registry
     from sage.common.model_registry.maintenance.pruning import plan_prune
     from sage.common.model_registry.maintenance.update import (
         UpdateCheck,
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DeletionPlan",
     "DownloadStatus",
+    "EarlierManifestError",
     "EmptySelectionError",
     "FileProgress",
     "FileRecord",
@@ -93,6 +96,7 @@ __all__ = [
     "InvalidModelIdError",
     "ManifestCorruptError",
     "ManifestVersionError",
+    "Migration",
     "ModelInfo",
     "ModelNotFoundError",
     "ModelRegistryError",
@@ -111,6 +115,7 @@ __all__ = [
     "get_model_path",
     "import_model",
     "list_models",
+    "migrate_registry",
     "plan_deletion",
     "plan_prune",
     "registry_root",
@@ -125,6 +130,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "DeletionPlan": "sage.common.model_registry.maintenance.deletion",
         "DownloadStatus": "sage.common.model_registry.download.progress",
+        "EarlierManifestError": "sage.common.model_registry.errors",
         "EmptySelectionError": "sage.common.model_registry.errors",
         "FileProgress": "sage.common.model_registry.download.progress",
         "FileRecord": "sage.common.model_registry.model_info",
@@ -140,6 +146,7 @@ __getattr__, __dir__ = lazy_exports(
         "InvalidModelIdError": "sage.common.model_registry.errors",
         "ManifestCorruptError": "sage.common.model_registry.errors",
         "ManifestVersionError": "sage.common.model_registry.errors",
+        "Migration": "sage.common.model_registry.maintenance.migration",
         "ModelInfo": "sage.common.model_registry.model_info",
         "ModelNotFoundError": "sage.common.model_registry.errors",
         "ModelRegistryError": "sage.common.model_registry.errors",
@@ -158,6 +165,7 @@ __getattr__, __dir__ = lazy_exports(
         "get_model_path": "sage.common.model_registry.lookup",
         "import_model": "sage.common.model_registry.import_folder",
         "list_models": "sage.common.model_registry.lookup",
+        "migrate_registry": "sage.common.model_registry.maintenance.migration",
         "plan_deletion": "sage.common.model_registry.maintenance.deletion",
         "plan_prune": "sage.common.model_registry.maintenance.pruning",
         "registry_root": "sage.common.model_registry.layout",

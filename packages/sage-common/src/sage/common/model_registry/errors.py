@@ -15,6 +15,7 @@
     ├── IncompleteModelError         (ValueError)       weights that its own files name are missing
     ├── IntegrityError               (ValueError)       bytes that differ from their checksum
     ├── ManifestCorruptError         (ValueError)       metadata.json cannot be trusted
+    │   ├── EarlierManifestError                        ... because isage 0.1 or 0.2 wrote it
     │   └── ManifestVersionError                        ... because a newer SAGE wrote it
     ├── HubAccessError               (PermissionError)  the hub refuses these credentials
     │   └── GatedModelError                             the model's terms are not accepted yet
@@ -255,6 +256,20 @@ class ManifestCorruptError(ModelRegistryError, ValueError):
         )
         self.path = path
         self.reason = reason
+
+
+class EarlierManifestError(ManifestCorruptError):
+    """The manifest was written by isage 0.1 or 0.2."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        super().__init__(
+            path,
+            f"it was written by an earlier SAGE (isage 0.1 or 0.2) and lists {count} "
+            f"model{'' if count == 1 else 's'}",
+            hint="Run `sage llm model migrate`: it checks them and takes them over as they lie "
+            "there, and keeps the earlier manifest beside the new one.",
+        )
+        self.count = count
 
 
 class ManifestVersionError(ManifestCorruptError):

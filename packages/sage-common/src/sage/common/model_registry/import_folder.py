@@ -46,7 +46,7 @@ def import_model(
     check_model_id(model_id)
     revision = check_revision(revision if revision is not None else "local")
     source = Path(folder).expanduser().absolute()
-    paths = _files_of(model_id, source)
+    paths = files_of_model(model_id, source)
     base = registry_root(root)
     if link:
         _check_outside(base, model_id, source, paths)
@@ -66,7 +66,7 @@ def import_model(
                 staged,
                 model_id=model_id,
                 revision=revision,
-                commit=_digest_of(files),
+                commit=digest_of(files),
                 files=files,
                 tags=tags,
                 source="import",
@@ -75,7 +75,11 @@ def import_model(
             remove_tree(staged)
 
 
-def _files_of(model_id: str, source: Path) -> list[str]:
+def files_of_model(model_id: str, source: Path) -> list[str]:
+    """Return the files of a folder that can be a model of the registry, as relative paths.
+
+    Raises InvalidModelFolderError or IncompleteModelError for a folder that cannot.
+    """
     if not source.is_dir():
         raise InvalidModelFolderError(model_id, source, "it is not a folder")
     if not any(any(source.glob(pattern)) for pattern in _PROOFS_OF_A_MODEL):
@@ -142,7 +146,7 @@ def _place(source: Path, target: Path, *, link: bool) -> None:
         shutil.copyfile(source, target)
 
 
-def _digest_of(files: Mapping[str, FileRecord]) -> str:
+def digest_of(files: Mapping[str, FileRecord]) -> str:
     """Forty hex digits, like a commit of the hub, that change with any byte of any file."""
     listing = "".join(f"{path}\0{files[path].checksum}\n" for path in sorted(files))
     return hashlib.sha256(listing.encode()).hexdigest()[:40]

@@ -14,7 +14,9 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from sage.common.model_registry.earlier_manifest import earlier_models
 from sage.common.model_registry.errors import (
+    EarlierManifestError,
     InvalidModelIdError,
     ManifestCorruptError,
     ManifestVersionError,
@@ -58,6 +60,8 @@ def read_manifest(root: Path) -> list[ModelInfo]:
 
 def _parse(root: Path, path: Path, text: str) -> list[ModelInfo]:
     raw = json.loads(text)
+    if (earlier := earlier_models(raw)) is not None:
+        raise EarlierManifestError(path, len(earlier))
     version = raw["version"]
     if isinstance(version, int) and version > VERSION:
         raise ManifestVersionError(path, version, supported=VERSION)
@@ -75,20 +79,26 @@ def _parse(root: Path, path: Path, text: str) -> list[ModelInfo]:
 @contextmanager
 def editing_manifest(root: Path) -> Iterator[list[ModelInfo]]:
     """Lock the manifest, lend its models for change, and replace it if they did change."""
+    with writing(root), locked_manifest(root):
+        models = read_manifest(root)
+        before = list(models)
+        yield models
+        if models != before:
+            write_manifest(manifest_path(root), models)
+
+
+@contextmanager
+def locked_manifest(root: Path) -> Iterator[None]:
+    """Keep every other writer of the manifest out."""
     from filelock import FileLock  # takes as long to import as the rest of the registry together
 
-    path = manifest_path(root)
-    with writing(root):
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            models = read_manifest(root)
-            before = list(models)
-            yield models
-            if models != before:
-                _replace(path, models)
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{manifest_path(root)}.lock"):
+        yield
 
 
-def _replace(path: Path, models: list[ModelInfo]) -> None:
+def write_manifest(path: Path, models: list[ModelInfo]) -> None:
+    """Replace the manifest in one step, for good; the caller holds its lock."""
     # One model per line: cheap to write, and a diff or a grep of it means something.
     lines = ",\n".join(json.dumps(model.to_json(), ensure_ascii=True) for model in models)
     temporary = path.with_name(f".{path.name}.new")  # one name: a leftover is overwritten

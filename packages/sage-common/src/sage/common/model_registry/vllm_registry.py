@@ -15,6 +15,7 @@ from sage.common.model_registry.download.progress import (
     format_seconds,
 )
 from sage.common.model_registry.errors import (
+    EarlierManifestError,
     EmptySelectionError,
     GatedModelError,
     GGUFError,
@@ -43,6 +44,7 @@ from sage.common.model_registry.maintenance.deletion import (
     delete_model,
     plan_deletion,
 )
+from sage.common.model_registry.maintenance.migration import Migration, migrate_registry
 from sage.common.model_registry.maintenance.pruning import plan_prune
 from sage.common.model_registry.maintenance.update import UpdateCheck, check_update, update_model
 from sage.common.model_registry.maintenance.verification import (
@@ -57,6 +59,7 @@ __all__ = [
     "ROOT_VARIABLE",
     "DeletionPlan",
     "DownloadStatus",
+    "EarlierManifestError",
     "EmptySelectionError",
     "FileProgress",
     "FileRecord",
@@ -73,6 +76,7 @@ __all__ = [
     "LineWatcher",
     "ManifestCorruptError",
     "ManifestVersionError",
+    "Migration",
     "ModelInfo",
     "ModelNotFoundError",
     "ModelRegistryError",
@@ -93,6 +97,7 @@ __all__ = [
     "get_model_path",
     "import_model",
     "list_models",
+    "migrate_registry",
     "plan_deletion",
     "plan_prune",
     "registry_root",

@@ -33,7 +33,7 @@ def run(options: RunOptions) -> None:
     options.check_together()
     mode = _mode(options)
     model_id = chosen_model(
-        options.model.optional_id(),
+        options.model_id(),
         options.model.revision,
         embeds=options.embed,
         auto_download=options.auto_download,
@@ -98,12 +98,14 @@ def _texts(prompt: str | None, *, chats: bool) -> list[str]:
 def _settings(options: RunOptions) -> dict[str, Any]:
     """The service's settings without its model; raises BadParameter for what cannot be."""
     arguments = options.engine.arguments()
-    others = {
+    others: dict[str, Any] = {
         "engine_mode": options.engine_mode.value,
         "auto_download": options.auto_download,
     }
     if options.embed:
         return {"embedding_engine": arguments, **others}
+    if options.embedding_model is not None:
+        others["embedding_model_id"] = options.embedding_model
     sampling = options.sampling.given()
     if options.schema is not None:
         sampling["json_schema"] = _schema(options.schema)

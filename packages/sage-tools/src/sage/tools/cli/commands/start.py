@@ -52,7 +52,9 @@ class ListenOptions:
     """Where the server listens, and how it is started."""
 
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1"
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000
+    port: Annotated[
+        int, typer.Option("--port", "-p", min=1, max=65535, help="Port to listen on.")
+    ] = 8000
     background: Annotated[
         bool, typer.Option("--background", "-d", help="Return when the server is up.")
     ] = False

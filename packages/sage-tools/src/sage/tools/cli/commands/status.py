@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sage.tools.cli.commands.options.model_options import Display
+from sage.tools.cli.commands.options.server_options import Port
 from sage.tools.cli.terminal.output import write_json, write_note
 
 _WATCH_SECONDS = 2.0
@@ -16,6 +17,7 @@ _WATCH_SECONDS = 2.0
 
 def status(
     *,
+    port: Port = None,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")
     ] = False,
@@ -27,7 +29,7 @@ def status(
     """
     from sage.tools.cli.servers.status_view import StatusView
 
-    view = StatusView(in_place=watch and not display.as_json)
+    view = StatusView(port, in_place=watch and not display.as_json)
     idle = False
     try:
         while True:
@@ -38,7 +40,10 @@ def status(
                 view.write(records)
             elif not idle:
                 view.clear()
-                write_note("Nothing runs. `sage llm start` starts a server.", quiet=display.quiet)
+                where = "" if port is None else f" on port {port}"
+                write_note(
+                    f"Nothing runs{where}. `sage llm start` starts a server.", quiet=display.quiet
+                )
             sys.stdout.flush()  # whoever reads it in a pipe gets it now
             idle = not records
             if not watch:

@@ -7,18 +7,19 @@ from typing import Annotated
 import typer
 
 from sage.tools.cli.commands.options.model_options import Display
-from sage.tools.cli.commands.options.server_options import Server
+from sage.tools.cli.commands.options.server_options import Port, Server
 from sage.tools.cli.terminal.output import write_data, write_json, write_note
 
 
 def stop(
     *,
     server: Server = None,
+    port: Port = None,
     every: Annotated[bool, typer.Option("--all", help="Stop every server.")] = False,
     timeout: Annotated[
         float, typer.Option(min=0, help="Seconds it may take to finish before it is killed.")
     ] = 10,
-    force: Annotated[bool, typer.Option("--force", help="Kill it at once.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Kill it at once.")] = False,
     display: Display,
 ) -> None:
     """Stop a server that `start` started.
@@ -29,9 +30,12 @@ def stop(
     from sage.tools.cli.servers.process import ServerProcess
     from sage.tools.cli.servers.records import one_server, running
 
-    if server is not None and every:
+    if port is not None and server not in (None, str(port)):
+        raise typer.BadParameter(f"two servers were given: {server} and --port {port}")
+    target = str(port) if port is not None else server
+    if target is not None and every:
         raise typer.BadParameter("give one server or --all, not both")
-    only = None if every else one_server(server)
+    only = None if every else one_server(target)
     servers = running("server") if every else [] if only is None else [only]
     if not servers:
         write_note("No server is running.", quiet=display.is_bare)

@@ -99,7 +99,9 @@ class BatchFiles:
                 "Finish it with the command that began it, or begin anew with --overwrite.",
             ) from error
         except CheckpointError as error:
-            raise CommandError(error.problem, "Wait for its end, or name another output.") from error
+            raise CommandError(
+                error.problem, "Wait for its end, or name another output."
+            ) from error
 
 
 def _keys(config: VLLMServiceConfig) -> tuple[str, ...]:

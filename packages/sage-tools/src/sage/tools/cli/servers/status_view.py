@@ -28,9 +28,10 @@ _NONE = "-"
 
 
 class StatusView:
-    """Tables of what runs, ``in_place`` one over the other on a terminal."""
+    """Tables of what runs, on one port or at all, ``in_place`` one over the other on a terminal."""
 
-    def __init__(self, *, in_place: bool) -> None:
+    def __init__(self, port: int | None, *, in_place: bool) -> None:
+        self._port = port
         self._in_place = in_place and is_rich(sys.stdout)
         self._repeats = in_place and not self._in_place
         self._lines: int | None = None
@@ -38,7 +39,7 @@ class StatusView:
 
     def records(self) -> list[Record]:
         """All that runs, with the figures of now and its ``uptime`` in seconds."""
-        records = running()
+        records = [record for record in running() if self._port in (None, record.get("port"))]
         self._figures.add_to([record for record in records if record["kind"] == "server"])
         now = datetime.now(tz=UTC)
         for record in records:

@@ -47,6 +47,9 @@ def download(
         bool, typer.Option("--allow-pickle", help="Accept weights that can run code when loaded.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Fetch all of it anew.")] = False,
+    no_progress: Annotated[
+        bool, typer.Option("--no-progress", help="Do not show how far it is.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Files fetched at once.")] = 8,
     display: Display,
 ) -> None:
@@ -58,7 +61,7 @@ def download(
     from sage.tools.cli.terminal.download_display import download_display
 
     model_id = one_model(model, model_option)
-    with download_display(quiet=display.quiet) as watch:
+    with download_display(quiet=display.quiet or no_progress) as watch:
         found = download_model(
             model_id,
             revision,

@@ -7,6 +7,7 @@ import typer
 from sage.tools.cli.commands.model.delete import delete, prune
 from sage.tools.cli.commands.model.download import download, repair, update
 from sage.tools.cli.commands.model.import_folder import import_folder
+from sage.tools.cli.commands.model.migrate import migrate
 from sage.tools.cli.commands.model.show import show
 from sage.tools.cli.commands.model.verify import verify
 from sage.tools.cli.commands.options.groups import expanded
@@ -25,6 +26,7 @@ for name, function in (
     ("update", update),
     ("prune", prune),
     ("import", import_folder),
+    ("migrate", migrate),
 ):
     app.command(name, cls=LightCommand)(expanded(function))
 for name, function in (("list", show), ("ls", show), ("rm", delete)):

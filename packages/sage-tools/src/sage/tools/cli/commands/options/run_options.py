@@ -14,7 +14,12 @@ from sage.tools.cli.commands.options.engine_options import (
     EngineModeOption,
     EngineOptions,
 )
-from sage.tools.cli.commands.options.model_options import Display, ModelOptions
+from sage.tools.cli.commands.options.model_options import (
+    Display,
+    ModelOptions,
+    local_model_ids,
+    optional_model,
+)
 from sage.tools.cli.commands.options.sampling_options import SamplingOptions
 
 
@@ -45,6 +50,15 @@ class RunOptions:
     embed: Annotated[
         bool, typer.Option("--embed", help="Print vectors of the texts, no answers.")
     ] = False
+    embedding_model: Annotated[
+        str | None,
+        typer.Option(
+            "--embedding-model",
+            metavar="ID",
+            help="The model for --embed; without that, loaded beside the other one.",
+            autocompletion=local_model_ids,
+        ),
+    ] = None
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Only say whether the model fits this machine.")
     ] = False
@@ -53,6 +67,12 @@ class RunOptions:
     engine_mode: EngineModeOption = EngineMode.AUTO
     auto_download: AutoDownload = False
     display: Display
+
+    def model_id(self) -> str | None:
+        """The model that was asked for to do the work."""
+        if self.embed and self.embedding_model is not None:
+            return optional_model(self.model.optional_id(), self.embedding_model)
+        return self.model.optional_id()
 
     def check_together(self) -> None:
         """Raise BadParameter for options that have no sense together."""
@@ -66,6 +86,8 @@ class RunOptions:
             raise typer.BadParameter("--overwrite is for an --output")
         if self.estimate and given:
             raise typer.BadParameter(f"--estimate loads nothing, so it takes no {given[0]}")
+        if self.estimate and self.embedding_model is not None and not self.embed:
+            raise typer.BadParameter("--estimate is of one model: add --embed, or give --model")
         if self.embed or self.estimate:
             self._check_generates_nothing("--embed" if self.embed else "--estimate")
 

@@ -1,4 +1,4 @@
-"""The argument by which `stop` and `logs` are told a server."""
+"""How `stop`, `logs` and `status` are told a server."""
 
 from __future__ import annotations
 
@@ -22,4 +22,8 @@ Server = Annotated[
         help="Which server, as `status` has it.",
         autocompletion=server_names,
     ),
+]
+Port = Annotated[
+    int | None,
+    typer.Option("--port", min=1, max=65535, help="The server that listens on this port."),
 ]
