@@ -14,6 +14,7 @@ from multiprocessing import connection, resource_tracker
 from types import SimpleNamespace
 from typing import Any, Literal
 
+from sage.common.components.sage_vllm.backend.answer_text import make_texts_of_answers_alone
 from sage.common.components.sage_vllm.backend.cpu_kernels import (
     kernel_priorities,
     register_cpu_kernels,
@@ -229,7 +230,9 @@ def build(
     with _BUILD_LOCK:
         _import_vllm(spec.model_id)
         from vllm.platforms import current_platform
+        from vllm.v1.engine import detokenizer
 
+        make_texts_of_answers_alone(detokenizer)
         on_cpu = current_platform.is_cpu()
         inline = spec.mode == "inline" or (spec.mode == "auto" and on_cpu)
         read_config(spec.model_id, spec.path)  # which the defaults are made from

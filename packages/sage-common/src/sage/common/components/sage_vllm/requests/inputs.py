@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import Prompt
+from sage.common.components.sage_vllm.requests.unicode import check_unicode
 
 SHAPES = (
     "a string, a conversation (a list of {'role', 'content'}), "
@@ -39,6 +40,7 @@ def parse_texts(inputs: Any) -> list[str]:
     for index, text in enumerate(texts):
         if not isinstance(text, str) or not text:
             raise ValueError(f"text {index} must be a non-empty string, not {text!r}")
+        check_unicode(text, f"text {index}")
     return list(texts)
 
 
@@ -84,6 +86,7 @@ def _is_conversation(inputs: Any) -> bool:
 def _check_text(text: str, which: str) -> str:
     if not text:
         raise ValueError(f"{which} is empty; there is nothing to continue")
+    check_unicode(text, which)
     return text
 
 
@@ -104,6 +107,7 @@ def _check_conversation(messages: Any, which: str) -> Sequence[Mapping[str, Any]
                 f"{which} has a message whose content is not text, a string or a list of "
                 f"{{'type': 'text', 'text': ...}}: {message['content']!r}"
             )
+        check_unicode(message, f"a message of {which}")
     return list(messages)
 
 

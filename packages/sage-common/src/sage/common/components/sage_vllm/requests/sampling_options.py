@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sage.common.components.sage_vllm.requests.unicode import check_unicode
 from sage.common.core.errors import nearest
 
 _TYPES: dict[str, tuple[str, ...]] = {
@@ -68,6 +69,7 @@ def check_sampling_options(options: Mapping[str, Any], where: str) -> None:
             )
         if value is not None and not _IS[_TYPE_OF[name]](value):
             raise ValueError(f"{name} in {where} must be {_TYPE_OF[name]}, not {value!r}")
+        check_unicode(value, f"{name} in {where}")
     structures = [name for name in STRUCTURE_OPTIONS if options.get(name) is not None]
     if len(structures) > 1:
         raise ValueError(f"{' and '.join(structures)} in {where}: a text can follow only one")
