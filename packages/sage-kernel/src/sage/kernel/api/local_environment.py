@@ -5,18 +5,16 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
-from sage.common.core.errors import nearest
 from sage.common.core.functions import BaseFunction
 from sage.common.core.old_names import missing_attribute
 from sage.common.service import BaseService
 from sage.kernel.api.data_stream import DataStream, add_operator
+from sage.kernel.api.environment_config import environment_config
 from sage.kernel.api.generator_source import GeneratorSource
 from sage.kernel.api.iterable_source import IterableSource
 from sage.kernel.graph import FunctionSpec, Operator
@@ -31,11 +29,6 @@ from sage.kernel.runtime.service import ServiceCallProxy, ServiceFactory, Servic
 
 logger = logging.getLogger(__name__)
 
-_DEFAULTS: dict[str, int | float] = {
-    "channel_capacity": 1024,  # records that wait between two threads
-    "close_timeout": 10.0,  # seconds that close() gives the operators to return
-}
-
 _SOURCE_OPTIONS: tuple[str, ...] = ("name", "on_error")
 
 
@@ -48,19 +41,8 @@ class LocalEnvironment:
     """
 
     def __init__(self, name: str = "sage", config: Mapping[str, Any] | None = None) -> None:
-        for key in config or {}:
-            if key not in _DEFAULTS:
-                raise ValueError(f"unknown configuration {key!r}; {nearest(key, list(_DEFAULTS))}")
         self.name = name
-        self.config = {**_DEFAULTS, **(config or {})}
-        capacity = self.config["channel_capacity"]
-        if not isinstance(capacity, int) or capacity < 1:
-            raise ValueError(f"channel_capacity must be a whole number from 1 on, not {capacity!r}")
-        timeout = self.config["close_timeout"]
-        if not isinstance(timeout, int | float) or not 0 <= timeout <= threading.TIMEOUT_MAX:
-            raise ValueError(
-                f"close_timeout must be a number of seconds from 0 on, not {timeout!r}"
-            )
+        self.config = environment_config(config or {})
         self.service_manager = ServiceManager()
         self.operators: list[Operator] = []
         self._executor: LocalExecutor | None = None
@@ -154,16 +136,12 @@ class LocalEnvironment:
         record is through; KeyboardInterrupt. Whatever it raises, everything is closed.
 
         With ``checkpoint``, a folder, a run that stopped for any reason goes on where it was when
-        the same pipeline is submitted again, and one that is complete does nothing. Its source
-        has to give the same records in the same order again. What a DurableSink has written is
-        then neither short of a record nor has one twice; any other sink gets those records again
-        that it was given after the last commit before a kill. What is through is committed within
-        0.2 seconds and the time of two commits. Raises CheckpointError: UnsupportedPipelineError
-        if the pipeline is no chain that keeps the order of records, CheckpointMismatchError if
-        another pipeline began it, CheckpointInUseError if another run is using it. A checkpoint
-        also knows its input and what makes the results of its services, where these say so:
-        InputChangedError and ServiceChangedError say what is not as it was. With
-        ``input_grew="continue"`` an input to which records were added goes on with these.
+        the same pipeline is submitted again, and one that is complete does nothing. A DurableSink
+        then has every record once; any other sink gets again what it was given after the last
+        commit before a kill, 0.2 seconds and the time of two commits at most. Raises a
+        CheckpointError if the pipeline cannot have one, is another one, or is being run, and if
+        its input or what its services answer with has changed. ``input_grew="continue"`` goes on
+        with records that were added to the input.
 
         With ``progress`` the run is shown on standard error until its end: drawn in place on a
         terminal, told in a line every few seconds elsewhere, and summed up in a last line.
@@ -176,10 +154,13 @@ class LocalEnvironment:
                 f"from_batch() or from_source()"
             )
         try:
-            executor = self._start(
-                None if checkpoint is None else self._open_checkpoint(checkpoint, input_grew),
-                progress=progress,
-            )
+            opened = None
+            if checkpoint is not None:
+                said = self.service_manager.identities()
+                opened = Checkpoint(
+                    checkpoint, self.operators, services=said, input_grew=input_grew
+                )
+            executor = self._start(opened, progress=progress)
             if autostop:
                 executor.wait(tell_endless=True)
         except BaseException:
@@ -250,12 +231,7 @@ class LocalEnvironment:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _open_services(self, wanted: str) -> None:
@@ -266,13 +242,6 @@ class LocalEnvironment:
     def _end_progress(self) -> None:
         if self._progress is not None:
             self._progress.end()
-
-    def _open_checkpoint(self, folder: str | os.PathLike[str], input_grew: InputGrew) -> Checkpoint:
-        if input_grew not in get_args(InputGrew):
-            hint = nearest(str(input_grew), list(get_args(InputGrew)))
-            raise ValueError(f"unknown input_grew {input_grew!r}; {hint}")
-        services = self.service_manager.identities()
-        return Checkpoint(folder, self.operators, services=services, input_grew=input_grew)
 
     def _start(self, checkpoint: Checkpoint | None, *, progress: bool) -> LocalExecutor:
         complete = checkpoint is not None and checkpoint.complete

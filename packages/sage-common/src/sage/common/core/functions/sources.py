@@ -9,7 +9,11 @@ from typing import Any
 from sage.common.core.functions.base import BaseFunction
 
 
-class StopSignal:
+class NoRecord:
+    """What a source may return that is no record; one question of the kernel per record."""
+
+
+class StopSignal(NoRecord):
     """Returned by a source when it has no more records."""
 
     def __init__(self, reason: str = "") -> None:
@@ -20,7 +24,7 @@ class StopSignal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnreadableRecord:
+class UnreadableRecord(NoRecord):
     """Returned by a source in place of a record that it cannot read, if it can go on after it.
 
     The ``on_error`` of ``from_source()`` says what becomes of it: ``record``, what there is of

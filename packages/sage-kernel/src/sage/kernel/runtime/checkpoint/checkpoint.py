@@ -16,9 +16,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
+from sage.common.core.errors import nearest
+from sage.common.core.functions import StopSignal
 from sage.common.core.local_path import local_path
 from sage.kernel.graph import Operator
 from sage.kernel.runtime.annotate import annotate
@@ -67,6 +69,9 @@ class Checkpoint:
         input_grew: InputGrew = "refuse",
     ) -> None:
         self._folder = str(folder)
+        if input_grew not in get_args(InputGrew):
+            hint = nearest(str(input_grew), list(get_args(InputGrew)))
+            raise ValueError(f"unknown input_grew {input_grew!r}; {hint}")
         problem = obstacle(operators)
         if problem is not None:
             raise self.unsupported(problem)
@@ -171,20 +176,21 @@ class Checkpoint:
             hint="submit this one without checkpoint=",
         )
 
-    def remaining(self, source: Any, records: Iterator[Any]) -> Iterator[Any]:
-        """Yield the records of a source that are not done, by its own ``skip(n)`` if it has one."""
+    def skip_done(self, source: Any) -> None:
+        """Pass over the records of a source that are done, by its own ``skip(n)`` if it has one."""
         done = self.position
         if done and hasattr(source, "skip"):
             source.skip(done)
-        else:
-            for index in range(done):
-                if next(records, self) is self:
-                    raise CheckpointError(
-                        self._folder,
-                        f"{done} records are done, and the source now has only {index}",
-                        hint="restore the source, or begin anew with another folder",
-                    )
-        yield from records
+            return
+        none_ends = not getattr(source, "none_is_record", False)
+        for index in range(done):
+            record = source.execute()
+            if isinstance(record, StopSignal) or (record is None and none_ends):
+                raise CheckpointError(
+                    self._folder,
+                    f"{done} records are done, and the source now has only {index}",
+                    hint="restore the source, or begin anew with another folder",
+                )
 
     def counting(self, mark: Mark) -> Callable[[], None]:
         """Return what the source calls after each of its records: it counts and marks them."""
