@@ -156,7 +156,7 @@ def test_the_timeout_covers_the_retries() -> None:
         retry_backoff = 0.03
 
         def submit(self, record: Any) -> Future[Any]:
-            raise Flaky
+            raise Flaky("not yet")
 
     env = submitted([1], AlwaysFlaky)
     with pytest.raises(RecordTimeoutError):
@@ -236,7 +236,7 @@ def test_retries_spread_over_a_time_that_doubles_up_to_a_cap() -> None:
 
         def submit(self, record: Any) -> Future[Any]:
             times[record].append(time.monotonic())
-            raise Flaky
+            raise Flaky("not yet")
 
     submitted(range(100), Timed, on_error=lambda letter: None).submit()
     pauses = [[after - before for before, after in pairwise(one)] for one in times.values()]

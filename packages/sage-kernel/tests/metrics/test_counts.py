@@ -203,7 +203,7 @@ def test_retries_are_counted() -> None:
         def submit(self, record: int) -> Future[int]:
             if record % 10 == 0 and record not in self.seen:
                 self.seen.add(record)
-                raise BusyError
+                raise BusyError("not yet")
             return done(record)
 
     env = LocalEnvironment("retries")
