@@ -38,13 +38,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from engine_options import engine_options
 from goals import Goals
 from rich.console import Console
 from rich.table import Table
 from rounds import Results, Way, main
 from workload import SAMPLING, environment, offline_batch, pipeline
-
-from sage.common.components.sage_vllm.fit.cpu_defaults import cpu_defaults
 
 IN_FLIGHT = 256
 BATCH_SIZES = {"max_num_seqs": 256, "max_num_batched_tokens": 4096}  # vLLM's for LLM on a CPU
@@ -94,7 +93,7 @@ def running_server(model: Path) -> Iterator[str]:
         port = probe.getsockname()[1]
     options = [
         f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
-        for name, value in {**cpu_defaults(model, {}), **BATCH_SIZES}.items()
+        for name, value in {**engine_options(model), **BATCH_SIZES}.items()
     ]
     options += ["--host=127.0.0.1", f"--port={port}", "--uvicorn-log-level=error"]
     options += [f"--model={model}", "--served-model-name=bench"]
@@ -168,7 +167,7 @@ def ray_data(model: Path, prompts: list[str], began: float) -> dict[str, float]:
             model_source=str(model),
             batch_size=batch,
             concurrency=1,
-            engine_kwargs={**cpu_defaults(model, {}), **BATCH_SIZES},
+            engine_kwargs={**engine_options(model), **BATCH_SIZES},
             placement_group_config={"bundle_per_worker": {"CPU": 1}},  # else it waits for a GPU
             log_engine_metrics=False,  # they need Ray Serve
             # The prompts are plain text, and two processes less start sooner.

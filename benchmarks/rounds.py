@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine_options import engine_options
 from workload import make_prompts, write_model
-
-from sage.common.components.sage_vllm.fit.cpu_defaults import cpu_defaults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ def _run_all(ways: Mapping[str, Way], rounds: int, count: int) -> Results:
                 rate = figures[name][-1]["tokens_per_second"]
                 said = f"round {number + 1}: ({name}) {way.title}: {rate:,.0f} tokens/s"
                 print(said, file=sys.stderr)
-        options = cpu_defaults(model, {})
+        options = engine_options(model)
     return Results(ways=ways, figures=figures, options=options)
 
 

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from engine_options import engine_options
 from goals import Goals
 from rich.console import Console
 from rounds import Way, main
 from workload import MODEL_ID, NEW_TOKENS, SAMPLING
 
 from sage.common.components.sage_vllm import VLLMService
-from sage.common.components.sage_vllm.fit.cpu_defaults import cpu_defaults
 from sage.common.components.sage_vllm.testing import write_tiny_model
 from sage.common.model_registry import import_model
 
@@ -33,7 +33,7 @@ def by_hand(model: Path, prompts: list[str], _began: float) -> dict[str, float]:
     from vllm.sampling_params import RequestOutputKind
 
     arguments: dict[str, Any] = {"model": str(model), "disable_log_stats": True}
-    engine = LLMEngine.from_engine_args(EngineArgs(**arguments, **cpu_defaults(model, {})))
+    engine = LLMEngine.from_engine_args(EngineArgs(**arguments, **engine_options(model)))
     params = SamplingParams(**SAMPLING, output_kind=RequestOutputKind.CUMULATIVE)
     firsts, seconds = [], 0.0
     for number, prompt in enumerate(prompts):

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sage.common.components.sage_vllm.fit.cpu_defaults import cpu_defaults
+from engine_options import engine_options
+
 from sage.common.components.sage_vllm.testing import write_tiny_model
 from sage.common.model_registry import import_model
 from sage.kernel.api import LocalEnvironment
@@ -48,7 +49,7 @@ def offline_batch(model: Path, prompts: list[str], began: float) -> dict[str, fl
     """LLM.generate with all prompts."""
     from vllm import LLM, SamplingParams
 
-    llm = LLM(str(model), **cpu_defaults(model, {}))
+    llm = LLM(str(model), **engine_options(model))
     llm.generate(prompts[0], SamplingParams(max_tokens=1), use_tqdm=False)
     first_token = time.time() - began
     params = SamplingParams(**SAMPLING)

@@ -358,7 +358,7 @@ def test_an_engine_that_cannot_start_says_why(model_root: Path) -> None:
 def test_a_context_that_memory_cannot_hold_is_refused_with_one_that_it_can(
     model_root: Path,
 ) -> None:
-    engine = {"max_model_len": 500, "kv_cache_memory_bytes": 300_000, "dtype": "float32"}
+    engine = {"max_model_len": 500, "kv_cache_memory_bytes": 600_000, "dtype": "float32"}
     config = {"model_id": CHAT_MODEL, "model_root": model_root, "engine": engine}
     service = VLLMService(config)
     with pytest.raises(InsufficientMemoryError, match=r"500 tokens.*'max_model_len': 128"):

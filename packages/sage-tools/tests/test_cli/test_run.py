@@ -131,7 +131,16 @@ class TestEstimate:
     def test_says_what_is_needed_and_what_there_is(self, sage: CommandLine) -> None:
         shown = lines(sage("llm", "run", CHAT, "--estimate"))
         assert [line.split(":")[0] for line in shown] == [
-            *("Model", "Weights", "KV cache", "Overhead", "At least", "Device", "Verdict"),
+            *(
+                "Model",
+                "Context",
+                "Weights",
+                "KV cache",
+                "Overhead",
+                "At least",
+                "Device",
+                "Verdict",
+            ),
         ]
         assert shown[-1].split() == ["Verdict:", "fits"]
 

@@ -13,7 +13,7 @@ import pytest
 from sage.common.components.sage_vllm.driver.vllm_engine import VLLMEngine
 from sage.common.components.sage_vllm.engine_contract import Engine, EngineSpec
 from sage.common.components.sage_vllm.errors import EngineError
-from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
+from sage.common.components.sage_vllm.fit.memory_check import Fit, InsufficientMemoryError
 from sage.common.components.sage_vllm.fit.memory_estimate import estimate_memory
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
@@ -86,7 +86,7 @@ class OneAtATime:
     def __call__(self, spec: EngineSpec) -> Engine:
         if self.alive is not None and self.alive.state == "ready":
             estimate = estimate_memory(spec, "cpu")
-            raise InsufficientMemoryError(spec.model_id, "one is there", estimate, 0)
+            raise InsufficientMemoryError(spec.model_id, Fit(problem="one is there"), estimate)
         if self.hold is not None:
             assert self.hold.wait(60)
         self.alive = VLLMEngine(spec)
@@ -224,4 +224,4 @@ def _rewrite(file: Path, text: str) -> None:
 
 def _widen(file: Path) -> None:
     config = json.loads(file.read_text())
-    file.write_text(json.dumps({**config, "max_position_embeddings": 10**9}))
+    file.write_text(json.dumps({**config, "num_key_value_heads": 400}))

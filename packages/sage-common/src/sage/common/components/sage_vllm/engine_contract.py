@@ -53,7 +53,9 @@ class LoraAdapter:
 class EngineInfo:
     """What a running engine says of itself; lengths are in tokens, ``start_seconds`` in seconds.
 
-    ``memory_bytes`` is the device memory that it was estimated to need, 0 if that is not known.
+    ``max_model_len`` is the longest sequence of the engine, ``model_max_len`` that of the model,
+    None if nobody says. ``memory_bytes`` is the device memory that it was estimated to need, 0 if
+    that is not known.
     ``chat_templates`` names the templates that make a text of a conversation; a single one without
     a name is ``"default"``, and without any the model takes no conversations.
     """
@@ -62,6 +64,7 @@ class EngineInfo:
     mode: Literal["inline", "process"]
     dtype: str
     max_model_len: int
+    model_max_len: int | None = None
     max_batch_size: int
     start_seconds: float
     memory_bytes: int = 0

@@ -50,7 +50,7 @@ def doctor(display: Display) -> None:
 
 
 def _checks() -> list[Check]:
-    from sage.tools.cli.doctor import environment, machine, models, packages
+    from sage.tools.cli.doctor import engines, environment, machine, models, packages
     from sage.tools.cli.doctor.finding import Check
 
     def look_at_vllm() -> Sequence[Finding]:
@@ -63,6 +63,7 @@ def _checks() -> list[Check]:
         Check(name="Memory", look=machine.check_memory),
         Check(name="Disk", look=machine.check_disk),
         Check(name="Registry", look=models.check_registry),
+        Check(name="Model", look=engines.check_models, seconds=engines.SECONDS),
         Check(name="Run folder", look=models.check_run_folder),
         Check(name="Hub", look=models.check_hub),
         Check(name="vLLM", look=look_at_vllm, seconds=packages.IMPORT_SECONDS + 10),

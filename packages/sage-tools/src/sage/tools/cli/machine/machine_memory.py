@@ -24,7 +24,7 @@ class Memory:
 
 def machine_memory() -> Memory:
     """The largest GPU's memory, the machine's where there is none, zeros if it cannot be told."""
-    return _gpu() or _host()
+    return machine_gpu() or _host()
 
 
 def verdict(weights: int, memory: Memory) -> str:
@@ -41,7 +41,8 @@ def verdict(weights: int, memory: Memory) -> str:
     return f"fits: {numbers}" if needed <= memory.free else f"does not fit now: {numbers}"
 
 
-def _gpu() -> Memory | None:
+def machine_gpu() -> Memory | None:
+    """The largest GPU's memory; None where there is none, or it does not answer."""
     try:
         largest = max(gpus(), key=lambda gpu: gpu.total, default=None)
     except (OSError, subprocess.SubprocessError, ValueError):

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import typer
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
-from sage.common.components.sage_vllm.engine_contract import EngineSpec
-from sage.common.components.sage_vllm.fit.cpu_defaults import cpu_defaults
-from sage.common.components.sage_vllm.fit.memory_check import (
-    DEFAULT_SHARE,
-    InsufficientMemoryError,
-    check_fits,
-)
-from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate, estimate_memory
-from sage.common.components.sage_vllm.fit.model_files import read_config
-from sage.common.components.sage_vllm.host.host_memory import host_memory
+from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
+from sage.common.components.sage_vllm.fit.engine_plan import EnginePlan, plan_engine
+from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
+from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate
 from sage.common.model_registry.vllm_registry import format_bytes, get_model
-from sage.tools.cli.machine.machine_memory import Memory, machine_memory
-from sage.tools.cli.machine.vllm_build import is_cpu_build
+from sage.tools.cli.machine.engine_device import engine_device
 from sage.tools.cli.terminal.flags import hint_in_flags
 from sage.tools.cli.terminal.output import write_json
 from sage.tools.cli.terminal.wrapping import write_fields
+
+_DEVICES = {"cpu": "this machine", "gpu": "the GPU"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,85 +29,83 @@ class Estimate:
 
     def run(self, config: VLLMServiceConfig) -> None:
         """Print it; raises Exit with code 1 where the model does not fit."""
-        memory = _memory()
-        on_cpu = memory.device != "the GPU"
-        spec = _spec(config, on_cpu=on_cpu)
-        estimate = estimate_memory(spec, "cpu" if on_cpu else "gpu")
-        share = None if on_cpu else spec.arguments.get("gpu_memory_utilization") or DEFAULT_SHARE
-        verdict = _verdict(estimate, memory, share)
+        plan = plan_engine(_spec(config), engine_device())
         if self.as_json:
-            write_json({**asdict(verdict), **_numbers(estimate, memory)})
+            write_json(_numbers(plan))
         else:
-            _write(estimate, memory, verdict)
-        if not verdict.fits:
+            _write(plan)
+        if plan.fit.problem is not None:
             raise typer.Exit(1)
 
 
-def _spec(config: VLLMServiceConfig, *, on_cpu: bool) -> EngineSpec:
-    role: Literal["generate", "embed"]
+def _spec(config: VLLMServiceConfig) -> EngineSpec:
+    role: Role
     if config.model_id is not None:
-        role, given = "generate", config.engine
+        role, arguments = "generate", config.engine
         model_id, revision = config.model_id, config.revision
     else:
-        role, given = "embed", config.embedding_engine
+        role, arguments = "embed", config.embedding_engine
         model_id, revision = str(config.embedding_model_id), config.embedding_revision
     path = get_model(model_id, revision).path
-    read_config(model_id, path)  # which all that follows is made from
-    arguments = {**(cpu_defaults(path, given) if on_cpu else {}), **given}
     return EngineSpec(model_id=model_id, path=path, role=role, arguments=arguments)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Verdict:
-    fits: bool
-    reason: str | None
+def way_out(plan: EnginePlan) -> str | None:
+    """What to do where an engine does not fit, in the words of the command line."""
+    return hint_in_flags(InsufficientMemoryError(plan.spec.model_id, plan.fit, plan.estimate))
 
 
-def _verdict(estimate: MemoryEstimate, memory: Memory, share: float | None) -> _Verdict:
-    try:
-        check_fits(estimate, free=memory.free, total=memory.total, share=share)
-    except InsufficientMemoryError as error:
-        return _Verdict(fits=False, reason=f"{error.reason}; {hint_in_flags(error)}")
-    return _Verdict(fits=True, reason=None)
-
-
-def _numbers(estimate: MemoryEstimate, memory: Memory) -> dict[str, Any]:
+def _numbers(plan: EnginePlan) -> dict[str, Any]:
+    estimate = plan.estimate
     return {
+        "fits": plan.fit.problem is None,
+        "reason": _reason(plan),
         **asdict(estimate),
         "kv_bytes": estimate.kv_bytes,
         "total_bytes": estimate.total_bytes,
-        "device": memory.device,
-        "device_bytes": memory.total,
-        "device_free_bytes": memory.free,
+        "device": _DEVICES[plan.device.kind],
+        "device_bytes": plan.device.total,
+        "device_free_bytes": plan.device.free,
     }
 
 
-def _write(estimate: MemoryEstimate, memory: Memory, verdict: _Verdict) -> None:
-    free = f"{format_bytes(memory.free)} free of {format_bytes(memory.total)}"
+def _reason(plan: EnginePlan) -> str | None:
+    return None if plan.fit.problem is None else f"{plan.fit.problem}; {way_out(plan)}"
+
+
+def _write(plan: EnginePlan) -> None:
+    estimate, device = plan.estimate, plan.device
+    free = f"{format_bytes(device.free or 0)} free of {format_bytes(device.total or 0)}"
+    problem = _reason(plan)
     fields = (
         ("Model", estimate.model_id),
+        ("Context", context_of(estimate)),
         ("Weights", f"{format_bytes(estimate.weight_bytes)} in {estimate.dtype}"),
         ("KV cache", _cache(estimate)),
         ("Overhead", f"{format_bytes(estimate.overhead_bytes)} for the engine itself"),
         ("At least", f"{format_bytes(estimate.total_bytes)} in all"),
-        ("Device", f"{memory.device}, {free}"),
-        ("Verdict", "fits" if verdict.fits else f"does not fit: {verdict.reason}"),
+        ("Device", f"{_DEVICES[device.kind]}, {free}"),
+        ("Verdict", "fits" if problem is None else f"does not fit: {problem}"),
     )
     write_fields(fields, column=10)
 
 
+def context_of(estimate: MemoryEstimate) -> str:
+    """How long sequences may be, of how many tokens the model has."""
+    used, longest = estimate.max_model_len, estimate.model_max_len
+    if used is None:
+        return "what fits" if longest is None else f"what fits, up to {longest:,} tokens"
+    if longest is None or used == longest:
+        return f"{used:,} tokens"
+    return f"{used:,} tokens of the model's {longest:,}"
+
+
 def _cache(estimate: MemoryEstimate) -> str:
-    if estimate.kv_bytes is None or estimate.max_model_len is None:
+    if estimate.kv_bytes is None:
         return "unknown"
-    needed = f"{format_bytes(estimate.kv_bytes)} for {estimate.max_model_len:,} tokens"
+    if estimate.kv_bytes == 0:
+        return "none, as it reads a text all at once"
+    needed = f"{format_bytes(estimate.kv_bytes)} for one longest sequence"
     if not estimate.kv_cache_bytes:
         return needed
-    return f"{needed}; up to {format_bytes(estimate.kv_cache_bytes)} for a full batch"
-
-
-def _memory() -> Memory:
-    """The GPU's memory, unless the vLLM that is installed runs on the CPU alone."""
-    if not is_cpu_build():
-        return machine_memory()
-    memory = host_memory()
-    return Memory(device="this machine", total=memory.total, free=memory.available)
+    return f"{needed}; {format_bytes(estimate.kv_cache_bytes)} in all"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -9,7 +10,7 @@ from typing import Any
 
 from sage.common.model_registry.vllm_registry import ModelInfo
 from sage.tools.cli.errors import CommandError
-from sage.tools.cli.machine.vllm_build import is_cpu_build
+from sage.tools.cli.machine.engine_device import engine_device
 from sage.tools.cli.servers.address import Address
 
 _MODULE = "vllm.entrypoints.openai.api_server"
@@ -34,20 +35,27 @@ def server_command(
     model: ModelInfo, address: Address, *, arguments: Mapping[str, Any], extra: Sequence[str]
 ) -> list[str]:
     """The command of vLLM's server; of what is said twice, the last holds."""
-    from sage.common.components.sage_vllm.fit.cpu_defaults import cpu_defaults
-    from sage.common.components.sage_vllm.fit.model_files import read_config
+    from sage.common.components.sage_vllm.engine_contract import EngineSpec
+    from sage.common.components.sage_vllm.fit.engine_plan import plan_engine
 
-    read_config(model.model_id, model.path)  # which the defaults are made from
+    spec = EngineSpec(
+        model_id=model.model_id,
+        path=model.path,
+        role="embed" if embeds(model) else "generate",
+        arguments=arguments,
+    )
+    plan = plan_engine(spec, engine_device())
+    plan.check_fit()
     command = [sys.executable, "-m", _MODULE, "--model", str(model.path)]
     command += ["--served-model-name", model.model_id]
     command += ["--host", address.host, "--port", str(address.port)]
     command += ["--disable-access-log-for-endpoints", _QUIET_PATHS]
     if embeds(model):
         command += ["--runner", "pooling"]
-    defaults = cpu_defaults(model.path, arguments) if is_cpu_build() else {}
-    for name, value in {**defaults, **arguments}.items():
+    for name, value in plan.spec.arguments.items():
         command.append(f"--{name.replace('_', '-')}")
-        command += [] if value is True else [str(value)]
+        if value is not True:
+            command.append(json.dumps(value) if isinstance(value, dict) else str(value))
     return [*command, *extra]
 
 

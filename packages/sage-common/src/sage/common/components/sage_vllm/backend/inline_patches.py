@@ -2,7 +2,7 @@
 
 vLLM takes an inline engine for the only one there is: its kernels, its garbage collections, its
 teardown. Each change says what would happen without it. They are made when an inline engine is
-built, once, in the modules and classes of vLLM that vllm_runtime hands over.
+built, once, in the modules and classes of vLLM that the builders hand over.
 """
 
 from __future__ import annotations

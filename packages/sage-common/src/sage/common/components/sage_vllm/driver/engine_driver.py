@@ -6,7 +6,7 @@ import logging
 import threading
 from concurrent.futures import Future
 
-from sage.common.components.sage_vllm.backend import vllm_runtime
+from sage.common.components.sage_vllm.backend import engine_build
 from sage.common.components.sage_vllm.backend.scheduler_load import SchedulerLoad
 from sage.common.components.sage_vllm.backend.vllm_renderer import VLLMRenderer
 from sage.common.components.sage_vllm.backend.vllm_runtime import VLLMRuntime
@@ -127,7 +127,7 @@ class EngineDriver:
     def _build(self) -> tuple[VLLMRuntime, EngineInfo]:
         self._runtime_number += 1
         died = EngineDied(self._runtime_number)
-        self._runtime, info = vllm_runtime.build(self._spec, on_death=lambda: self.inbox.tell(died))
+        self._runtime, info = engine_build.build(self._spec, on_death=lambda: self.inbox.tell(died))
         return self._runtime, info
 
     def _recover(self, dead: VLLMRuntime, error: Exception) -> VLLMRuntime | None:

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from itertools import count
 from typing import Any
 
-from sage.common.components.sage_vllm.backend import vllm_runtime
+from sage.common.components.sage_vllm.backend import engine_build
 from sage.common.components.sage_vllm.backend.vllm_renderer import VLLMRenderer
 from sage.common.components.sage_vllm.driver.engine_driver import EngineDriver
 from sage.common.components.sage_vllm.driver.engine_request import (
@@ -61,7 +61,7 @@ class VLLMEngine:
     @staticmethod
     def share_device(text: EngineSpec, embedding: EngineSpec) -> tuple[EngineSpec, EngineSpec]:
         """Return the two with arguments by which both fit; see SharesDevice."""
-        return vllm_runtime.share_device(text, embedding)
+        return engine_build.share_device(text, embedding)
 
     @property
     def info(self) -> EngineInfo:

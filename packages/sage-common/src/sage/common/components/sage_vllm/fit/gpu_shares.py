@@ -11,8 +11,13 @@ import math
 from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
-from sage.common.components.sage_vllm.fit.memory_check import DEFAULT_SHARE, InsufficientMemoryError
+from sage.common.components.sage_vllm.fit.memory_check import (
+    DEFAULT_SHARE,
+    Fit,
+    InsufficientMemoryError,
+)
 from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate, estimate_memory
+from sage.common.core.errors import Setting
 from sage.common.model_registry.vllm_registry import format_bytes
 
 _SHARE = "gpu_memory_utilization"
@@ -45,15 +50,14 @@ def gpu_shares(
         # Rounded down, so that the sum stays below what is free.
         text_share = _floor(min(DEFAULT_SHARE, free / total) - embedding_share)
         if text_share <= 0:
-            raise InsufficientMemoryError(
-                text.model_id,
-                f"the embedding engine of {embedding.model_id!r} takes {embedding_share:g} of the "
-                f"device's {format_bytes(total)}, of which {format_bytes(free)} are free",
-                estimate,
-                free,
+            fit = Fit(
+                problem=f"the embedding engine of {embedding.model_id!r} takes {embedding_share:g} "
+                f"of the device's {format_bytes(total)}, of which {format_bytes(free)} are free",
                 hint="choose a smaller embedding model, or set",
-                option=f"embedding_engine.{_SHARE}",
+                settings=(Setting(f"{estimate.option}.{_SHARE}"),),
+                available=free,
             )
+            raise InsufficientMemoryError(text.model_id, fit, estimate)
     else:
         text_share = asked_text
     if text_share + embedding_share > 1 + 1e-9:  # 0.7 + 0.3 may be a little more
@@ -77,14 +81,14 @@ def _asked(spec: EngineSpec) -> float | None:
 
 def _share_of(estimate: MemoryEstimate, total: int) -> float:
     """Return the share for weights, activations and a KV cache for all tokens of a step."""
-    per_token = estimate.kv_bytes_per_token
     if estimate.kv_cache_bytes is not None:
         cache = estimate.kv_cache_bytes
-    elif per_token is None:
+    elif estimate.cache is None:
         cache = int(_UNKNOWN_CACHE * total)
     else:
-        cache = max(estimate.kv_bytes or 0, estimate.step_tokens * per_token)
-    needed = estimate.weight_bytes + estimate.overhead_bytes + cache
+        tokens = max(estimate.max_model_len or 0, estimate.step_tokens)
+        cache = estimate.cache.pool_bytes(tokens)
+    needed = estimate.fixed_bytes + cache
     return math.ceil(100 * needed / total) / 100
 
 

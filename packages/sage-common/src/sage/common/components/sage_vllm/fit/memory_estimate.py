@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
-from sage.common.components.sage_vllm.fit.kv_cache_size import (
-    kv_bytes_per_token,
-    language_config,
-    longest_sequence,
-)
+from sage.common.components.sage_vllm.fit.device import DeviceKind
+from sage.common.components.sage_vllm.fit.kv_cache import KVCache, is_encoder, kv_cache
+from sage.common.components.sage_vllm.fit.model_config import language_config, longest_sequence
 from sage.common.components.sage_vllm.fit.model_files import (
     Tensor,
-    read_config,
     read_tensors,
     safetensors_files,
-    sentence_length,
 )
 from sage.common.components.sage_vllm.fit.model_trust import pickled_files
 
@@ -42,8 +38,6 @@ _BLOCK = {"cpu": 128, "gpu": 16}  # vLLM's defaults, in tokens
 _BATCHED_TOKENS = {"cpu": 4096, "gpu": 8192}  # as above, of its offline LLM class
 _BATCH_SIZE = 256  # as above
 
-Device = Literal["cpu", "gpu"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
@@ -51,10 +45,12 @@ class MemoryEstimate:
 
     - ``weight_bytes``: the weights in the dtype they are loaded in.
     - ``overhead_bytes``: activations of one full step, and what the engine itself takes.
-    - ``kv_bytes_per_token``: None where the architecture does not tell; 0 without a KV cache.
-    - ``max_model_len``: None where it is left to the engine or cannot be told.
-    - ``step_tokens``: how many tokens one step takes at most.
-    - ``kv_cache_bytes``: the size asked for with ``kv_cache_memory_bytes``.
+    - ``cache``: how it keeps keys and values; None where the architecture does not tell.
+    - ``model_max_len``: the longest sequence of the model; None where that cannot be told.
+    - ``max_model_len``: the longest sequence of the engine; None where that is left to vLLM.
+    - ``batch_size``: how many sequences one step works on at most.
+    - ``step_tokens``: how many tokens one step works on at most.
+    - ``kv_cache_bytes``: the size that the whole KV cache is set to; None where vLLM sizes it.
     """
 
     model_id: str
@@ -62,26 +58,31 @@ class MemoryEstimate:
     dtype: str
     weight_bytes: int
     overhead_bytes: int
-    kv_bytes_per_token: int | None
-    block_size: int
+    cache: KVCache | None
+    model_max_len: int | None
     max_model_len: int | None
+    batch_size: int
     step_tokens: int
     kv_cache_bytes: int | None = None
 
     @property
+    def fixed_bytes(self) -> int:
+        """What it needs beside the KV cache."""
+        return self.weight_bytes + self.overhead_bytes
+
+    @property
     def kv_bytes(self) -> int | None:
-        """KV cache of one sequence of ``max_model_len``; None where that cannot be told."""
-        if self.kv_bytes_per_token == 0:
-            return 0
-        if self.kv_bytes_per_token is None or self.max_model_len is None:
+        """The least KV cache: for one longest sequence; None where that cannot be told."""
+        if self.cache is None:
             return None
-        blocks = -(-self.max_model_len // self.block_size)
-        return blocks * self.block_size * self.kv_bytes_per_token
+        if not self.cache.block_bytes:
+            return 0
+        return None if self.max_model_len is None else self.cache.pool_bytes(self.max_model_len)
 
     @property
     def total_bytes(self) -> int:
         """The least that the engine needs: all of it, as far as it can be told."""
-        return self.weight_bytes + self.overhead_bytes + (self.kv_bytes or 0)
+        return self.fixed_bytes + (self.kv_bytes or 0)
 
     @property
     def option(self) -> str:
@@ -89,13 +90,13 @@ class MemoryEstimate:
         return "engine" if self.role == "generate" else "embedding_engine"
 
 
-def estimate_memory(spec: EngineSpec, device: Device) -> MemoryEstimate:
+def estimate_memory(spec: EngineSpec, device: DeviceKind) -> MemoryEstimate:
     """Estimate what the engine of ``spec`` takes on each device; no weight is read.
 
     ``spec.arguments`` must be all that the engine gets, the defaults for its device included.
     Raises BrokenModelError.
     """
-    config = language_config(read_config(spec.model_id, spec.path))
+    config = language_config(spec.model_id, spec.path)
     tensors = [
         tensor
         for file in safetensors_files(spec.model_id, spec.path)
@@ -110,28 +111,46 @@ def estimate_memory(spec: EngineSpec, device: Device) -> MemoryEstimate:
     shards = _count(arguments, "tensor_parallel_size", 1)
     stages = _count(arguments, "pipeline_parallel_size", 1)
     offloaded = int(float(arguments.get("cpu_offload_gb") or 0) * (1 << 30))
+    model_max_len = longest_sequence(config, spec.model_id, spec.path)
+    asked = arguments.get("max_model_len")
+    max_model_len = model_max_len if asked is None else _count(arguments, "max_model_len", 0)
+    step_tokens = _step_tokens(spec, config, device, max_model_len or 0)
     return MemoryEstimate(
         model_id=spec.model_id,
         role=spec.role,
         dtype=dtype,
         weight_bytes=max(0, math.ceil(weights / (shards * stages)) - offloaded),
-        overhead_bytes=_overhead(spec, config, dtype, device),
-        kv_bytes_per_token=kv_bytes_per_token(
+        overhead_bytes=_overhead(spec, config, dtype, device, step_tokens),
+        cache=kv_cache(
             config,
             (tensor.name for tensor in tensors),
             role=spec.role,
             cache_dtype=str(arguments.get("kv_cache_dtype") or "auto"),
             dtype_bytes=DTYPE_BYTES.get(dtype, 2),
+            block_size=_count(arguments, "block_size", _BLOCK[device]),
+            in_flight=step_tokens,
             shards=shards,
             stages=stages,
         ),
-        block_size=_count(arguments, "block_size", _BLOCK[device]),
-        max_model_len=longest_sequence(
-            config, arguments, sentence_length(spec.model_id, spec.path)
-        ),
-        step_tokens=_count(arguments, "max_num_batched_tokens", _BATCHED_TOKENS[device]),
+        model_max_len=model_max_len,
+        max_model_len=max_model_len or None,  # -1: whatever fits
+        batch_size=_count(arguments, "max_num_seqs", _BATCH_SIZE),
+        step_tokens=step_tokens,
         kv_cache_bytes=arguments.get("kv_cache_memory_bytes"),
     )
+
+
+def _step_tokens(
+    spec: EngineSpec, config: Mapping[str, Any], device: DeviceKind, longest: int
+) -> int:
+    """Return how many tokens a step works on at most: an encoder reads each text in one."""
+    asked = _count(spec.arguments, "max_num_batched_tokens", 0)
+    if asked or not longest:
+        return asked or _BATCHED_TOKENS[device]
+    usual = _BATCHED_TOKENS[device]
+    if spec.role == "embed" and is_encoder(config):
+        usual = max(usual, longest)
+    return min(usual, _count(spec.arguments, "max_num_seqs", _BATCH_SIZE) * longest)
 
 
 def _loaded_dtype(
@@ -165,25 +184,26 @@ def _loaded_bytes(
     return tensor.elements * DTYPE_BYTES.get(dtype, 2)
 
 
-def _overhead(spec: EngineSpec, config: Mapping[str, Any], dtype: str, device: Device) -> int:
+def _overhead(
+    spec: EngineSpec, config: Mapping[str, Any], dtype: str, device: DeviceKind, tokens: int
+) -> int:
     """Allow for one step: a few rows of the widest layer per token, and logits per sequence.
 
     The residual, the normalised input, queries, keys and values, and both halves of the gated
     layer are alive at once at the most; logits are computed in float32, with one copy to sort.
     """
-    arguments = spec.arguments
     hidden = _number(config, "hidden_size", "n_embd", "d_model")
     inner = _number(config, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden
-    tokens = _count(arguments, "max_num_batched_tokens", _BATCHED_TOKENS[device])
     step = tokens * (5 * hidden + 3 * inner) * DTYPE_BYTES.get(dtype, 2)
     logits = 0
     if spec.role == "generate":
-        sequences = _count(arguments, "max_num_seqs", _BATCH_SIZE)
+        sequences = _count(spec.arguments, "max_num_seqs", _BATCH_SIZE)
         logits = 2 * 4 * sequences * _number(config, "vocab_size")
     return _FIXED[device] + step + logits
 
 
 def _count(arguments: Mapping[str, Any], name: str, default: int) -> int:
+    """Return an option that is a number above 0, or the default where it is not set to one."""
     value = arguments.get(name)
     return value if isinstance(value, int) and value > 0 else default
 

@@ -11,57 +11,67 @@ import pytest
 from sage.common.components.sage_vllm.engine_contract import EngineInfo, EngineSpec
 from sage.common.components.sage_vllm.errors import EngineError
 from sage.common.components.sage_vllm.fit.gpu_shares import gpu_shares
-from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError, check_fits
+from sage.common.components.sage_vllm.fit.kv_cache import KVCache
+from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError, fit_of
 from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate, estimate_memory
 from sage.common.components.sage_vllm.pool.engine_switch import fits_instead_of
 from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 
 GB = 10**9
+BLOCK = 16 * 250_000
+"""Bytes of a block of 16 tokens: vLLM keeps one to itself, beside those of the sequence."""
 ESTIMATE = MemoryEstimate(  # 6 GB, and 4 GB for a longest sequence
     model_id="test/m",
     role="generate",
     dtype="bfloat16",
     weight_bytes=5 * GB,
     overhead_bytes=1 * GB,
-    kv_bytes_per_token=250_000,
-    block_size=16,
+    cache=KVCache(block_size=16, block_bytes=BLOCK),
+    model_max_len=16_000,
     max_model_len=16_000,
+    batch_size=256,
     step_tokens=8192,
 )
 
 
 def refusal(estimate: MemoryEstimate, **memory: float) -> InsufficientMemoryError:
-    with pytest.raises(InsufficientMemoryError) as raised:
-        check_fits(estimate, **memory)  # type: ignore[arg-type]  # free and total are ints here
-    error = raised.value
+    fit = fit_of(estimate, **memory)  # type: ignore[arg-type]  # free and total are ints here
+    assert fit.problem is not None
+    error = InsufficientMemoryError(estimate.model_id, fit, estimate)
     assert isinstance(error, MemoryError)
     assert isinstance(error, EngineError)
     assert error.estimate is estimate
     return error
 
 
+def fits(estimate: MemoryEstimate, **memory: float) -> None:
+    fit = fit_of(estimate, **memory)  # type: ignore[arg-type]  # free and total are ints here
+    assert (fit.problem, fit.hint, fit.settings) == (None, None, ())
+
+
 def test_what_fits_passes() -> None:
-    check_fits(ESTIMATE, free=10 * GB, total=20 * GB)
-    check_fits(ESTIMATE, free=18 * GB, total=20 * GB, share=0.5)
-    check_fits(replace(ESTIMATE, kv_bytes_per_token=None), free=6 * GB, total=20 * GB)
-    check_fits(replace(ESTIMATE, max_model_len=None), free=6 * GB, total=20 * GB)
-    check_fits(replace(ESTIMATE, kv_cache_bytes=4 * GB), free=10 * GB, total=20 * GB)
+    fits(ESTIMATE, free=10 * GB + BLOCK, total=20 * GB)
+    refusal(ESTIMATE, free=10 * GB + BLOCK - 1, total=20 * GB)
+    fits(ESTIMATE, free=18 * GB, total=20 * GB, share=0.51)
+    fits(replace(ESTIMATE, cache=None), free=6 * GB, total=20 * GB)
+    fits(replace(ESTIMATE, max_model_len=None), free=6 * GB, total=20 * GB)
+    fits(replace(ESTIMATE, kv_cache_bytes=4 * GB + BLOCK), free=10 * GB + BLOCK, total=20 * GB)
 
 
 def test_a_sequence_that_is_too_long_is_told_the_longest_that_fits() -> None:
-    error = refusal(ESTIMATE, free=8 * GB + 3_999_999, total=20 * GB)
+    error = refusal(ESTIMATE, free=8 * GB + BLOCK + 3_999_999, total=20 * GB)
     assert error.largest_max_model_len == 8_000  # 2 GB, and no whole block more
-    assert error.available == 8 * GB + 3_999_999
+    assert error.available == 8 * GB + BLOCK + 3_999_999
     for part in ("5.0 GB", "1.0 GB", "4.0 GB", "16,000 tokens", "8.0 GB of 20.0 GB are free"):
         assert part in str(error)
     assert "engine={'max_model_len': 8000}" in str(error)
-    check_fits(replace(ESTIMATE, max_model_len=8_000), free=8 * GB, total=20 * GB)
+    fits(replace(ESTIMATE, max_model_len=8_000), free=8 * GB + BLOCK, total=20 * GB)
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.estimate, copy.largest_max_model_len) == (str(error), ESTIMATE, 8_000)
 
 
 def test_an_embedding_engines_option_is_named() -> None:
-    error = refusal(replace(ESTIMATE, role="embed"), free=8 * GB, total=20 * GB)
+    error = refusal(replace(ESTIMATE, role="embed"), free=8 * GB + BLOCK, total=20 * GB)
     assert "embedding_engine={'max_model_len': 8000}" in str(error)
 
 
@@ -82,16 +92,16 @@ def test_a_share_that_is_not_free() -> None:
     error = refusal(ESTIMATE, free=11 * GB, total=20 * GB, share=0.92)
     assert "share of 0.92 of the device's 20.0 GB, and only 11.0 GB are free" in str(error)
     assert "{'gpu_memory_utilization': 0.55} or less" in str(error)
-    check_fits(ESTIMATE, free=11 * GB, total=20 * GB, share=0.55)
+    fits(ESTIMATE, free=11 * GB, total=20 * GB, share=0.55)
 
 
 def test_a_share_that_is_too_small() -> None:
     error = refusal(ESTIMATE, free=19 * GB, total=20 * GB, share=0.25)
     assert "it may use 5.0 GB (gpu_memory_utilization 0.25)" in str(error)
-    assert "set engine={'gpu_memory_utilization': 0.5} or more" in str(error)
-    check_fits(ESTIMATE, free=19 * GB, total=20 * GB, share=0.5)
+    assert "set engine={'gpu_memory_utilization': 0.51} or more" in str(error)
+    fits(ESTIMATE, free=19 * GB, total=20 * GB, share=0.51)
     error = refusal(ESTIMATE, free=19 * GB, total=20 * GB, share=0.4)
-    assert error.largest_max_model_len == 8_000
+    assert error.largest_max_model_len == 8_000 - 16
 
 
 def test_a_kv_cache_of_a_set_size() -> None:
@@ -99,9 +109,13 @@ def test_a_kv_cache_of_a_set_size() -> None:
     error = refusal(too_large, free=10 * GB, total=20 * GB)
     assert f"set engine={{'kv_cache_memory_bytes': {4 * GB}}} or less" in str(error)
     too_small = replace(ESTIMATE, kv_cache_bytes=1 * GB)
-    error = refusal(too_small, free=10 * GB, total=20 * GB)
-    assert error.largest_max_model_len == 4_000
-    assert f"or engine={{'kv_cache_memory_bytes': {4 * GB}}}" in str(error)
+    error = refusal(too_small, free=10 * GB + BLOCK, total=20 * GB)
+    assert error.largest_max_model_len == 4_000 - 16
+    assert f"or engine={{'kv_cache_memory_bytes': {4 * GB + BLOCK}}}" in str(error)
+    assert [(setting.option, setting.value) for setting in error.settings] == [
+        ("engine.max_model_len", 4_000 - 16),
+        ("engine.kv_cache_memory_bytes", 4 * GB + BLOCK),
+    ]
     assert "or engine=" not in str(refusal(too_small, free=8 * GB, total=20 * GB))
 
 
@@ -130,7 +144,8 @@ def test_the_embedding_engine_gets_what_it_needs_and_the_other_the_rest(tmp_path
     text, embedding = specs(tmp_path)
     shares = gpu_shares(text, embedding, free=total, total=total)
     estimate = estimate_memory(embedding, "gpu")
-    cache = estimate.step_tokens * (estimate.kv_bytes_per_token or 0)
+    assert estimate.cache is not None
+    cache = estimate.cache.pool_bytes(estimate.step_tokens)
     needed = estimate.weight_bytes + estimate.overhead_bytes + cache
     assert needed <= shares[1] * total <= needed + total / 100
     assert sum(shares) == pytest.approx(0.92)
@@ -143,7 +158,7 @@ def test_an_unknown_kv_cache_gets_a_tenth(tmp_path: Path) -> None:
     text, embedding = specs(tmp_path)
     before = gpu_shares(text, embedding, free=100 * GB, total=100 * GB)
     config = tmp_path / "config.json"
-    config.write_text(config.read_text().replace("{", '{"sliding_window": 64,', 1))
+    config.write_text(config.read_text().replace("{", '{"kv_lora_rank": 64,', 1))
     after = gpu_shares(text, embedding, free=100 * GB, total=100 * GB)
     assert after[1] == pytest.approx(before[1] + 0.1, abs=0.011)
 

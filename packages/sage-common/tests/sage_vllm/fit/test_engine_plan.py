@@ -12,9 +12,10 @@ import pytest
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
 from sage.common.components.sage_vllm.errors import EngineError
+from sage.common.components.sage_vllm.fit.device import Device
+from sage.common.components.sage_vllm.fit.engine_plan import plan_engine
 from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
 from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate
-from sage.common.components.sage_vllm.fit.model_check import check_model
 from sage.common.components.sage_vllm.fit.model_files import BrokenModelError
 from sage.common.components.sage_vllm.fit.model_trust import PickledWeightsError, RemoteCodeError
 from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
@@ -29,27 +30,32 @@ def model(tmp_path: Path) -> Path:
 
 
 def check(model: Path, *, role: Any = "generate", **options: Any) -> MemoryEstimate:
-    arguments = options.pop("arguments", {})
-    spec = EngineSpec(model_id=MODEL, path=model, role=role, arguments=arguments)
-    memory = {"device": "cpu", "free": 20 * GB, "total": 24 * GB}
-    return check_model(spec, **{**memory, **options})
+    known_types = options.pop("known_types", ())
+    allowed = {name: options.pop(name) for name in ("arguments", "allow_pickle") if name in options}
+    spec = EngineSpec(model_id=MODEL, path=model, role=role, **allowed)
+    device = Device(
+        **{"kind": "cpu", "dtype": "bfloat16", "free": 20 * GB, "total": 24 * GB, **options}
+    )
+    plan = plan_engine(spec, device)
+    plan.check(known_types)
+    return plan.estimate
 
 
 def test_a_model_that_fits_passes_and_its_estimate_comes_back(model: Path) -> None:
-    assert check(model).kv_bytes == 512 * 1024
-    assert check(model, device="gpu", free=23 * GB).model_id == MODEL
+    assert check(model).kv_bytes == (512 + 128) * 1024
+    assert check(model, kind="gpu", free=23 * GB).model_id == MODEL
 
 
 def test_memory_is_checked_last_and_only_where_it_is_known(model: Path) -> None:
     with pytest.raises(InsufficientMemoryError, match="that alone does not fit"):
         check(model, free=GB // 2)
-    assert check(model, free=None, total=None).model_id == MODEL
+    assert check(model, kind="gpu", free=None, total=None).model_id == MODEL
 
 
 def test_a_gpu_is_shared_by_vllms_default_unless_told(model: Path) -> None:
     with pytest.raises(InsufficientMemoryError, match=r"a share of 0\.92 of"):
-        check(model, device="gpu")
-    check(model, device="gpu", arguments={"gpu_memory_utilization": 0.5})
+        check(model, kind="gpu")
+    check(model, kind="gpu", arguments={"gpu_memory_utilization": 0.5})
 
 
 def spoil_config(model: Path) -> Path:

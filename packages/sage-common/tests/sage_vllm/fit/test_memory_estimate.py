@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fit_models import write_headers
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
 from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate, estimate_memory
@@ -30,19 +31,6 @@ LLAMA = {  # the shape of Llama 3 8B
 LLAMA_KV_PER_TOKEN = 131_072  # 2 x 32 layers x 8 heads x 128 x 2 bytes, as its users know it
 
 
-def write_headers(path: Path, tensors: Mapping[str, tuple[str, list[int], int]]) -> None:
-    """Write a safetensors file whose tensors are a hole in the file: (dtype, shape, bytes)."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, (dtype, shape, size) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    encoded = json.dumps(header).encode()
-    with path.open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        file.truncate(8 + len(encoded) + end)
-
-
 def estimate(
     folder: Path,
     config: Mapping[str, Any] = LLAMA,
@@ -61,28 +49,45 @@ def estimate(
     return estimate_memory(spec, device)
 
 
+def token_bytes(found: MemoryEstimate) -> int:
+    assert found.cache is not None
+    return found.cache.token_bytes
+
+
+def sequence_bytes(found: MemoryEstimate) -> int:
+    """KV cache of one longest sequence."""
+    assert found.cache is not None
+    assert found.max_model_len is not None
+    return found.cache.bytes_for(found.max_model_len)
+
+
 def test_a_real_folder_is_read_in_full(tmp_path: Path) -> None:
     write_tiny_model(tmp_path, hidden_size=64, layers=2, heads=2, vocab_size=512, context=512)
     found = estimate_memory(EngineSpec(model_id="t/t", path=tmp_path), "cpu")
     header = 8 + int.from_bytes((tmp_path / "model.safetensors").read_bytes()[:8], "little")
     assert found.weight_bytes == (tmp_path / "model.safetensors").stat().st_size - header
-    assert found.kv_bytes_per_token == 2 * 2 * 2 * 64  # keys and values, 16 bits, layers, heads
-    assert found.kv_bytes == 512 * 512
-    assert found.total_bytes == found.weight_bytes + found.overhead_bytes + 512 * 512
+    assert token_bytes(found) == 2 * 2 * 2 * 64  # keys and values, 16 bits, layers, heads
+    assert sequence_bytes(found) == 512 * 512
+    assert found.kv_bytes == (512 + 128) * 512  # and a block of 128 tokens that vLLM keeps
+    assert found.total_bytes == found.weight_bytes + found.overhead_bytes + (512 + 128) * 512
     assert pickle.loads(pickle.dumps(found)) == found
 
 
 def test_a_sequence_of_llama_8b(tmp_path: Path) -> None:
     found = estimate(tmp_path)
-    assert found.kv_bytes_per_token == LLAMA_KV_PER_TOKEN
-    assert found.kv_bytes == 1 << 30
-    assert estimate(tmp_path, max_model_len=1000).kv_bytes == 1008 * LLAMA_KV_PER_TOKEN  # blocks
+    assert token_bytes(found) == LLAMA_KV_PER_TOKEN
+    assert sequence_bytes(found) == 1 << 30
+    assert (
+        sequence_bytes(estimate(tmp_path, max_model_len=1000)) == 1008 * LLAMA_KV_PER_TOKEN
+    )  # blocks
     assert estimate(tmp_path, max_model_len=-1).kv_bytes is None  # whatever fits
-    assert estimate(tmp_path, kv_cache_dtype="fp8").kv_bytes == 1 << 29
-    assert estimate(tmp_path, dtype="float32").kv_bytes == 2 << 30
-    assert estimate(tmp_path, tensor_parallel_size=4).kv_bytes == 1 << 28
-    assert estimate(tmp_path, tensor_parallel_size=16).kv_bytes == 1 << 27  # a head at the least
-    assert estimate(tmp_path, pipeline_parallel_size=2).kv_bytes == 1 << 29
+    assert sequence_bytes(estimate(tmp_path, kv_cache_dtype="fp8")) == 1 << 29
+    assert sequence_bytes(estimate(tmp_path, dtype="float32")) == 2 << 30
+    assert sequence_bytes(estimate(tmp_path, tensor_parallel_size=4)) == 1 << 28
+    assert (
+        sequence_bytes(estimate(tmp_path, tensor_parallel_size=16)) == 1 << 27
+    )  # a head at the least
+    assert sequence_bytes(estimate(tmp_path, pipeline_parallel_size=2)) == 1 << 29
 
 
 def test_weights_count_in_the_dtype_they_are_loaded_in(tmp_path: Path) -> None:
@@ -148,7 +153,6 @@ def test_pickled_weights_count_as_their_files_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "differs",
     [
-        {"sliding_window": 4096},
         {"kv_lora_rank": 512},
         {"layer_types": ["full_attention", "linear_attention"]},
         {"hybrid_override_pattern": "M-M*"},
@@ -159,7 +163,7 @@ def test_pickled_weights_count_as_their_files_do(tmp_path: Path) -> None:
 )
 def test_an_unknown_kv_cache_is_said_to_be_unknown(tmp_path: Path, differs: dict[str, Any]) -> None:
     found = estimate(tmp_path, {**LLAMA, **differs})
-    assert found.kv_bytes_per_token is None
+    assert found.cache is None
     assert found.kv_bytes is None
     assert found.total_bytes == found.weight_bytes + found.overhead_bytes
 
@@ -173,11 +177,11 @@ def test_more_that_leaves_the_kv_cache_unknown(tmp_path: Path) -> None:
 
 def test_windows_that_are_off_and_languages_one_level_down(tmp_path: Path) -> None:
     off = {**LLAMA, "sliding_window": 4096, "use_sliding_window": False}
-    assert estimate(tmp_path, off).kv_bytes == 1 << 30
+    assert sequence_bytes(estimate(tmp_path, off)) == 1 << 30
     full = {**LLAMA, "layer_types": ["full_attention"] * 32, "sliding_window": None}
-    assert estimate(tmp_path, full).kv_bytes == 1 << 30
+    assert sequence_bytes(estimate(tmp_path, full)) == 1 << 30
     nested = {"model_type": "seer", "text_config": LLAMA}
-    assert estimate(tmp_path, nested).kv_bytes == 1 << 30
+    assert sequence_bytes(estimate(tmp_path, nested)) == 1 << 30
 
 
 def test_the_longest_sequence_is_the_configs_unless_rotation_stretches_it(tmp_path: Path) -> None:
@@ -186,7 +190,9 @@ def test_the_longest_sequence_is_the_configs_unless_rotation_stretches_it(tmp_pa
     default = {**LLAMA, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
     assert estimate(tmp_path, default).max_model_len == 8192
     yarn = {**LLAMA, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}
-    assert estimate(tmp_path, yarn).max_model_len is None
+    assert estimate(tmp_path, yarn).max_model_len == 8192  # it is the stretched length already
+    linear = {**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}
+    assert estimate(tmp_path, linear).max_model_len == 32768
     assert estimate(tmp_path, yarn, max_model_len=2048).max_model_len == 2048
 
 
@@ -203,7 +209,9 @@ def test_an_encoder_has_no_kv_cache_and_no_logits(tmp_path: Path) -> None:
     embed = estimate(tmp_path, bert, role="embed")
     assert embed.kv_bytes == 0
     assert embed.option == "embedding_engine"
-    assert estimate(tmp_path, LLAMA, role="embed").kv_bytes == 1 << 30  # converted for embedding
+    assert (
+        sequence_bytes(estimate(tmp_path, LLAMA, role="embed")) == 1 << 30
+    )  # converted for embedding
     logits = 2 * 4 * 256 * 128256  # both copies, float32, sequences, vocabulary
     assert estimate(tmp_path, bert).overhead_bytes - embed.overhead_bytes == logits
 

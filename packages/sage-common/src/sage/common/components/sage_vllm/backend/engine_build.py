@@ -1,0 +1,276 @@
+"""Building an engine: plan, check, prepare, start."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import fields, replace
+from multiprocessing import resource_tracker
+from typing import Any, Literal
+
+from sage.common.components.sage_vllm.backend.answer_text import make_texts_of_answers_alone
+from sage.common.components.sage_vllm.backend.cpu_kernels import (
+    kernel_priorities,
+    register_cpu_kernels,
+)
+from sage.common.components.sage_vllm.backend.engine_process import forked_processes
+from sage.common.components.sage_vllm.backend.inline_patches import (
+    keep_adapters_off_plain_requests,
+    take_first_of_kv_cache,
+)
+from sage.common.components.sage_vllm.backend.scheduler_load import LoadRecorder
+from sage.common.components.sage_vllm.backend.shared_process import (
+    BUILD_LOCK,
+    inline_runtimes,
+    prepare_for_inline,
+)
+from sage.common.components.sage_vllm.backend.vllm_device import import_vllm, vllm_device
+from sage.common.components.sage_vllm.backend.vllm_runtime import VLLMRuntime
+from sage.common.components.sage_vllm.engine_contract import EngineInfo, EngineSpec
+from sage.common.components.sage_vllm.errors import EngineStartError
+from sage.common.components.sage_vllm.fit.engine_plan import EnginePlan, plan_engine
+from sage.common.components.sage_vllm.fit.gpu_shares import gpu_shares
+from sage.common.components.sage_vllm.fit.model_files import read_config
+from sage.common.components.sage_vllm.fit.sentence_model import vector_length
+from sage.common.components.sage_vllm.host.engine_environment import (
+    engine_environment,
+    environment,
+)
+from sage.common.components.sage_vllm.host.malloc_tuning import tune_malloc
+from sage.common.core.errors import nearest
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["inline", "process"]
+
+_OURS = ("model", "runner", "convert", "served_model_name")  # set from the EngineSpec
+
+
+def build(
+    spec: EngineSpec, on_death: Callable[[], None] = lambda: None
+) -> tuple[VLLMRuntime, EngineInfo]:
+    """Build an engine on this thread.
+
+    ``on_death`` is called, from another thread, when a process of the engine ends, in the end also
+    when it is shut down. This thread, which steps the engine, has SIGINT blocked from here on.
+
+    Raises:
+        VLLMNotInstalledError, EngineStartError: vLLM cannot be imported, or refuses.
+        ValueError: an engine option that does not exist, or not here.
+        EngineError: what ``EnginePlan.check`` raises.
+    """
+    began = time.perf_counter()
+    with BUILD_LOCK:
+        import_vllm(spec.model_id)
+        plan = plan_engine(spec, vllm_device())
+        engine_args = _engine_args(plan)
+        plan.check(_known_types())
+        mode = _mode(plan)
+        _prepare(plan, mode)
+        engine = _start(plan, mode, engine_args)
+        runtime = VLLMRuntime(plan.spec, engine, inline=mode == "inline", on_death=on_death)
+    _prove(plan.spec, runtime)
+    info = _info(plan, mode, runtime, engine.vllm_config, time.perf_counter() - began)
+    _say_context(plan, info)
+    return runtime, info
+
+
+def share_device(text: EngineSpec, embedding: EngineSpec) -> tuple[EngineSpec, EngineSpec]:
+    """Return the two with the shares of a GPU's memory by which both fit; raises as ``build``.
+
+    On a CPU each engine is sized by itself, to a part of what is free.
+    """
+    with BUILD_LOCK:
+        import_vllm(text.model_id)
+        device = vllm_device()
+    if device.kind == "cpu" or device.free is None or device.total is None:
+        return text, embedding
+    shares = gpu_shares(text, embedding, free=device.free, total=device.total)
+    shared = [
+        replace(spec, arguments={**spec.arguments, "gpu_memory_utilization": share})
+        for spec, share in zip((text, embedding), shares, strict=True)
+    ]
+    return shared[0], shared[1]
+
+
+def _mode(plan: EnginePlan) -> Mode:
+    asked, on_cpu = plan.spec.mode, plan.device.kind == "cpu"
+    mode: Mode = "inline" if asked == "inline" or (asked == "auto" and on_cpu) else "process"
+    if on_cpu and mode == "process" and plan.spec.arguments.get("enable_lora"):
+        raise ValueError(
+            f"LoRA adapters for {plan.spec.model_id!r} on a CPU need engine_mode 'inline': in a "
+            f"process of its own, vLLM's engine would apply them to requests that name none"
+        )
+    return mode
+
+
+def _prepare(plan: EnginePlan, mode: Mode) -> None:
+    """Prepare this process and this thread for the engine."""
+    from vllm.v1.engine import detokenizer
+
+    make_texts_of_answers_alone(detokenizer)
+    on_cpu = plan.device.kind == "cpu"
+    if on_cpu and plan.spec.arguments.get("enable_lora"):
+        from vllm.lora.ops.torch_ops import lora_ops
+        from vllm.lora.punica_wrapper import punica_cpu
+
+        keep_adapters_off_plain_requests(lora_ops, punica_cpu)
+    if mode == "inline":
+        if on_cpu:
+            tune_malloc()
+        prepare_for_inline()
+    # A terminal sends Ctrl-C to the engine's processes as well. They inherit this thread's
+    # mask, so that only the host hears it and shuts them down in order. The first process also
+    # starts the resource tracker, which takes the mask away: it has to be there before.
+    if mode == "process":
+        resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _start(plan: EnginePlan, mode: Mode, engine_args: Any) -> Any:
+    """Start vLLM's engine; raises EngineStartError."""
+    from vllm.v1.engine import utils
+
+    on_cpu, inline = plan.device.kind == "cpu", mode == "inline"
+    with (
+        environment(engine_environment(inline=inline, on_cpu=on_cpu)),
+        forked_processes(utils) if on_cpu and not inline else nullcontext(),
+    ):
+        engine = _build_engine(plan.spec, engine_args)
+    if on_cpu and inline and not inline_runtimes:  # another one needs the cores to serve
+        engine.collective_rpc(take_first_of_kv_cache)
+    return engine
+
+
+def _prove(spec: EngineSpec, runtime: VLLMRuntime) -> None:
+    """Have a new engine do its work once: some models load that vLLM cannot run.
+
+    Raises EngineStartError, and shuts the engine down before.
+    """
+    renderer = runtime.renderer
+    embeds = spec.role == "embed"
+    params = renderer.pooling_params(normalize=True) if embeds else renderer.one_token()
+    try:
+        runtime.add("proof", renderer.render_tokens([0]), params, {})
+        while not (outputs := runtime.step()):
+            pass
+    except Exception as error:
+        runtime.shut_down()
+        work = "embed" if embeds else "generate"
+        reason = f"it loads and does not {work}: {_reason(error)}"
+        raise EngineStartError(spec.model_id, reason) from error
+    length = vector_length(spec.model_id, spec.path) if embeds else None
+    if length is not None and length != (made := len(outputs[0].outputs.data)):
+        runtime.shut_down()
+        reason = f"vLLM makes vectors of {made} numbers, and its last module of {length}"
+        raise EngineStartError(spec.model_id, reason)
+
+
+def _info(
+    plan: EnginePlan, mode: Mode, runtime: VLLMRuntime, config: Any, seconds: float
+) -> EngineInfo:
+    spec = plan.spec
+    return EngineInfo(
+        model_id=spec.model_id,
+        mode=mode,
+        dtype=str(config.model_config.dtype).removeprefix("torch."),
+        max_model_len=config.model_config.max_model_len,
+        model_max_len=plan.estimate.model_max_len,
+        max_batch_size=config.scheduler_config.max_num_seqs,
+        start_seconds=seconds,
+        memory_bytes=plan.held_bytes,
+        chat_templates=runtime.renderer.chat_templates() if spec.role == "generate" else (),
+    )
+
+
+def _say_context(plan: EnginePlan, info: EngineInfo) -> None:
+    """Say where sequences are shorter than the model's, and nobody has set that."""
+    longest = info.model_max_len
+    if not plan.length_is_set and longest is not None and info.max_model_len < longest:
+        logger.warning(
+            "%s: sequences have up to %s tokens of the model's %s, as memory holds no longer ones; "
+            "%s={'max_model_len': ...} sets another length",
+            info.model_id,
+            f"{info.max_model_len:,}",
+            f"{longest:,}",
+            plan.estimate.option,
+        )
+
+
+def _known_types() -> set[str]:
+    """Return the model types that vLLM and transformers have code for."""
+    from transformers import CONFIG_MAPPING
+    from vllm.transformers_utils.config import _CONFIG_REGISTRY
+
+    return {*CONFIG_MAPPING, *_CONFIG_REGISTRY}
+
+
+def _engine_args(plan: EnginePlan) -> Any:
+    """Return vLLM's EngineArgs; raises ValueError for an option that they do not have."""
+    from vllm import EngineArgs
+
+    spec = plan.spec
+    known = [f.name for f in fields(EngineArgs) if f.name not in _OURS]
+    for name in spec.arguments:
+        if name not in known:
+            hint = "it is set from the model" if name in _OURS else nearest(name, known)
+            raise ValueError(f"unknown engine option {name!r}; {hint}")
+    purpose: dict[str, Any] = {"runner": "pooling"}
+    if spec.role == "generate":  # with equal priorities, first come, first served as ever
+        purpose = {"runner": "generate", "scheduling_policy": "priority"}
+    return EngineArgs(
+        model=str(spec.path),
+        served_model_name=spec.model_id,
+        **{"use_tqdm_on_load": False, **_fused_kernels(plan), **purpose, **spec.arguments},
+    )
+
+
+def _fused_kernels(plan: EnginePlan) -> dict[str, Any]:
+    """Return the option by which a CPU's engine uses fused norms; a compiler fuses them itself."""
+    if plan.device.kind != "cpu" or not plan.spec.arguments.get("enforce_eager"):
+        return {}
+    if "kernel_config" in plan.spec.arguments:  # vLLM refuses this option in two places
+        return {}
+    register_cpu_kernels()
+    return {"ir_op_priority": kernel_priorities()}
+
+
+def _build_engine(spec: EngineSpec, engine_args: Any) -> Any:
+    from pydantic import ValidationError
+    from vllm import LLMEngine, ModelRegistry
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine import llm_engine
+
+    statistics = llm_engine.StatLoggerManager
+    llm_engine.StatLoggerManager = LoadRecorder
+    try:
+        # The defaults for batch sizes are those of vLLM's offline LLM class.
+        config = engine_args.create_engine_config(UsageContext.LLM_CLASS)
+        if "structured_outputs_config" not in spec.arguments:
+            # A small model told to write JSON may else go on with blanks to the end of its tokens.
+            config.structured_outputs_config.disable_any_whitespace = True
+        engine = LLMEngine.from_vllm_config(config, UsageContext.LLM_CLASS)
+    except Exception as error:
+        classes = read_config(spec.model_id, spec.path).get("architectures") or []
+        unknown = [name for name in classes if name not in ModelRegistry.get_supported_archs()]
+        # Else vLLM would list all classes that it has code for, a page of them.
+        no_code = isinstance(error, ValidationError) and unknown
+        reason = f"it has no code for {', '.join(unknown)}" if no_code else _reason(error)
+        raise EngineStartError(spec.model_id, reason) from error
+    finally:
+        llm_engine.StatLoggerManager = statistics
+    # From here on only the scheduler's figures are wanted, not those of every single token.
+    engine.log_stats = engine.output_processor.log_stats = False
+    return engine
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says; of one of pydantic's, what it found, not how to look it up."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error) or type(error).__name__
+    return "; ".join(detail["msg"] for detail in error.errors())

@@ -1,0 +1,42 @@
+"""The device that the vLLM in this process computes on."""
+
+from __future__ import annotations
+
+from sage.common.components.sage_vllm.errors import VLLMNotInstalledError
+from sage.common.components.sage_vllm.fit.device import Device, this_cpu
+from sage.common.components.sage_vllm.host.engine_environment import (
+    environment,
+    quiet_environment,
+    quiet_warnings,
+)
+
+
+def import_vllm(model_id: str) -> None:
+    """Import vLLM, which then says little; raises VLLMNotInstalledError, which names the model."""
+    try:
+        with environment(quiet_environment()):
+            import vllm  # noqa: F401 - first, so that where both are missing it is the one named
+            from transformers.utils.logging import get_logger  # noqa: F401 - reads its level
+    except ImportError as error:
+        raise VLLMNotInstalledError(model_id, str(error)) from error
+    quiet_warnings()
+
+
+def vllm_device() -> Device:
+    """Return the device, as vLLM was built for it; ``import_vllm`` comes first."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        return this_cpu()
+    if not current_platform.is_cuda():
+        return Device(kind="gpu")
+    from vllm.utils.import_utils import import_pynvml
+
+    nvml = import_pynvml()  # CUDA itself would make a context, here where nothing else needs one
+    nvml.nvmlInit()
+    try:
+        number = current_platform.device_id_to_physical_device_id(0)
+        memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(number))
+        return Device(kind="gpu", free=memory.free, total=memory.total)
+    finally:
+        nvml.nvmlShutdown()

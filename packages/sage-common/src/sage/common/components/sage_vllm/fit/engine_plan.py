@@ -1,0 +1,170 @@
+"""EnginePlan: what an engine will be, settled before anything is loaded.
+
+The plan is pure: the same model, options and device give the same plan. `build` makes an engine
+of it, `sage llm run --estimate` shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sage.common.components.sage_vllm.engine_contract import EngineSpec
+from sage.common.components.sage_vllm.fit.device import Device
+from sage.common.components.sage_vllm.fit.memory_check import (
+    DEFAULT_SHARE,
+    Fit,
+    InsufficientMemoryError,
+    fit_of,
+)
+from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate, estimate_memory
+from sage.common.components.sage_vllm.fit.model_trust import check_remote_code, check_weights
+from sage.common.components.sage_vllm.fit.sentence_model import embedding_arguments
+
+_LARGEST_KV_CACHE = 4 << 30  # that we give an engine on a CPU, beyond what one sequence needs
+_WHATEVER_FITS = -1  # as max_model_len, to vLLM
+_LEAST_CONTEXT = 8192  # tokens: a model that has them is not cut below without being told to
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnginePlan:
+    """What an engine will be.
+
+    - ``spec``: what was asked for, with all options that vLLM gets in its ``arguments``.
+    - ``device``: what it will run on.
+    - ``estimate``: what it takes there; its ``max_model_len`` is the one that will be used.
+    - ``fit``: whether that is there.
+    - ``length_is_set``: whether ``max_model_len`` was asked for.
+    """
+
+    spec: EngineSpec
+    device: Device
+    estimate: MemoryEstimate
+    fit: Fit
+    length_is_set: bool
+
+    @property
+    def held_bytes(self) -> int:
+        """What the engine keeps of its device's memory: on a GPU the share it was given."""
+        if self.fit.share_bytes is not None:
+            return self.fit.share_bytes
+        return self.estimate.fixed_bytes + (self.estimate.kv_cache_bytes or 0)
+
+    def check(self, known_types: Collection[str] = ()) -> None:
+        """Raise what is in the way of an engine.
+
+        Args:
+            known_types: ``model_type``s that need no code from the model's folder.
+
+        Raises:
+            BrokenModelError: a file is missing or cut off.
+            PickledWeightsError, RemoteCodeError: loading would run code that nobody allowed.
+            InsufficientMemoryError: it does not fit; it says what would.
+        """
+        spec = self.spec
+        check_weights(spec.model_id, spec.path, spec.arguments, allow_pickle=spec.allow_pickle)
+        check_remote_code(
+            spec.model_id,
+            spec.path,
+            spec.arguments,
+            option=self.estimate.option,
+            known_types=known_types,
+        )
+        self.check_fit()
+
+    def check_fit(self) -> None:
+        """Raise InsufficientMemoryError where the engine does not fit."""
+        if self.fit.problem is not None:
+            raise InsufficientMemoryError(self.spec.model_id, self.fit, self.estimate)
+
+
+def plan_engine(spec: EngineSpec, device: Device) -> EnginePlan:
+    """Plan the engine of ``spec`` on ``device``; raises BrokenModelError.
+
+    What ``spec.arguments`` sets is kept. On a CPU the rest of what vLLM would do otherwise is:
+
+    - no compilation: it takes minutes and gains little;
+    - the device's ``dtype``: left alone, vLLM takes float16 for models that were stored in it and
+      for embedding models, and that is emulated nearly everywhere;
+    - a KV cache as large as a full batch of the longest sequences can fill, at most 4 GiB and a
+      quarter of the free memory, but large enough for one sequence of the length asked for:
+      vLLM's own default is nearly all memory of the machine.
+
+    Where no ``max_model_len`` is set, it is what the KV cache holds, up to the model's: 8,192
+    tokens at the least, or the model does not fit. On a GPU vLLM measures what the cache can be,
+    and settles it.
+    """
+    arguments = _defaults(spec, device)
+    length_is_set = spec.arguments.get("max_model_len") is not None
+    estimate = estimate_memory(replace(spec, arguments=arguments), device.kind)
+    if estimate.kv_cache_bytes is None:
+        estimate = replace(estimate, kv_cache_bytes=device.kv_cache_bytes)
+    longest = estimate.max_model_len
+    if not length_is_set and longest is not None:
+        least = min(_LEAST_CONTEXT, longest)
+        estimate = replace(estimate, model_max_len=longest, max_model_len=least)
+    fit = _fit(estimate, arguments, device)
+    if fit.problem is None:
+        if device.kind == "cpu" and estimate.kv_cache_bytes is None:
+            size = _kv_cache_bytes(estimate, longest, fit.available)
+            estimate = replace(estimate, kv_cache_bytes=size)
+            arguments["kv_cache_memory_bytes"] = size
+        if not length_is_set:
+            estimate, length = _settle_length(estimate, longest, fit, device)
+            arguments |= {} if length is None else {"max_model_len": length}
+    return EnginePlan(
+        spec=replace(spec, arguments=arguments),
+        device=device,
+        estimate=estimate,
+        fit=fit,
+        length_is_set=length_is_set,
+    )
+
+
+def _defaults(spec: EngineSpec, device: Device) -> dict[str, Any]:
+    """Return what was asked for, and the rest of what vLLM would do otherwise."""
+    added: dict[str, Any] = {}
+    if device.kind == "cpu":
+        added = {"enforce_eager": True, "dtype": device.dtype}
+    arguments = {**added, **spec.arguments}
+    if spec.role == "embed":
+        arguments |= embedding_arguments(spec.model_id, spec.path, arguments)
+    return arguments
+
+
+def _fit(estimate: MemoryEstimate, arguments: Mapping[str, Any], device: Device) -> Fit:
+    if device.free is None or device.total is None:
+        return Fit()
+    share = None
+    if device.kind == "gpu":
+        share = arguments.get("gpu_memory_utilization") or DEFAULT_SHARE
+    return fit_of(estimate, free=device.free, total=device.total, share=share)
+
+
+def _kv_cache_bytes(estimate: MemoryEstimate, longest: int | None, available: int) -> int:
+    """Return the size of a KV cache on a CPU; see ``plan_engine``."""
+    usual, cache = min(_LARGEST_KV_CACHE, available // 4), estimate.cache
+    if cache is None or longest is None or estimate.max_model_len is None:
+        return usual
+    # Of each sequence's blocks one may be begun and not full.
+    batch = estimate.batch_size * cache.bytes_for(longest + cache.block_size)
+    least = cache.pool_bytes(estimate.max_model_len)
+    return min(max(min(usual, batch), least), available - estimate.fixed_bytes)
+
+
+def _settle_length(
+    estimate: MemoryEstimate, longest: int | None, fit: Fit, device: Device
+) -> tuple[MemoryEstimate, int | None]:
+    """Return the estimate for the longest sequence that fits, and ``max_model_len`` for vLLM."""
+    cache, size = estimate.cache, estimate.kv_cache_bytes
+    if cache is not None and not cache.block_bytes:
+        return replace(estimate, max_model_len=longest), None
+    if cache is None or longest is None or not fit.available:
+        return replace(estimate, max_model_len=longest), _WHATEVER_FITS
+    room = fit.available - estimate.fixed_bytes
+    fitting = cache.longest_within(room if size is None else size, longest)
+    estimate = replace(estimate, max_model_len=fitting)
+    if device.kind == "cpu":
+        return estimate, fitting if fitting < longest else None
+    return estimate, _WHATEVER_FITS
