@@ -3,7 +3,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: setup demo test check bench docs
+.PHONY: setup demo test check zoo bench docs
 
 setup: .venv/ready
 
@@ -23,6 +23,10 @@ check: setup
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy packages/*/src examples benchmarks
+
+# Compares many architectures with transformers, and writes the table of model_zoo.md anew.
+zoo: setup
+	@$(RUN) packages/sage-common/tests/sage_vllm/zoo/table.py
 
 bench: .venv/bench-ready
 	@$(RUN) benchmarks/pipeline_throughput.py $(ARGS)
