@@ -89,7 +89,7 @@ class SageError(Exception):
 
     def __init__(
         self,
-        problem: str,
+        problem: str = "",
         *,
         hint: str | None = None,
         option: str | None = None,

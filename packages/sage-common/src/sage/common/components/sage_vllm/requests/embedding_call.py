@@ -10,12 +10,18 @@ from typing import Any
 from sage.common.components.sage_vllm.engine_contract import Embedding, Engine
 from sage.common.components.sage_vllm.requests.gather import gather, then
 from sage.common.components.sage_vllm.requests.results import embedding_result
+from sage.common.components.sage_vllm.requests.unicode import check_unicode
 
 
 class EmbeddingCall:
-    """Starts its texts on an engine, all or none; a slot may start it later than it was made."""
+    """Starts its texts on an engine, all or none; a slot may start it later than it was made.
+
+    Raises ValueError for a text with half a character, which has no tokens.
+    """
 
     def __init__(self, texts: Sequence[str], *, normalize: bool, dimensions: int | None) -> None:
+        for index, text in enumerate(texts):
+            check_unicode(text, f"text {index}")
         self._texts = texts
         self._normalize = normalize
         self._dimensions = dimensions

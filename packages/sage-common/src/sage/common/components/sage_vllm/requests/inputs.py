@@ -40,7 +40,6 @@ def parse_texts(inputs: Any) -> list[str]:
     for index, text in enumerate(texts):
         if not isinstance(text, str) or not text:
             raise ValueError(f"text {index} must be a non-empty string, not {text!r}")
-        check_unicode(text, f"text {index}")
     return list(texts)
 
 
