@@ -12,8 +12,8 @@ import pytest
 
 from sage.common.model_registry.vllm_registry import get_model_path, list_models
 from sage.tools.demo_model import MODEL_ID, demo_prompts, ensure_demo_model, expected_answer
-from sage.tools.demo_model.corpus import build_corpus
-from sage.tools.demo_model.outside import REPLY
+from sage.tools.demo_model.knowledge.corpus import build_corpus
+from sage.tools.demo_model.knowledge.outside import REPLY
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,11 +6,11 @@ import sys
 import pytest
 
 from sage.tools.demo_model import demo_prompts, expected_answer
-from sage.tools.demo_model.corpus import build_corpus
-from sage.tools.demo_model.family import Family
+from sage.tools.demo_model.knowledge.corpus import build_corpus
+from sage.tools.demo_model.knowledge.family import Family
 
 _DIGEST = (
-    "import hashlib; from sage.tools.demo_model.corpus import build_corpus; "
+    "import hashlib; from sage.tools.demo_model.knowledge.corpus import build_corpus; "
     "print(hashlib.sha256(repr(build_corpus()).encode()).hexdigest())"
 )
 

@@ -6,10 +6,10 @@ import random
 from functools import cache
 from typing import TYPE_CHECKING
 
-from sage.tools.demo_model.corpus import build_corpus
+from sage.tools.demo_model.knowledge.corpus import build_corpus
 
 if TYPE_CHECKING:
-    from sage.tools.demo_model.family import Exchange
+    from sage.tools.demo_model.knowledge.family import Exchange
 
 _SEED = 7
 

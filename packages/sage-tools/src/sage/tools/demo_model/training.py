@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sage.common.core.errors import SageError
-from sage.tools.demo_model.corpus import build_corpus
+from sage.tools.demo_model.knowledge.corpus import build_corpus
 from sage.tools.demo_model.muon import Muon
 from sage.tools.demo_model.tokens import (
     CHAT_TEMPLATE,

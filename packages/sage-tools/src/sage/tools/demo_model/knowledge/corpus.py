@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from sage.tools.demo_model import geography, language, nature, numbers, small_talk
-from sage.tools.demo_model.outside import outside_families
+from sage.tools.demo_model.knowledge import geography, language, nature, numbers, small_talk
+from sage.tools.demo_model.knowledge.outside import outside_families
 
 if TYPE_CHECKING:
-    from sage.tools.demo_model.family import Exchange
+    from sage.tools.demo_model.knowledge.family import Exchange
 
 _SEED = 20
 

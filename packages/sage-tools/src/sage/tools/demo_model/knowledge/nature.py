@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sage.tools.demo_model.family import Family
+from sage.tools.demo_model.knowledge.family import Family
 
 _YOUNG = (
     ("cat", "kitten"),

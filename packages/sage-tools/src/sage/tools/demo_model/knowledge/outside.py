@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from sage.tools.demo_model.family import Family
+from sage.tools.demo_model.knowledge.family import Family
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

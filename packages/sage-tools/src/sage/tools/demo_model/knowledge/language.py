@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from string import ascii_uppercase
 
-from sage.tools.demo_model.family import Family
+from sage.tools.demo_model.knowledge.family import Family
 
 _OPPOSITES = (
     "hot cold, big small, tall short, fast slow, up down, left right, open closed, full empty, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from sage.tools.demo_model.family import Family
+from sage.tools.demo_model.knowledge.family import Family
 
 _WORDS = "zero one two three four five six seven eight nine ten"
 _DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"

@@ -1,0 +1,1 @@
+"""What the demo model is taught: families of questions, and their answers."""
