@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +33,9 @@ EAGER_BY_DESIGN = {
 }
 
 
+LONGEST_MODULE, LONGEST_CLASS, LARGEST_FOLDER = 350, 270, 14  # lines, lines, modules
+
+
 def package_of(path: Path) -> str:
     return path.relative_to(PACKAGES).parts[3]
 
@@ -55,13 +58,22 @@ def imports(path: Path) -> set[str]:
     return {name for node in ast.walk(ast.parse(path.read_text())) for name in modules(node)}
 
 
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGES).with_suffix("").parts[2:]).removesuffix(".__init__")
+
+
 def imports_at_import(path: Path) -> Iterator[str]:
     """Yield what is imported when the module is: not in a function, not for type checkers only."""
+    return imports_but_for_types(path, functions=False)
+
+
+def imports_but_for_types(path: Path, *, functions: bool = True) -> Iterator[str]:
+    """Yield what the module imports as it runs, in its functions too unless those are left out."""
     pending: list[ast.AST] = [ast.parse(path.read_text())]
     while pending:
         node = pending.pop()
         yield from modules(node)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        if not functions and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             continue
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             pending += node.orelse
@@ -103,3 +115,42 @@ def test_sage_is_a_namespace_that_no_package_owns() -> None:
 def test_every_package_is_typed() -> None:
     typed = {path.parent.name for path in PACKAGES.glob("*/src/sage/*/py.typed")}
     assert typed == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=short)
+def test_a_module_is_read_in_one_sitting(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= LONGEST_MODULE
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef):
+            assert (node.end_lineno or 0) - node.lineno < LONGEST_CLASS, node.name
+
+
+def test_a_folder_is_seen_at_a_glance() -> None:
+    counts = Counter(path.parent for path in SOURCES if path.name != "__init__.py")
+    assert {
+        short(folder): count for folder, count in counts.items() if count > LARGEST_FOLDER
+    } == {}
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    """What a function imports when it runs counts too; what only a type checker reads does not."""
+    homes = {module_name(path): path for path in SOURCES}
+    arrows = {
+        name: {
+            target
+            for imported in imports_but_for_types(path)
+            if (target := imported if imported in homes else imported.rpartition(".")[0]) in homes
+        }
+        - {name}
+        for name, path in homes.items()
+    }
+    left = dict(arrows)
+    while ready := {name for name, targets in left.items() if not targets & left.keys()}:
+        for name in ready:
+            del left[name]
+    # What is left goes in circles, or leads into one.
+    while leads := {name for name in left if not any(name in left[other] for other in left)}:
+        for name in leads:
+            del left[name]
+    assert sorted(left) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from model_files import safetensors
 
-from sage.common.model_registry import errors
+from sage.common.model_registry import errors, weight_errors
 from sage.common.model_registry import vllm_registry as registry
 
 
@@ -347,12 +347,13 @@ ERRORS = [
     errors.InvalidModelFolderError("owner/name", Path("/f"), "why"),
     errors.EmptySelectionError("owner/name", files_in_repository=3),
     errors.NotFromHubError("owner/name", "cannot be updated"),
-    errors.PickledWeightsError("owner/name", ("a.bin", "b.bin", "c.bin", "d.bin")),
-    errors.GGUFError("owner/name", ("Q4_K_M",), wanted=None, supported=False),
-    errors.GGUFError("owner/name", ("Q4_K_M", "Q8_0"), wanted="Q5_0", supported=True),
-    errors.IncompleteModelError("owner/name", ("a",), where="its repository"),
-    errors.IntegrityError("owner/name", ("a",)),
+    weight_errors.PickledWeightsError("owner/name", ("a.bin", "b.bin", "c.bin", "d.bin")),
+    weight_errors.GGUFError("owner/name", ("Q4_K_M",), wanted=None, supported=False),
+    weight_errors.GGUFError("owner/name", ("Q4_K_M", "Q8_0"), wanted="Q5_0", supported=True),
+    weight_errors.IncompleteModelError("owner/name", ("a",), where="its repository"),
+    weight_errors.IntegrityError("owner/name", ("a",)),
     errors.ManifestCorruptError(Path("/m"), "why"),
+    errors.EarlierManifestError(Path("/m"), 2),
     errors.ManifestVersionError(Path("/m"), 2, supported=1),
     errors.HubAccessError("owner/name"),
     errors.GatedModelError("owner/name"),
@@ -373,7 +374,7 @@ def test_errors_carry_their_facts_through_pickle(error: errors.ModelRegistryErro
 def test_every_error_is_in_the_table_above_and_public() -> None:
     every = {
         each
-        for each in vars(errors).values()
+        for each in (*vars(errors).values(), *vars(weight_errors).values())
         if isinstance(each, type) and issubclass(each, errors.ModelRegistryError)
     }
     assert every == {type(error) for error in ERRORS} | {errors.ModelRegistryError}

@@ -28,13 +28,10 @@ if TYPE_CHECKING:
         EarlierManifestError,
         EmptySelectionError,
         GatedModelError,
-        GGUFError,
         HubAccessError,
         HubModelNotFoundError,
         HubUnavailableError,
-        IncompleteModelError,
         InsufficientDiskError,
-        IntegrityError,
         InvalidModelFolderError,
         InvalidModelIdError,
         ManifestCorruptError,
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
         ModelNotFoundError,
         ModelRegistryError,
         NotFromHubError,
-        PickledWeightsError,
         RegistryNotWritableError,
         RevisionNotFoundError,
     )
@@ -75,6 +71,12 @@ if TYPE_CHECKING:
     from sage.common.model_registry.model_info import (
         FileRecord,
         ModelInfo,
+    )
+    from sage.common.model_registry.weight_errors import (
+        GGUFError,
+        IncompleteModelError,
+        IntegrityError,
+        PickledWeightsError,
     )
 
 __all__ = [
@@ -134,14 +136,14 @@ __getattr__, __dir__ = lazy_exports(
         "EmptySelectionError": "sage.common.model_registry.errors",
         "FileProgress": "sage.common.model_registry.download.progress",
         "FileRecord": "sage.common.model_registry.model_info",
-        "GGUFError": "sage.common.model_registry.errors",
-        "IncompleteModelError": "sage.common.model_registry.errors",
+        "GGUFError": "sage.common.model_registry.weight_errors",
+        "IncompleteModelError": "sage.common.model_registry.weight_errors",
         "GatedModelError": "sage.common.model_registry.errors",
         "HubAccessError": "sage.common.model_registry.errors",
         "HubModelNotFoundError": "sage.common.model_registry.errors",
         "HubUnavailableError": "sage.common.model_registry.errors",
         "InsufficientDiskError": "sage.common.model_registry.errors",
-        "IntegrityError": "sage.common.model_registry.errors",
+        "IntegrityError": "sage.common.model_registry.weight_errors",
         "InvalidModelFolderError": "sage.common.model_registry.errors",
         "InvalidModelIdError": "sage.common.model_registry.errors",
         "ManifestCorruptError": "sage.common.model_registry.errors",
@@ -151,7 +153,7 @@ __getattr__, __dir__ = lazy_exports(
         "ModelNotFoundError": "sage.common.model_registry.errors",
         "ModelRegistryError": "sage.common.model_registry.errors",
         "NotFromHubError": "sage.common.model_registry.errors",
-        "PickledWeightsError": "sage.common.model_registry.errors",
+        "PickledWeightsError": "sage.common.model_registry.weight_errors",
         "RegistryNotWritableError": "sage.common.model_registry.errors",
         "RevisionNotFoundError": "sage.common.model_registry.errors",
         "UpdateCheck": "sage.common.model_registry.maintenance.update",

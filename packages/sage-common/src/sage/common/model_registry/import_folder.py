@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sage.common.model_registry.checksums import records_of
-from sage.common.model_registry.errors import IncompleteModelError, InvalidModelFolderError
+from sage.common.model_registry.errors import InvalidModelFolderError
 from sage.common.model_registry.layout import check_disk, registry_root, remove_tree, staging_folder
 from sage.common.model_registry.manifest import read_manifest
 from sage.common.model_registry.model_id import check_file_path, check_model_id, check_revision
 from sage.common.model_registry.publishing import publish, writing_model
+from sage.common.model_registry.weight_errors import IncompleteModelError
 from sage.common.model_registry.weights import lfs_pointers, missing_weights
 
 if TYPE_CHECKING:

@@ -18,13 +18,10 @@ from sage.common.model_registry.errors import (
     EarlierManifestError,
     EmptySelectionError,
     GatedModelError,
-    GGUFError,
     HubAccessError,
     HubModelNotFoundError,
     HubUnavailableError,
-    IncompleteModelError,
     InsufficientDiskError,
-    IntegrityError,
     InvalidModelFolderError,
     InvalidModelIdError,
     ManifestCorruptError,
@@ -32,7 +29,6 @@ from sage.common.model_registry.errors import (
     ModelNotFoundError,
     ModelRegistryError,
     NotFromHubError,
-    PickledWeightsError,
     RegistryNotWritableError,
     RevisionNotFoundError,
 )
@@ -54,6 +50,12 @@ from sage.common.model_registry.maintenance.verification import (
     verify_model,
 )
 from sage.common.model_registry.model_info import FileRecord, ModelInfo
+from sage.common.model_registry.weight_errors import (
+    GGUFError,
+    IncompleteModelError,
+    IntegrityError,
+    PickledWeightsError,
+)
 
 __all__ = [
     "ROOT_VARIABLE",

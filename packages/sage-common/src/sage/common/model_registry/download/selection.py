@@ -6,12 +6,9 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from sage.common.model_registry.errors import (
-    EmptySelectionError,
-    GGUFError,
-    PickledWeightsError,
-)
+from sage.common.model_registry.errors import EmptySelectionError
 from sage.common.model_registry.model_id import check_file_path
+from sage.common.model_registry.weight_errors import GGUFError, PickledWeightsError
 from sage.common.model_registry.weights import (
     gguf_is_supported,
     is_module_folder,

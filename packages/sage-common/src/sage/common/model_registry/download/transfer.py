@@ -10,11 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sage.common.model_registry.download.progress import DownloadStatus
 from sage.common.model_registry.download.staging import Staging
-from sage.common.model_registry.errors import (
-    HubUnavailableError,
-    IncompleteModelError,
-    IntegrityError,
-)
+from sage.common.model_registry.errors import HubUnavailableError
 from sage.common.model_registry.hub.watched_call import watched_call
 from sage.common.model_registry.layout import (
     check_disk,
@@ -27,6 +23,7 @@ from sage.common.model_registry.lookup import put_last
 from sage.common.model_registry.manifest import editing_manifest, read_manifest
 from sage.common.model_registry.model_traits import own_tags
 from sage.common.model_registry.publishing import publish, with_names_of, writing_model
+from sage.common.model_registry.weight_errors import IncompleteModelError, IntegrityError
 from sage.common.model_registry.weights import missing_weights
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sage.common.model_registry.checksums import find_problems, records_of
 from sage.common.model_registry.earlier_manifest import earlier_models
-from sage.common.model_registry.errors import IntegrityError, ModelRegistryError
+from sage.common.model_registry.errors import ModelRegistryError
 from sage.common.model_registry.import_folder import digest_of, files_of_model
 from sage.common.model_registry.layout import (
     check_inside,
@@ -26,6 +26,7 @@ from sage.common.model_registry.manifest import locked_manifest, write_manifest
 from sage.common.model_registry.model_id import check_model_id, check_revision, is_commit
 from sage.common.model_registry.model_info import FileRecord, ModelInfo
 from sage.common.model_registry.model_traits import read_traits
+from sage.common.model_registry.weight_errors import IntegrityError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
