@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from sage.common.components.sage_vllm import VLLMService
+from sage.common.components.sage_vllm.testing import EchoEngine
 from sage.common.model_registry.vllm_registry import ModelNotFoundError
 from sage.common.service import ServiceTimeoutError
 from sage.kernel.api import LocalEnvironment
@@ -80,6 +82,33 @@ def test_a_model_that_is_not_there_stops_submit_before_any_record(model_root: Pa
 def test_a_bad_configuration_is_refused_when_it_is_registered(config: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         register_vllm_service(LocalEnvironment(), config=config)
+
+
+def test_an_open_service_is_borrowed_by_one_environment_after_another(model_root: Path) -> None:
+    config = {"model_id": "test/echo", "model_root": model_root}
+    with VLLMService(config, engine_factory=EchoEngine) as service:
+        for question in ("one", "two"):
+            with LocalEnvironment() as env:
+                assert register_vllm_service(env, service=service) is service
+                env.from_collection([question]).sink(
+                    lambda text, env=env: env.call_service("vllm_service", text, method="generate")
+                )
+                env.submit()
+        assert service.stats()["requests_done"] == 2
+        with pytest.raises(ValueError, match="config= or service=, not both"):
+            register_vllm_service(LocalEnvironment(), config=config, service=service)  # type: ignore[call-overload]
+
+
+def test_what_stands_in_the_names_place_is_named(model_root: Path) -> None:
+    wrong: Any = register_vllm_service
+    config = {"model_id": "test/echo", "model_root": model_root}
+    with pytest.raises(TypeError, match=r"not \{'model_id'.*register_vllm_service\(env, config="):
+        wrong(LocalEnvironment(), config)
+    service = VLLMService(config, engine_factory=EchoEngine)
+    with pytest.raises(TypeError, match=r"register_vllm_service\(env, service=\.\.\.\)"):
+        wrong(LocalEnvironment(), service)
+    with pytest.raises(RuntimeError, match="'vllm_service' is not open"):
+        wrong(LocalEnvironment(), service=service)
 
 
 def test_the_old_import_path_leads_to_the_same_class() -> None:

@@ -10,6 +10,19 @@ from typing import Any, Self
 
 from sage.common.core.context import ContextBound
 
+_RESERVED = {
+    "setup": "acquires what the service needs",
+    "start": "begins to serve",
+    "process": "answers a call that names no method",
+    "stop": "stops serving",
+    "cleanup": "releases what setup() acquired",
+    "open": "runs setup() and start()",
+    "close": "runs stop() and cleanup()",
+    "checkpoint_identity": "says what results follow from",
+    "call_service": "calls another service",
+    "call_service_async": "calls another service",
+}
+
 
 class BaseService(ContextBound):
     """A service of an environment: ``setup → start → (calls) → stop → cleanup``.
@@ -17,6 +30,10 @@ class BaseService(ContextBound):
     Each step runs at most once. Methods without a leading underscore can be called through
     ``call_service``. Where a method ``<name>_async`` returns a Future, a call to ``<name>`` uses
     it, so that no thread is held and cancelling the call cancels the Future.
+
+    The names of these steps, of ``process`` and of the other methods here are reserved: a subclass
+    may override the method, but a value of its own needs another name (``self.stop = ["###"]`` is a
+    TypeError).
     """
 
     max_concurrency: int | None = 1
@@ -29,6 +46,23 @@ class BaseService(ContextBound):
     _opened = False
     _started = False
     _closed = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a class that gives a reserved name to something that cannot be called."""
+        super().__init_subclass__(**kwargs)
+        for name in _RESERVED.keys() & vars(cls).keys():
+            _check_reserved(cls, name, getattr(cls, name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse the same of an instance, at the line that sets it."""
+        if name in _RESERVED:
+            _check_reserved(type(self), name, value)
+        super().__setattr__(name, value)
+
+    @property
+    def accepts_calls(self) -> bool:
+        """Whether it has been opened, and not been closed yet."""
+        return self._started and not self._closed
 
     def setup(self) -> None:
         """Acquire what the service needs; an error here stops the environment's submit()."""
@@ -109,3 +143,11 @@ class BaseService(ContextBound):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_reserved(cls: type, name: str, value: object) -> None:
+    if not callable(value):
+        raise TypeError(
+            f"{cls.__name__}.{name} is {value!r}, but {name!r} is reserved for the method that "
+            f"{_RESERVED[name]}; choose another name, such as {name}_value"
+        )

@@ -50,6 +50,8 @@ class ServiceTimeoutError(ServiceError, TimeoutError):
 class ServiceClosedError(ServiceError, RuntimeError):
     """The service is not running: closed, or not started yet."""
 
-    def __init__(self, service: str, why: str = "it has been closed") -> None:
-        super().__init__(service, f"service {service!r} takes no calls: {why}")
+    def __init__(
+        self, service: str, why: str = "it has been closed", **way_out: Unpack[WayOut]
+    ) -> None:
+        super().__init__(service, f"service {service!r} takes no calls: {why}", **way_out)
         self.why = why

@@ -9,6 +9,7 @@ from sage.common.core.lazy_exports import lazy_exports
 if TYPE_CHECKING:
     from sage.common.core.errors import RecordTimeoutError, SageError
     from sage.common.service import BaseService
+    from sage.kernel.api.collect_sink import CollectSink
     from sage.kernel.api.data_stream import DataStream
     from sage.kernel.api.local_environment import LocalEnvironment
     from sage.kernel.runtime.cancelled import PipelineCancelledError
@@ -30,6 +31,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointInUseError",
     "CheckpointMismatchError",
+    "CollectSink",
     "DataStream",
     "DurableSink",
     "FailedRecord",
@@ -52,6 +54,7 @@ __getattr__, __dir__ = lazy_exports(
         "CheckpointError": "sage.kernel.runtime.checkpoint",
         "CheckpointInUseError": "sage.kernel.runtime.checkpoint",
         "CheckpointMismatchError": "sage.kernel.runtime.checkpoint",
+        "CollectSink": "sage.kernel.api.collect_sink",
         "DataStream": "sage.kernel.api.data_stream",
         "DurableSink": "sage.kernel.runtime.checkpoint",
         "FailedRecord": "sage.kernel.runtime.failed_record",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sage.common.core.errors import nearest
 from sage.common.core.old_names import missing_attribute
+from sage.kernel.api.collect_sink import CollectSink
 from sage.kernel.api.print_sink import PrintSink
 from sage.kernel.graph import FunctionSpec, Operator
 
@@ -27,9 +28,12 @@ class DataStream:
       FailedRecord each.
     """
 
-    def __init__(self, operators: list[Operator], operator: Operator) -> None:
+    def __init__(
+        self, operators: list[Operator], operator: Operator, submit: Callable[..., None]
+    ) -> None:
         self.operators = operators
         self.operator = operator
+        self._submit = submit
 
     def map(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> DataStream:
         """One record in, one out. An AsyncMapFunction keeps many records in flight."""
@@ -57,7 +61,8 @@ class DataStream:
             if other.operators is not self.operators:
                 raise ValueError("union() takes streams of the same environment")
         inputs = tuple(stream.operator.id for stream in (self, *others))
-        return add_operator(self.operators, "union", None, inputs=inputs, options={})
+        operator = add_operator(self.operators, "union", None, inputs=inputs, options={})
+        return DataStream(self.operators, operator, self._submit)
 
     def sink(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> DataStream:
         """Hand every record to a sink; returns this stream, so that more can be attached."""
@@ -67,6 +72,25 @@ class DataStream:
     def print(self, prefix: str = "", **options: Any) -> DataStream:
         """Print every record on standard output; returns this stream."""
         return self.sink(PrintSink, prefix, **options)
+
+    def collect(self, *, progress: bool = False) -> list[Any]:
+        """Run the environment's pipeline and return this stream's records as a list.
+
+        They are in the order in which the stream has them: that of the input, unless an operator
+        has ``parallelism`` above 1 or ``ordered=False``. This is ``sink(CollectSink, records)`` and
+        ``submit(progress=progress)``, so it raises what submit() does, and the environment has run
+        and is closed after it. All records are held in memory: it is for tests and notebooks, and
+        needs a source that ends.
+
+        Example::
+
+            with LocalEnvironment() as env:
+                assert env.from_collection([1, 2]).map(lambda n: 2 * n).collect() == [2, 4]
+        """
+        records: list[Any] = []
+        self.sink(CollectSink, records)
+        self._submit(progress=progress)
+        return records
 
     if not TYPE_CHECKING:  # or every misspelt attribute would be Any to a type checker
 
@@ -82,7 +106,9 @@ class DataStream:
     ) -> DataStream:
         options = {key: kwargs.pop(key) for key in _OPTIONS if key in kwargs}
         spec = FunctionSpec.of(kind, function, args, kwargs)
-        return add_operator(self.operators, kind, spec, inputs=(self.operator.id,), options=options)
+        inputs = (self.operator.id,)
+        operator = add_operator(self.operators, kind, spec, inputs=inputs, options=options)
+        return DataStream(self.operators, operator, self._submit)
 
 
 _OPTIONS = ("parallelism", "name", "on_error")
@@ -95,8 +121,8 @@ def add_operator(
     *,
     inputs: tuple[int, ...],
     options: dict[str, Any],
-) -> DataStream:
-    """Append an operator to a description and return its stream; bad options raise."""
+) -> Operator:
+    """Append an operator to a description and return it; bad options raise."""
     parallelism = options.get("parallelism", 1)
     if not isinstance(parallelism, int) or parallelism < 1:
         raise ValueError(f"parallelism must be a whole number of at least 1, not {parallelism!r}")
@@ -117,4 +143,4 @@ def add_operator(
         on_error=on_error,
     )
     operators.append(operator)
-    return DataStream(operators, operator)
+    return operator

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sage.common.core.functions import BaseFunction
 from sage.common.core.old_names import missing_attribute
-from sage.common.service import BaseService
 from sage.kernel.api.data_stream import DataStream, add_operator
 from sage.kernel.api.environment_config import environment_config
+from sage.kernel.api.environment_services import EnvironmentServices
 from sage.kernel.api.generator_source import GeneratorSource
 from sage.kernel.api.iterable_source import IterableSource
 from sage.kernel.graph import FunctionSpec, Operator
@@ -25,14 +25,17 @@ from sage.kernel.runtime.failed_record import FailedRecord
 from sage.kernel.runtime.metrics.counts import RunCounts
 from sage.kernel.runtime.metrics.run_metrics import RunMetrics
 from sage.kernel.runtime.progress.display import ProgressDisplay
-from sage.kernel.runtime.service import ServiceCallProxy, ServiceFactory, ServiceManager
 
 logger = logging.getLogger(__name__)
 
 _SOURCE_OPTIONS: tuple[str, ...] = ("name", "on_error")
+_CALL_LATER = (
+    "call it before, or use submit(autostop=False) with wait() and call it until close(); an open "
+    "service that is registered as an instance can be called by itself at any time"
+)
 
 
-class LocalEnvironment:
+class LocalEnvironment(EnvironmentServices):
     """Holds services and a pipeline, and runs them once.
 
     Register services, describe streams from a source, then ``submit()``. ``config`` takes
@@ -41,50 +44,12 @@ class LocalEnvironment:
     """
 
     def __init__(self, name: str = "sage", config: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
         self.name = name
         self.config = environment_config(config or {})
-        self.service_manager = ServiceManager()
         self.operators: list[Operator] = []
         self._executor: LocalExecutor | None = None
         self._progress: ProgressDisplay | None = None
-
-    # -- services -------------------------------------------------------------------------------
-
-    def register_service(
-        self, name: str, service_class: type[BaseService], /, *args: Any, **kwargs: Any
-    ) -> ServiceFactory:
-        """Register a service by its class and constructor arguments; submit() opens it."""
-        factory = ServiceFactory(service_class=service_class, args=args, kwargs=kwargs)
-        return self.register_service_factory(name, factory)
-
-    def register_service_factory(self, name: str, factory: ServiceFactory) -> ServiceFactory:
-        """Register a service by its factory; submit() opens it."""
-        return self.service_manager.register(name, factory)
-
-    def call_service(
-        self,
-        name: str,
-        /,
-        *args: Any,
-        method: str | None = "process",
-        timeout: float | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Call a service from outside a pipeline; the first call opens all services.
-
-        If another thread is opening them it waits for that, unless the one it calls is open
-        already: a service's setup() may wait for a thread that calls an earlier service, but not
-        for one that calls a later service or itself.
-        """
-        self._open_services(name)
-        return self.service_manager.call_service(
-            name, *args, method=method, timeout=timeout, **kwargs
-        )
-
-    def service(self, name: str) -> ServiceCallProxy:
-        """Return an object whose methods are the service's; opens all services."""
-        self._open_services(name)
-        return self.service_manager.proxy(name)
 
     # -- sources --------------------------------------------------------------------------------
 
@@ -164,10 +129,10 @@ class LocalEnvironment:
             if autostop:
                 executor.wait(tell_endless=True)
         except BaseException:
-            self.close()
+            self._close("it has been closed, since the run ended with an error")
             raise
         if autostop:
-            self.close()
+            self._close("submit() has closed it, after the last record", hint=_CALL_LATER)
 
     def wait(self) -> None:
         """Wait for the last record of a submitted pipeline; raises what stopped it."""
@@ -202,15 +167,7 @@ class LocalEnvironment:
         Called by a function of the pipeline, or by a service that submit() opens, it cancels and
         returns at once; submit(), or a later close(), does the rest.
         """
-        if self._executor is not None and self._executor.on_own_thread:
-            self._executor.cancel()
-            return
-        with ExitStack() as stack:  # all of it, also after another Ctrl-C
-            stack.callback(self.service_manager.close)
-            if self._executor is not None:
-                stack.callback(self._end_progress)
-                self._executor.cancel()
-                self._executor.join(self.config["close_timeout"])
+        self._close("it has been closed with its environment")
 
     def metrics(self) -> RunMetrics:
         """Return what every operator has done so far; from any thread, before, during and after."""
@@ -234,10 +191,16 @@ class LocalEnvironment:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open_services(self, wanted: str) -> None:
-        manager = self.service_manager
-        if not (manager.closed or manager.is_open(wanted)):  # if closed, the call says so
-            manager.start()
+    def _close(self, why: str, *, hint: str | None = None) -> None:
+        if self._executor is not None and self._executor.on_own_thread:
+            self._executor.cancel()
+            return
+        with ExitStack() as stack:  # all of it, also after another Ctrl-C
+            stack.callback(self.service_manager.close, why, hint=hint)
+            if self._executor is not None:
+                stack.callback(self._end_progress)
+                self._executor.cancel()
+                self._executor.join(self.config["close_timeout"])
 
     def _end_progress(self) -> None:
         if self._progress is not None:
@@ -281,4 +244,5 @@ class LocalEnvironment:
                 f"a source is a SourceFunction, a BatchFunction or a callable, not {function!r}"
             )
         spec = FunctionSpec.of("source", function, args, kwargs)
-        return add_operator(self.operators, "source", spec, inputs=(), options=options)
+        operator = add_operator(self.operators, "source", spec, inputs=(), options=options)
+        return DataStream(self.operators, operator, self.submit)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +32,16 @@ class Endpoint:
 
 
 class RunningService:
-    """A service that the manager opened, with its slots and, once needed, its threads."""
+    """An open service with its slots and, once needed, its threads.
 
-    def __init__(self, name: str, service: BaseService) -> None:
+    One that is ``borrowed`` was opened by somebody else, who closes it too. Its slots are the
+    service's own: however many managers borrow it, it has ``max_concurrency`` calls at once.
+    """
+
+    def __init__(self, name: str, service: BaseService, *, borrowed: bool = False) -> None:
         self.name = name
         self.service = service
+        self._borrowed = borrowed
         limit = service.max_concurrency
         if limit is not None and limit < 1:
             raise ValueError(
@@ -43,16 +49,17 @@ class RunningService:
                 f"a thread-safe service"
             )
         # A service of one call at a time may call itself: a re-entrant lock does not deadlock.
-        self._slots: AbstractContextManager[Any] = (
+        slots: AbstractContextManager[Any] = (
             nullcontext()
             if limit is None
             else threading.RLock()
             if limit == 1
             else threading.BoundedSemaphore(limit)
         )
+        self._slots: AbstractContextManager[Any] = vars(service).setdefault("_call_slots", slots)
         self._threads = DaemonThreads(name, limit, self._slots)
         self._endpoints: dict[str | None, Endpoint] = {}
-        self._closed = False
+        self._closed: ServiceClosedError | None = None
 
     def endpoint(self, method: str | None) -> Endpoint:
         """Return the way to a method, ``process`` if None.
@@ -63,14 +70,20 @@ class RunningService:
         if endpoint is None:
             endpoint = self._endpoints[method] = self._resolve(method or "process")
         if self._closed:
-            raise ServiceClosedError(self.name)
+            raise copy(self._closed)
+        if self._borrowed and not self.service.accepts_calls:
+            raise ServiceClosedError(self.name, "it has been closed by whoever opened it")
         return endpoint
 
-    def close(self) -> None:
-        """Refuse further calls and those that wait for a slot or a thread, close the service."""
-        self._closed = True
+    def close(self, closed: ServiceClosedError | None = None) -> None:
+        """Refuse further calls and those that wait for a slot or a thread, close the service.
+
+        ``closed`` is what further calls raise. A borrowed service stays open.
+        """
+        self._closed = closed or ServiceClosedError(self.name)
         self._threads.close()
-        self.service.close()
+        if not self._borrowed:
+            self.service.close()
 
     def _resolve(self, method: str) -> Endpoint:
         function = getattr(self.service, method, None) if _is_callable_name(method) else None

@@ -42,19 +42,28 @@ class ServiceManager:
         self._deadlines = CallDeadlines()
         self._started = False
         self._closed = threading.Event()
+        self._why_closed: tuple[str, str | None] = ("it has been closed", None)
 
     def register(self, name: str, factory: ServiceFactory) -> ServiceFactory:
         """Add a service; its name must be new and the manager not started yet."""
         with self._lock:
-            if self._started or self.closed:
-                state = "closed" if self.closed else "started"
-                raise RuntimeError(f"cannot register service {name!r}: the services are {state}")
-            if name in self._factories:
-                raise ValueError(
-                    f"a service named {name!r} is already registered; choose another name"
-                )
+            self._check_new(name, too_late=self._started)
             self._factories[name] = factory
         return factory
+
+    def register_open(self, name: str, service: BaseService) -> None:
+        """Add a service that is open already, which this manager calls and does not close.
+
+        It takes calls at once. Its name must be new, the manager may be started.
+        """
+        if not service.accepts_calls:
+            raise RuntimeError(
+                f"service {name!r} is not open; open it first (`with service:`), or register its "
+                f"class and arguments, which the environment opens and closes"
+            )
+        with self._lock:
+            self._check_new(name)
+            self._running[name] = RunningService(name, service, borrowed=True)
 
     def start(self) -> None:
         """Open all services; if one fails, close those before it and raise its error.
@@ -75,7 +84,7 @@ class ServiceManager:
                         self.close()  # again: the other one was too early for this service
                         return
             except BaseException:
-                self.close()
+                self.close("it has been closed, since a service failed to open")
                 raise
 
     def identities(self) -> dict[str, Mapping[str, Any]]:
@@ -154,20 +163,25 @@ class ServiceManager:
 
     def proxy(self, name: str) -> ServiceCallProxy:
         """Return an object whose methods are the service's; raises ServiceNotFoundError."""
-        if name not in self._factories:
-            raise ServiceNotFoundError(name, list(self._factories))
+        if name not in self._names:
+            raise ServiceNotFoundError(name, self._names)
         return ServiceCallProxy(self, name)
 
-    def close(self) -> None:
-        """Close all services, the last registered first; calls in flight end with an error."""
+    def close(self, why: str = "it has been closed", *, hint: str | None = None) -> None:
+        """Close all services, the last registered first; calls in flight end with an error.
+
+        ``why`` and ``hint`` are what later calls are told. Borrowed services stay open.
+        """
+        if not self.closed:
+            self._why_closed = (why, hint)
         self._closed.set()  # at once, for start() to see
         with self._lock:
             pass  # until the service that is opening is open
         # Not under the same lock: what a service waits for as it stops may be making a call.
         with self._closing, ExitStack() as stack:
             stack.callback(self._deadlines.close)  # last
-            for running in self._running.values():
-                stack.callback(running.close)
+            for name, running in self._running.items():
+                stack.callback(running.close, self._closed_error(name))
 
     @property
     def closed(self) -> bool:
@@ -202,7 +216,23 @@ class ServiceManager:
         running = self._running.get(name)
         if running is not None:
             return running
-        if name not in self._factories:
-            raise ServiceNotFoundError(name, list(self._factories))
-        why = "it has been closed" if self.closed else "it has not been started yet"
-        raise ServiceClosedError(name, why)
+        if name not in self._names:
+            raise ServiceNotFoundError(name, self._names)
+        if self.closed:
+            raise self._closed_error(name)
+        raise ServiceClosedError(name, "it has not been started yet")
+
+    def _closed_error(self, name: str) -> ServiceClosedError:
+        why, hint = self._why_closed
+        return ServiceClosedError(name, why, hint=hint)
+
+    @property
+    def _names(self) -> list[str]:
+        return list({**self._factories, **self._running})
+
+    def _check_new(self, name: str, *, too_late: bool = False) -> None:
+        if too_late or self.closed:
+            state = "closed" if self.closed else "started"
+            raise RuntimeError(f"cannot register service {name!r}: the services are {state}")
+        if name in self._names:
+            raise ValueError(f"a service named {name!r} is already registered; choose another name")

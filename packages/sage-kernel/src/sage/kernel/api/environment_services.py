@@ -1,0 +1,95 @@
+"""EnvironmentServices: what an environment offers to register services and to call them."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, overload
+
+from sage.common.service import BaseService
+from sage.kernel.runtime.service import ServiceCallProxy, ServiceFactory, ServiceManager
+
+_S = TypeVar("_S", bound=BaseService)
+
+
+class EnvironmentServices:
+    """The services of an environment."""
+
+    def __init__(self) -> None:
+        self.service_manager = ServiceManager()
+
+    @overload
+    def register_service(
+        self, name: str, service: type[BaseService], /, *args: Any, **kwargs: Any
+    ) -> ServiceFactory: ...
+
+    @overload
+    def register_service(self, name: str, service: _S, /) -> _S: ...
+
+    def register_service(self, name: str, service: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Register a service by its class and constructor arguments, or one that is open.
+
+        A class is opened by submit(), or by the first call, and closed with the environment;
+        returns its ServiceFactory. An open instance is borrowed: it takes calls at once, any number
+        of environments share it, none closes it, and it is returned as it is::
+
+            with VLLMService({"model_id": "sage/demo-chat"}) as service:  # loads the model once
+                for questions in batches:
+                    with LocalEnvironment() as env:
+                        env.register_service("vllm_service", service)
+                        ...
+
+        Raises:
+            RuntimeError: the instance is not open, or it is too late: a class comes before the
+                services open, an instance before the environment closes.
+            ValueError: the name is taken.
+        """
+        if not isinstance(service, BaseService):
+            factory = ServiceFactory(service_class=service, args=args, kwargs=kwargs)
+            return self.register_service_factory(name, factory)
+        if args or kwargs:
+            raise TypeError(
+                f"service {name!r} is an instance, which has its arguments already; got "
+                f"{', '.join([*map(repr, args), *kwargs])}"
+            )
+        self.service_manager.register_open(name, service)
+        return service
+
+    def register_service_factory(self, name: str, factory: ServiceFactory) -> ServiceFactory:
+        """Register a service by its factory; submit() opens it."""
+        return self.service_manager.register(name, factory)
+
+    def call_service(
+        self,
+        name: str,
+        /,
+        *args: Any,
+        method: str | None = "process",
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Call a service from outside a pipeline; the first call opens all services.
+
+        It works before, during and after a run, until the environment is closed; submit() with
+        autostop closes it after the last record. Then ServiceClosedError says so.
+
+        If another thread is opening them it waits for that, unless the one it calls is open
+        already: a service's setup() may wait for a thread that calls an earlier service, but not
+        for one that calls a later service or itself.
+        """
+        self._open_services(name)
+        return self.service_manager.call_service(
+            name, *args, method=method, timeout=timeout, **kwargs
+        )
+
+    def service(self, name: str) -> ServiceCallProxy:
+        """Return an object whose methods are the service's; opens all services.
+
+        ``env.service("vllm_service").generate("Hi")`` is ``env.call_service("vllm_service", "Hi",
+        method="generate")``.
+        """
+        self._open_services(name)
+        return self.service_manager.proxy(name)
+
+    def _open_services(self, wanted: str) -> None:
+        manager = self.service_manager
+        if not (manager.closed or manager.is_open(wanted)):  # if closed, the call says so
+            manager.start()
