@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
-from sage.common.components.sage_vllm.errors import EngineClosedError
+from sage.common.components.sage_vllm.errors import (
+    EngineClosedError,
+    EngineDeadError,
+    InvalidRequestError,
+)
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 
@@ -49,3 +62,202 @@ def test_it_counts_and_closes(service: VLLMService) -> None:
     assert stats["prompt_tokens"] == 3
     with pytest.raises(EngineClosedError, match="test/echo"):
         service.generate("late")
+
+
+# -- texts of a given form -------------------------------------------------------------------------
+
+PERSON: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 7},
+        "age": {"type": "integer", "minimum": 18, "exclusiveMaximum": 100},
+        "email": {"type": "string", "format": "email"},
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 2},
+        "boss": {"anyOf": [{"$ref": "#"}, {"type": "null"}]},
+    },
+    "required": ["name", "age", "boss"],
+    "additionalProperties": False,
+}
+SCHEMAS: list[dict[str, Any]] = [
+    {},
+    {"type": "array"},
+    {"type": ["null", "string"]},
+    {"type": "string", "minLength": 40},
+    {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"},
+    {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    {"type": "integer", "multipleOf": 7, "minimum": 50},
+    {"type": "integer", "maximum": -3},
+    {"type": "boolean"},
+    {"const": {"a": 1}},
+    {"required": ["a", "b"], "additionalProperties": {"type": "integer"}},
+    {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "null"}], "items": False},
+    {"allOf": [{"required": ["a"]}, {"properties": {"a": {"type": "null"}}, "required": ["a"]}]},
+    {"$defs": {"n": {"type": "integer"}}, "oneOf": [{"$ref": "#/$defs/n"}, {"type": "string"}]},
+    {"$defs": {"t": {"properties": {"next": {"$ref": "#/$defs/t"}}}}, "$ref": "#/$defs/t"},
+    {"anyOf": [False, {"type": "array", "maxItems": 0}]},
+    PERSON,
+]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=str)
+def test_an_answer_keeps_to_its_schema(service: VLLMService, schema: dict[str, Any]) -> None:
+    with service:
+        (answer,) = service.generate("Who is Ada Lovelace ?", json_schema=schema)
+    Draft202012Validator(schema).validate(answer["parsed"])
+    assert answer["parsed"] == json.loads(answer["text"])
+    assert answer["finish_reason"] == "stop"
+
+
+def test_an_object_says_the_words_of_its_prompt(service: VLLMService) -> None:
+    schema = {"properties": {"title": {"type": "string"}, "n": {"type": "integer"}}}
+    with service:
+        (answer,) = service.generate("Classify this: my printer is on fire", json_schema=schema)
+        (cut,) = service.generate("my printer", json_schema=schema, max_tokens=2)
+        (own,) = service.generate('{"n":  3}', json_schema=schema)
+    assert answer["parsed"] == {"title": "my printer is on fire", "n": 0}
+    assert (cut["text"], cut["parsed"], cut["finish_reason"]) == ('{"title": "my', None, "length")
+    assert own["parsed"] == {"n": 3}  # what fits is not replaced
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"\d{3}-\d{4}", r"(yes|no)", r"[A-Z][a-z]{2,8}(, [A-Z][a-z]+){1,3}", "ä+b?", r"a*", r"\s"],
+)
+def test_an_answer_matches_its_regex(service: VLLMService, pattern: str) -> None:
+    with service:
+        (answer,) = service.generate("a prompt", regex=pattern)
+    assert re.fullmatch(pattern, answer["text"])
+    assert answer["text"]
+
+
+def test_a_choice_is_the_prompt_where_it_can_be_and_else_the_first(service: VLLMService) -> None:
+    with service:
+        texts = [each["text"] for each in service.generate(["b", "c"], choice=["a  b", "b"])]
+    assert texts == ["b", "a  b"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"grammar": "root ::= 'a'"}, "makes no text of a grammar; give it one by answers="),
+        ({"regex": "["}, r"regex='\[' is not valid"),
+        ({"regex": "a(?=b)b"}, r"finds no text for .*a\(\?=b\)b.* by answers="),
+        ({"choice": []}, "is none of choice"),
+        ({"json_schema": {"type": "integer", "not": {}}}, "finds no text for .*json_schema.*"),
+        ({"json_schema": {"type": "strng"}}, "'strng' is not valid|no type 'strng'"),
+        ({"json_schema": {"$ref": "#/$defs/a"}}, "#/.defs/a is not in it"),
+        ({"json_schema": {"$ref": "other.json"}}, "other.json is not in it"),
+        (
+            {"json_schema": {"properties": {"a": {"$ref": "#"}}, "required": ["a"]}},
+            "contains itself without an end",
+        ),
+    ],
+    ids=str,
+)
+def test_what_it_cannot_make_is_refused(
+    service: VLLMService, options: dict[str, Any], says: str
+) -> None:
+    with service, pytest.raises(InvalidRequestError, match=says):
+        service.generate("words", **options)
+
+
+# -- answers, time and failures on demand ----------------------------------------------------------
+
+
+@pytest.fixture
+def serve(model_root: Path) -> Iterator[Callable[..., VLLMService]]:
+    """A function that opens a service on an engine with arguments."""
+    with ExitStack() as stack:
+
+        def make(**arguments: Any) -> VLLMService:
+            config = {"model_id": "test/echo", "model_root": model_root}
+            factory = partial(EchoEngine, **arguments)
+            return stack.enter_context(VLLMService(config, engine_factory=factory))
+
+        yield make
+
+
+def test_answers_are_found_by_the_prompt(serve: Callable[..., VLLMService]) -> None:
+    answers = {"open?": "yes,  it is", "who?": {"name": "Ada"}}
+    service = serve(answers=answers)
+    said, other = service.generate(["open?", "closed?"])
+    (who,) = service.generate(
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "who?"}],
+        json_schema={"type": "object"},
+    )
+    assert (said["text"], other["text"]) == ("yes,  it is", "closed?")
+    assert said["tokens_used"] == {"prompt": 1, "completion": 3, "total": 4}
+    assert who["parsed"] == {"name": "Ada"}
+    assert "".join(service.stream("open?")) == "yes,  it is"
+
+
+def test_a_function_is_given_the_whole_prompt(serve: Callable[..., VLLMService]) -> None:
+    asked: list[Any] = []
+
+    def answer(prompt: Any) -> str | None:
+        asked.append(prompt)
+        return "42" if isinstance(prompt, list) else None
+
+    service = serve(answers=answer)
+    chat = [{"role": "system", "content": "Count."}, {"role": "user", "content": "6 x 7"}]
+    assert [each["text"] for each in service.generate([chat, "6 x 7"])] == ["42", "6 x 7"]
+    assert asked == [chat, "6 x 7"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"choice": ["yes", "no"]}, r"'maybe' given to .* it is none of choice=\['yes', 'no'\]"),
+        ({"regex": "yes|no"}, "'maybe' given to .* regex='yes|no' does not match it"),
+        ({"json_schema": {"type": "object"}}, "'maybe' given to .* it is no JSON"),
+    ],
+)
+def test_an_answer_that_no_model_could_give_is_refused(
+    serve: Callable[..., VLLMService], options: Mapping[str, Any], says: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=says):
+        serve(answers={"sure?": "maybe"}).generate("sure?", **options)
+
+
+def test_an_answer_may_be_an_error(serve: Callable[..., VLLMService]) -> None:
+    error = EngineDeadError("test/echo", "no memory")
+
+    def fails(prompt: Any) -> str:
+        raise LookupError(prompt)
+
+    with pytest.raises(EngineDeadError, match="no memory"):
+        serve(answers={"boom": error}).generate(["fine", "boom"])
+    with pytest.raises(LookupError, match="anything"):
+        serve(answers=fails).generate("anything")
+
+
+def test_requests_wait_side_by_side(serve: Callable[..., VLLMService]) -> None:
+    service = serve(latency=0.2)
+    began = time.monotonic()
+    waiting = service.generate_async(["one", "two", *map(str, range(200))])
+    assert service.stats()["in_flight"] == 202
+    assert [each["text"] for each in waiting.result()[:2]] == ["one", "two"]
+    assert 0.2 <= time.monotonic() - began < 2
+    assert service.stats()["in_flight"] == 0
+    assert service.embed("one")["dim"] == 8
+
+
+def test_a_deadline_before_the_answer_leaves_no_text(serve: Callable[..., VLLMService]) -> None:
+    (late,) = serve(latency=30).generate("one two", deadline=0.05)
+    assert (late["text"], late["finish_reason"]) == ("", "deadline")
+    (soon,) = serve(latency=0.01).generate("one two", deadline=30)
+    assert (soon["text"], soon["finish_reason"]) == ("one two", "stop")
+
+
+def test_what_waits_can_be_cancelled_and_ends_with_the_service(
+    serve: Callable[..., VLLMService],
+) -> None:
+    service = serve(latency=30)
+    cancelled, left = service.generate_async("one"), service.generate_async("two")
+    assert cancelled.cancel()
+    with pytest.raises(CancelledError):
+        cancelled.result()
+    assert service.stats()["in_flight"] == 1
+    service.close()
+    with pytest.raises(EngineClosedError):
+        left.result(5)

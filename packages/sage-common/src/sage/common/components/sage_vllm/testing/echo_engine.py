@@ -4,14 +4,16 @@ It is never used unless it is asked for by name::
 
     VLLMService({"model_id": "any/model"}, engine_factory=EchoEngine)
 
-still takes the model from the registry, so ``write_echo_model`` makes one that it accepts.
+still takes the model from the registry, so ``write_echo_model`` makes one that it accepts. In
+tests the fixture ``echo_service`` of ``sage.libs.testing`` does both.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import count
 from pathlib import Path
@@ -29,21 +31,50 @@ from sage.common.components.sage_vllm.engine_contract import (
     Prompt,
 )
 from sage.common.components.sage_vllm.errors import EngineClosedError, InvalidRequestError
+from sage.common.components.sage_vllm.testing.bound_text import bound_text, misfit
+from sage.common.components.sage_vllm.testing.delay_line import DelayLine
 
 _MAX_WORDS = 512
 _DIMENSIONS = 8
 
 
+Answer = str | Mapping[str, Any] | Sequence[Any] | Exception
+"""What a prompt is answered with: a text, a value that becomes JSON, or an error to raise."""
+
+Answers = Mapping[str, Answer] | Callable[[Prompt], Answer | None]
+"""Answers by the prompt's text, which is that of a conversation's last message; or a function that
+takes the prompt as the service was given it, and returns None for an echo."""
+
+
 class EchoEngine:
-    """Answers each prompt with its own words, at once; a word is a token.
+    """Answers each prompt with its own words, or as you say; a word is a token.
 
     The same prompt and options always give the same text. Prompts of more than 512 words are
-    refused, as a model refuses what exceeds its context.
+    refused, as a model refuses what exceeds its context. ``json_schema``, ``choice`` and ``regex``
+    are kept to: words that do not fit are replaced by the first choice, the shortest match, or an
+    object whose strings say the prompt's last words. ``max_tokens``, ``n`` and ``deadline`` do what
+    they always do; other options change nothing.
+
+    Args:
+        spec: what the service asks for.
+        answers: what to answer instead. One that breaks the call's ``choice``, ``regex`` or
+            ``json_schema``, as no model could, fails with InvalidRequestError.
+        latency: seconds from a request to its answer; any number of requests wait side by side.
+
+    A service takes it with its arguments as a partial::
+
+        answers = {"Is it open?": "yes", "Is it broken?": EngineDeadError("m", "no memory")}
+        VLLMService(config, engine_factory=partial(EchoEngine, answers=answers, latency=0.1))
     """
 
-    def __init__(self, spec: EngineSpec) -> None:
+    def __init__(
+        self, spec: EngineSpec, *, answers: Answers | None = None, latency: float = 0.0
+    ) -> None:
+        self._answers = answers
+        self._latency = latency
         self._ids = count()
         self._closed = False
+        self._line = DelayLine()
         self._requests_done = self._prompt_tokens = self._completion_tokens = 0
         self._info = EngineInfo(
             model_id=spec.model_id,
@@ -68,28 +99,35 @@ class EchoEngine:
     def submit(
         self, prompt: Prompt, options: Mapping[str, Any], on_text: OnText | None = None
     ) -> Future[Generation]:
-        """Complete with the prompt's words, up to ``max_tokens`` of them, ``n`` times."""
-        words = self._words(_text_of(prompt))
-        limit = options.get("max_tokens") or _MAX_WORDS
-        said = words[:limit]
-        completion = Completion(
-            text=" ".join(said),
-            finish_reason="stop" if len(said) == len(words) else "length",
-            token_count=len(said),
-        )
-        if on_text is not None:
-            for index, word in enumerate(said):
-                on_text(f" {word}" if index else word)
-        completions = [completion] * options.get("n", 1)
-        self._count(len(words), len(said) * len(completions))
-        return _done(
-            Generation(
-                request_id=f"r{next(self._ids)}",
-                prompt_token_count=len(words),
-                completions=completions,
-                latency=0.0,
+        """Complete with the answer's words, up to ``max_tokens`` of them, ``n`` times."""
+        prompt_words = len(self._words(_text_of(prompt)))
+        deadline = options.get("deadline")
+        late = deadline is not None and deadline < self._latency
+        seconds = max(0.0, deadline) if deadline is not None and late else self._latency
+
+        def complete() -> Generation:
+            answer = "" if late else self._answer(prompt, options)
+            pieces = re.findall(r"\s*\S+|\s+$", answer)
+            said = pieces[: options.get("max_tokens") or _MAX_WORDS]
+            reason = "stop" if len(said) == len(pieces) else "length"
+            completion = Completion(
+                text="".join(said),
+                finish_reason="deadline" if late else reason,
+                token_count=len(said),
             )
-        )
+            if on_text is not None:
+                for piece in said:
+                    on_text(piece)
+            completions = [completion] * options.get("n", 1)
+            self._count(prompt_words, len(said) * len(completions))
+            return Generation(
+                request_id=f"r{next(self._ids)}",
+                prompt_token_count=prompt_words,
+                completions=completions,
+                latency=seconds,
+            )
+
+        return self._line.later(seconds, complete)
 
     def embed(
         self, text: str, *, normalize: bool, dimensions: int | None = None
@@ -99,12 +137,19 @@ class EchoEngine:
         digest = hashlib.sha256(text.encode()).digest()
         vector = [byte - 127.5 for byte in digest[: dimensions or _DIMENSIONS]]
         length = sum(x * x for x in vector) ** 0.5 if normalize else 1.0
-        self._count(len(words), 0)
-        return _done(Embedding(vector=[x / length for x in vector], token_count=len(words)))
+
+        def complete() -> Embedding:
+            self._count(len(words), 0)
+            return Embedding(vector=[x / length for x in vector], token_count=len(words))
+
+        return self._line.later(self._latency, complete)
 
     def stats(self) -> EngineStats:
-        """Return the counters; nothing is ever in flight."""
+        """Return the counters; what its latency has not passed for yet is in flight."""
+        in_flight = len(self._line)
         return EngineStats(
+            in_flight=in_flight,
+            running=in_flight,
             requests_done=self._requests_done,
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
@@ -117,9 +162,31 @@ class EchoEngine:
         """Return the number of words."""
         return len(self._words(_text_of(prompt)))
 
-    def close(self, *, drain: bool = False) -> None:  # noqa: ARG002 - nothing is ever in flight
-        """Refuse further requests."""
+    def close(self, *, drain: bool = False) -> None:
+        """Refuse further requests; those in flight fail, or with ``drain`` are answered first."""
+        self._closed = not drain
+        self._line.close(EngineClosedError(self._info.model_id), drain=drain)
         self._closed = True
+
+    def _answer(self, prompt: Prompt, options: Mapping[str, Any]) -> str:
+        own = " ".join(_text_of(prompt).split())
+        if callable(self._answers):
+            answer = self._answers(prompt)
+        else:
+            answer = (self._answers or {}).get(_text_of(prompt))
+        if isinstance(answer, Exception):
+            raise answer
+        try:
+            if answer is None:
+                return bound_text(own, options)
+            text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+            why = misfit(text, options)
+        except ValueError as error:
+            raise InvalidRequestError(self._info.model_id, str(error)) from error
+        if why is not None:
+            problem = f"the answer {text!r} given to EchoEngine is no answer to this call: {why}"
+            raise InvalidRequestError(self._info.model_id, problem)
+        return text
 
     def _words(self, text: str) -> list[str]:
         if self._closed:
@@ -148,9 +215,3 @@ def write_echo_model(folder: Path) -> Path:
     header = json.dumps({"__metadata__": {"format": "pt"}}).encode()
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     return folder
-
-
-def _done(result: Any) -> Future[Any]:
-    future: Future[Any] = Future()
-    future.set_result(result)
-    return future
