@@ -21,7 +21,7 @@ from sage.common.components.sage_vllm.engine_contract import (
     Prompt,
 )
 from sage.common.components.sage_vllm.errors import EngineClosedError
-from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
+from sage.common.components.sage_vllm.fit.memory_check import Fit, InsufficientMemoryError
 from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
 from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine, write_echo_model
@@ -103,7 +103,8 @@ class Machine:
 
     def __call__(self, spec: EngineSpec) -> SmallEngine:
         if len(self.alive) >= self.free_for:
-            raise InsufficientMemoryError(spec.model_id, "it is full", self._estimate(spec), 0)
+            fit = Fit(problem="it is full")
+            raise InsufficientMemoryError(spec.model_id, fit, self._estimate(spec))
         self.pause("building")
         if spec.model_id in self.broken:
             raise RuntimeError(f"{spec.model_id} is broken")
@@ -136,9 +137,10 @@ class Machine:
             dtype="none",
             weight_bytes=self.sizes.get(spec.model_id, SIZE),
             overhead_bytes=0,
-            kv_bytes_per_token=0,
-            block_size=1,
+            cache=None,
+            model_max_len=1,
             max_model_len=1,
+            batch_size=1,
             step_tokens=1,
         )
 
