@@ -15,7 +15,9 @@ from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-BY_THEMSELVES = ("checkpoints.md", "files.md", "memory.md", "operations.md", "pipelines.md")
+BY_THEMSELVES = (
+    "checkpoints.md", "files.md", "memory.md", "operations.md", "pipelines.md", "testing.md",
+)  # fmt: skip
 ELSEWHERE = ("quick_start.md", "terminal.md", "middleware/tools/vllm_service.md")
 READMES = sorted(ROOT.glob("packages/*/README.md"))
 INSTALLING = r"(git clone|cd|make|python3? -m venv|\.|pip install|pip wheel|export) "

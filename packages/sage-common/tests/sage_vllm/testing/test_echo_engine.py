@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import time
@@ -21,6 +22,7 @@ from sage.common.components.sage_vllm.errors import (
     InvalidRequestError,
 )
 from sage.common.components.sage_vllm.service import VLLMService
+from sage.common.components.sage_vllm.testing import echo_engine
 from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 
 
@@ -261,3 +263,14 @@ def test_what_waits_can_be_cancelled_and_ends_with_the_service(
     service.close()
     with pytest.raises(EngineClosedError):
         left.result(5)
+
+
+def test_the_docstrings_run_as_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    known: dict[str, Any] = {}
+    for text in (echo_engine.__doc__, EchoEngine.__doc__):
+        (sample,) = re.findall(r"::\n\n(.*?)(?:\n(?=\S)|\Z)", inspect.cleandoc(text or ""), re.S)
+        exec(inspect.cleandoc("\n" + sample), known)
+    assert capsys.readouterr().out == "one two\nyes\n"

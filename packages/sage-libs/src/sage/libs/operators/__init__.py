@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from sage.libs.operators.errors import NoAnswerError, UnfinishedAnswerError
     from sage.libs.operators.vllm_service import (
         VLLMEmbeddingOperator,
+        VLLMServiceEmbedder,
         VLLMServiceGenerator,
     )
 
@@ -17,6 +18,7 @@ __all__ = [
     "NoAnswerError",
     "UnfinishedAnswerError",
     "VLLMEmbeddingOperator",
+    "VLLMServiceEmbedder",
     "VLLMServiceGenerator",
 ]
 
@@ -26,6 +28,7 @@ __getattr__, __dir__ = lazy_exports(
         "NoAnswerError": "sage.libs.operators.errors",
         "UnfinishedAnswerError": "sage.libs.operators.errors",
         "VLLMEmbeddingOperator": "sage.libs.operators.vllm_service",
+        "VLLMServiceEmbedder": "sage.libs.operators.vllm_service",
         "VLLMServiceGenerator": "sage.libs.operators.vllm_service",
     },
 )

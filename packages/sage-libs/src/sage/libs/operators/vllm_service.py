@@ -192,3 +192,7 @@ class VLLMEmbeddingOperator(_ServiceOperator):
         if self._template is None:
             return self._forms.read(record)
         return self._template.render(self._forms.fields(record))
+
+
+VLLMServiceEmbedder = VLLMEmbeddingOperator
+"""The same by a name like VLLMServiceGenerator's."""

@@ -114,10 +114,10 @@ class RunningService:
         return Endpoint(call, submit, futures_only=False)
 
     def _methods(self) -> list[str]:
-        cls = type(self.service)
-        return [
-            name for name in dir(cls) if _is_callable_name(name) and callable(getattr(cls, name))
-        ]
+        of_class = type(self.service)
+        own = [name for name, value in vars(self.service).items() if callable(value)]
+        names = [*own, *(name for name in dir(of_class) if callable(getattr(of_class, name)))]
+        return [name for name in names if _is_callable_name(name)]
 
 
 def _is_callable_name(method: str) -> bool:

@@ -1,11 +1,20 @@
 """EchoEngine: an engine without weights, for tests, docs and examples of what surrounds it.
 
-It is never used unless it is asked for by name::
+It is never used unless it is asked for by name. The service still takes the model from the
+registry, so ``write_echo_model`` makes one that it accepts::
 
-    VLLMService({"model_id": "any/model"}, engine_factory=EchoEngine)
+    from pathlib import Path
 
-still takes the model from the registry, so ``write_echo_model`` makes one that it accepts. In
-tests the fixture ``echo_service`` of ``sage.libs.testing`` does both.
+    from sage.common.components.sage_vllm import VLLMService
+    from sage.common.components.sage_vllm.testing import EchoEngine, write_echo_model
+    from sage.common.model_registry import import_model
+
+    import_model("any/model", write_echo_model(Path("echo")), root="models")
+    config = {"model_id": "any/model", "model_root": "models"}
+    with VLLMService(config, engine_factory=EchoEngine) as service:
+        print(service.generate("one two three", max_tokens=2)[0]["text"])  # one two
+
+In tests the fixture ``echo_service`` of ``sage.libs.testing`` does all of that.
 """
 
 from __future__ import annotations
@@ -63,8 +72,12 @@ class EchoEngine:
 
     A service takes it with its arguments as a partial::
 
-        answers = {"Is it open?": "yes", "Is it broken?": EngineDeadError("m", "no memory")}
-        VLLMService(config, engine_factory=partial(EchoEngine, answers=answers, latency=0.1))
+        from functools import partial
+
+        answers = {"Is it open?": "yes", "Is it broken?": OSError("no memory")}
+        engine = partial(EchoEngine, answers=answers, latency=0.1)
+        with VLLMService(config, engine_factory=engine) as service:
+            print(service.generate("Is it open?", choice=["yes", "no"])[0]["text"])  # yes
     """
 
     def __init__(
