@@ -241,9 +241,13 @@ class TestLookup:
     ) -> None:
         with pytest.raises(registry.ModelNotFoundError) as caught:
             registry.get_model_path("Owner/nam", root=root)
-        assert "sage llm model download --model Owner/nam" in str(caught.value)
+        assert "Use owner/name, or get another one: `sage llm model download" in caught.value.hint
+        assert "--model Owner/nam" not in str(caught.value)
         assert caught.value.near == ("owner/name",)
-        assert "owner/name" in str(caught.value)
+        assert "Did you mean owner/name?" in str(caught.value)
+        with pytest.raises(registry.ModelNotFoundError) as far:
+            registry.get_model_path("other/thing", root=root)
+        assert "sage llm model download --model other/thing" in str(far.value)
 
     def test_a_missing_revision_names_those_that_are_there(
         self, two: tuple[registry.ModelInfo, registry.ModelInfo], root: Path

@@ -77,10 +77,15 @@ class ModelNotFoundError(ModelRegistryError, LookupError):
         hint: str | None = None,
     ) -> None:
         meant = f" Did you mean {' or '.join(near)}?" if near else ""
+        way_out = (
+            f"Use {near[0]}, or get another one: `sage llm model download --model <owner>/<name>`."
+            if near
+            else f"Run `sage llm model download --model {model_id}`."
+        )
         where = f" at {root}" if root is not None else ""
         super().__init__(
             problem or f"Model {model_id!r} is not in the registry{where}.{meant}",
-            hint=hint or f"Run `sage llm model download --model {model_id}`.",
+            hint=hint or way_out,
             model_id=model_id,
         )
         self.root = root

@@ -68,6 +68,7 @@ class VLLMService(BaseService):
         """Load the configured models; raises ModelNotFoundError, EngineError or ValueError."""
         self._record.open(self.ctx.name)
         self._engines.open()
+        self._record.tell()
 
     def stop(self) -> None:
         """End calls in flight with EngineClosedError and free the engines."""

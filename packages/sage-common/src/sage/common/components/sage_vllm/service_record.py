@@ -18,8 +18,9 @@ from sage.common.run_folder import ROOT_VARIABLE, RunRecord
 
 logger = logging.getLogger(__name__)
 
-_BEAT_SECONDS = 2.0
-_WINDOW_BEATS = 5  # tokens/s are of the last 10 s: only requests that are done are counted
+_BEAT_SECONDS = 0.5
+_CLOSE_SECONDS = 2.0
+_WINDOW_BEATS = 20  # tokens/s are of the last 10 s: only requests that are done are counted
 
 
 class ServiceRecord:
@@ -30,7 +31,8 @@ class ServiceRecord:
         self._engines = engines
         self._record: RunRecord | None = None
         self._thread: threading.Thread | None = None
-        self._closing = threading.Event()
+        self._closing = False
+        self._changed = threading.Event()
         self._samples: deque[tuple[float, int]] = deque(maxlen=_WINDOW_BEATS + 1)
         self._model: str | None = None
 
@@ -57,17 +59,26 @@ class ServiceRecord:
         thread.start()
         self._thread = thread  # only now: one that a Ctrl-C kept from starting cannot be joined
 
+    def tell(self) -> None:
+        """Have the record updated now, not at the next beat."""
+        self._changed.set()
+
     def close(self) -> None:
         """Remove the record; idempotent."""
-        self._closing.set()
+        self._closing = True
+        self._changed.set()
         if self._thread is not None:
-            self._thread.join(_BEAT_SECONDS)  # a disk that hangs must not keep the service open
+            self._thread.join(_CLOSE_SECONDS)  # a disk that hangs must not keep the service open
         if self._record is not None:
             self._record.remove()
 
     def _keep(self) -> None:
         record = self._record
-        while record is not None and not self._closing.wait(_BEAT_SECONDS):
+        while record is not None:
+            self._changed.wait(_BEAT_SECONDS)
+            self._changed.clear()
+            if self._closing:
+                return
             figures = self._figures()
             if figures != {name: record.facts[name] for name in figures}:
                 try:
