@@ -80,17 +80,20 @@ class JSONLSource(SourceFunction):
         """Close the file."""
         self._records.close()
 
+    def record_of(self, path: Path, number: int, line: bytes) -> Any:
+        """Return the record of a line, or an UnreadableRecord; a subclass may keep the number."""
+        try:
+            return self._decode(line.decode())
+        except (ValueError, RecursionError) as error:
+            return _unreadable(path, number, line, error)
+
     def _read(self, files: list[Path]) -> Generator[Any, None, None]:
         for path in files:
             for number, line in text_lines(path):
                 if self._to_skip:
                     self._to_skip -= 1
                     continue
-                try:
-                    record = self._decode(line.decode())
-                except (ValueError, RecursionError) as error:
-                    record = _unreadable(path, number, line, error)
-                yield record
+                yield self.record_of(path, number, line)
         if self._to_skip:
             problem = f"it ends {self._to_skip} records before where the last run stopped"
             raise InputFileError(str(self._path), None, problem)

@@ -132,7 +132,7 @@ def _check_model(config: VLLMServiceConfig, load: Load) -> None:
 def _measure(
     service: VLLMService, load: Load, levels: Sequence[int], show: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    from sage.tools.cli.load_generator import make_prompts, measure_level
+    from sage.tools.cli.bench.load_generator import make_prompts, measure_level
 
     show("Making prompts ...")
     counts = [max(load.requests, level) for level in levels]

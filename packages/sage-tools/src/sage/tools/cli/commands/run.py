@@ -31,6 +31,7 @@ def run(options: RunOptions) -> None:
     """
     settings = _settings(options)
     options.check_together()
+    _check_template(options.template)
     mode = _mode(options)
     model_id = chosen_model(
         options.model_id(),
@@ -58,7 +59,9 @@ def _mode(options: RunOptions) -> Mode:
             source=options.source,
             output=options.output,
             system=options.system,
+            template=options.template,
             overwrite=options.overwrite,
+            retry_failed=options.retry_failed,
             as_json=as_json,
             quiet=quiet,
         )
@@ -119,6 +122,16 @@ def _schema(source: str) -> dict[str, Any]:
         return read_schema(source)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--schema") from error
+
+
+def _check_template(template: str | None) -> None:
+    if template is not None:
+        from sage.libs.operators.prompts import PromptTemplate
+
+        try:
+            PromptTemplate(template, "--template")
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
 
 
 def _config(model_id: str, options: RunOptions, settings: dict[str, Any]) -> VLLMServiceConfig:

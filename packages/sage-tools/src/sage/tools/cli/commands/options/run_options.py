@@ -47,6 +47,15 @@ class RunOptions:
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin the output anew where it is there.")
     ] = False
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run only the lines that failed, mended or not.")
+    ] = False
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template", metavar="TEXT", help='The prompt of each line: "Summarise: {text}".'
+        ),
+    ] = None
     embed: Annotated[
         bool, typer.Option("--embed", help="Print vectors of the texts, no answers.")
     ] = False
@@ -82,8 +91,16 @@ class RunOptions:
             raise typer.BadParameter("--prompt and --input: give one of them")
         if (self.source is None) != (self.output is None):
             raise typer.BadParameter("--input and --output go together")
-        if self.overwrite and self.output is None:
-            raise typer.BadParameter("--overwrite is for an --output")
+        for_files = {
+            "--overwrite": self.overwrite,
+            "--retry-failed": self.retry_failed,
+            "--template": self.template is not None,
+        }
+        unused = [name for name, is_given in for_files.items() if is_given]
+        if unused and self.output is None:
+            raise typer.BadParameter(f"{unused[0]} is for an --output")
+        if self.overwrite and self.retry_failed:
+            raise typer.BadParameter("--overwrite and --retry-failed: give one of them")
         if self.estimate and given:
             raise typer.BadParameter(f"--estimate loads nothing, so it takes no {given[0]}")
         if self.estimate and self.embedding_model is not None and not self.embed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -92,9 +93,11 @@ def test_a_service_in_another_process_is_seen_until_it_is_killed(
     sage: CommandLine, environment: dict[str, str]
 ) -> None:
     with service(environment) as host:
-        while (records := shown(sage, environment))[0]["requests_done"] != 7:
-            pass  # its record follows within two seconds
-        (record,) = records
+        began = time.monotonic()
+        while (facts := read_records()[0])["requests_done"] != 7:
+            time.sleep(0.01)  # its record follows within half a second
+        assert (facts["state"], time.monotonic() - began < 1.5) == ("ready", True)
+        (record,) = shown(sage, environment)
         assert (record["kind"], record["name"], record["pid"]) == ("service", "writer", host.pid)
         assert (record["model_id"], record["state"]) == ("test/echo", "ready")
         assert record["uptime"] >= 0

@@ -72,7 +72,10 @@ class TestShow:
         self, sage: CommandLine, imported: vllm_registry.ModelInfo
     ) -> None:
         done = sage("llm", "model", "show", "owner/nam")
-        refused(done, "'owner/nam'", "owner/name", "sage llm model download --model owner/nam")
+        refused(done, "'owner/nam'", "Did you mean owner/name?", "Hint: Use owner/name,")
+        assert "--model owner/nam`" not in done.stderr
+        done = sage("llm", "model", "show", "zz/qwerty")
+        refused(done, "'zz/qwerty'", "sage llm model download --model zz/qwerty")
 
     def test_of_a_corrupt_manifest_names_the_file(self, sage: CommandLine, root: Path) -> None:
         root.mkdir()

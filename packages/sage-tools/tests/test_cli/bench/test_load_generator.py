@@ -12,7 +12,7 @@ import pytest
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine, write_echo_model
 from sage.common.model_registry.vllm_registry import import_model
-from sage.tools.cli.load_generator import make_prompts, measure_level, percentile
+from sage.tools.cli.bench.load_generator import make_prompts, measure_level, percentile
 
 MODEL = "test/echo"
 

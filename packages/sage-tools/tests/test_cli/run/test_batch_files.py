@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from command_line import lines, refused
+from command_line import TIMEOUT, lines, refused
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,6 +107,10 @@ def test_a_run_that_was_stopped_goes_on(
     assert 0 < written < 2000
     other = sage(*run(source, output, "-t", "0", "--max-tokens", "3"))
     refused(other, "max_tokens", "--overwrite")
+    asked = (tmp_path / "in.jsonl").read_text()
+    write(source, [{"id": n, "prompt": f"another {n}"} for n in range(2000)])
+    refused(sage(*run(source, output, *options)), "input changed", "is another than before")
+    (tmp_path / "in.jsonl").write_text(asked)
     done = sage(*run(source, output, *options))
     assert lines(done) == []
     (ended,) = re.findall(r"run: ended after .*: ([\d,]+) read, ([\d,]+) written", done.stderr)
@@ -171,14 +177,14 @@ def test_overwrite_begins_anew_and_vectors_come_in_files_too(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"prompt": "a"}\n\n{"prompt"}\n', "in.jsonl, line 3: no JSON"),
-        ('"a"\n{"question": "b"}\n', "line 2: it has no 'prompt' and no 'messages'"),
+        ('\n\n{"prompt"}\n', "in.jsonl, line 3: no JSON"),
+        ('{"question": "b"}\n', "line 1: it has no 'prompt' and no 'messages'"),
         ('{"prompt": ""}\n', "line 1: '' is nothing to work on"),
         ("7\n", "line 1: 7 is nothing to work on"),
         ("[]\n" * 9, "and 4 more"),
     ],
 )
-def test_bad_lines_are_named_before_anything_is_loaded(
+def test_an_input_that_is_none_is_refused_before_anything_is_loaded(
     text: str, said: str, sage: CommandLine, files: tuple[str, str], tmp_path: Path
 ) -> None:
     source, output = files
@@ -196,3 +202,89 @@ def test_files_that_cannot_be(sage: CommandLine, files: tuple[str, str], tmp_pat
     refused(sage(*run(source, f"{source}/out.jsonl")), source, "can write")
     refused(sage(*run(source, str(tmp_path))), "folder")
     refused(sage(*run(source, source)), "--output")
+
+
+def test_a_template_makes_the_prompts(
+    sage: CommandLine, files: tuple[str, str], tmp_path: Path
+) -> None:
+    source, output = files
+    write(source, [{"id": 1, "text": "one"}, {"id": 2}, "plain"])
+    template = ("--template", "{{Say}} {text}")
+    refused(sage(*run(source, output, "--template", "{")), "'{'", "{{ and }}", code=2)
+    refused(sage("llm", "run", CHAT, "-p", "x", *template), "--template", code=2)
+    done = sage(*run(source, output, *template, *SHORT, "--json"))
+    assert json.loads(done.stdout) == {"output": output, "records": 3, "failed": 2}
+    (answer,) = read(output)
+    assert (answer["id"], answer["text"]) == (1, "one")
+    first, second = read(f"{output}.failed")
+    assert (first["record"]["line"], second["record"]["line"]) == (2, 3)
+    assert "line 2: the record has no field 'text', which --template" in first["error"]["message"]
+    write(source, [{"id": 1, "prompt": "{Say} one"}])
+    other = str(tmp_path / "other.jsonl")
+    lines(sage(*run(source, other, *SHORT)))
+    assert read(other)[0]["generated"] == answer["generated"]
+
+
+COUNTING = """
+import sys
+from sage.libs.io import text_lines
+from sage.tools.cli.main import main
+from sage.tools.cli.run.loading import ShownService
+
+lines = []
+original = text_lines.open_unpacked
+setup = ShownService.setup
+
+
+class Counted:
+    def __init__(self, path):
+        self.opened = original(path)
+
+    def __enter__(self):
+        self.file = self.opened.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        return self.opened.__exit__(*error)
+
+    def peek(self, count):
+        return self.file.peek(count)
+
+    def __iter__(self):
+        for line in self.file:
+            lines.append(line)
+            yield line
+
+
+def loading(self):
+    print("lines before it was loaded:", len(lines), file=sys.stderr)
+    setup(self)
+
+
+text_lines.open_unpacked = Counted
+ShownService.setup = loading
+main()
+"""
+
+
+def test_the_input_is_read_once_before_the_model_is_loaded(
+    sage: CommandLine, files: tuple[str, str]
+) -> None:
+    source, output = files
+    write(source, [f"number {n}" for n in range(300)])
+    with open(source, "a") as file:  # noqa: PTH123 - as above
+        file.write("\n")
+    command = run(source, output, "-t", "0", "--max-tokens", "1")
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTING, *command],
+        env=sage.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "lines before it was loaded: 302\n" in done.stderr  # all of them, and a look at one
+    assert "300 read, 300 written" in done.stderr
+    assert "is complete already, 300 records" in sage(*command).stderr

@@ -1,0 +1,195 @@
+"""The lines of an input file: read once, each with its number, and made into prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sage.common.components.sage_vllm.errors import NoChatTemplateError
+from sage.common.core.functions import UnreadableRecord
+from sage.kernel.api import InputChange
+from sage.libs.io import InputFileError, JSONLSource, MissingInputError
+from sage.libs.operators.prompts import PromptTemplate
+from sage.libs.operators.vllm_service import VLLMEmbeddingOperator, VLLMServiceGenerator
+from sage.tools.cli.errors import CommandError
+
+_LOOKED_AT = 100  # records: if none of them will do, nor will the others
+_MOST_SHOWN = 5
+
+
+@dataclass
+class RecordCount:
+    """How many records an input has, once that is known."""
+
+    records: int | None = None
+
+
+class Lines(JSONLSource):
+    """Emits ``{"path", "line", "record"}`` for each line; of one that is no JSON, its ``text``.
+
+    ``origins`` has the path and line that each line is from, if it was taken from another file.
+
+    A checkpoint reads all of the input to know it again, and its records are counted on that
+    occasion. The count is kept where each instance finds it.
+    """
+
+    def __init__(
+        self, path: Path, count: RecordCount, *, origins: Sequence[tuple[str, int]] | None = None
+    ) -> None:
+        super().__init__(path)
+        self._count = count
+        self._origins = origins
+
+    def __len__(self) -> int:
+        """Count the records, unless that was done."""
+        return super().__len__() if self._count.records is None else self._count.records
+
+    def input_fingerprint(self) -> dict[str, Any]:
+        """Return what tells the input again."""
+        found = super().input_fingerprint()
+        self._count.records = _total(found)
+        return found
+
+    def input_change(self, before: dict[str, Any]) -> InputChange | None:
+        """Say which records are others than before."""
+        change = super().input_change(before)
+        self._count.records = _total(before) if change is None else None
+        return change
+
+    def record_of(self, path: Path, number: int, line: bytes) -> Any:
+        """Return a line with its number; what cannot be read is for the next operator to refuse."""
+        if self._origins is not None:
+            origin, number = self._origins[number - 1]
+            path = Path(origin)
+        record = super().record_of(path, number, line)
+        if isinstance(record, UnreadableRecord):
+            return {**record.record, "problem": getattr(record.error, "reason", "no JSON")}
+        return {"path": str(path), "line": number, "record": record}
+
+
+def _total(fingerprint: Mapping[str, Any]) -> int | None:
+    return max((records for records, _ in fingerprint["marks"]), default=None)
+
+
+class LineForm:
+    """What a model is to work on in a line: by the first of some keys, or by a template."""
+
+    def __init__(self, keys: Sequence[str], template: str | None) -> None:
+        self.keys = keys
+        self._template = None if template is None else PromptTemplate(template, "--template")
+
+    def read(self, line: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+        """Return a line's fields and its input; raises InputFileError for a line with none."""
+        if "problem" in line:
+            raise InputFileError(line["path"], line["line"], line["problem"])
+        record = line["record"]
+        try:
+            return self._by_key(record) if self._template is None else self._by_template(record)
+        except ValueError as error:
+            raise InputFileError(line["path"], line["line"], str(error)) from error
+
+    def _by_template(self, record: Any) -> tuple[dict[str, Any], Any]:
+        assert self._template is not None  # noqa: S101 - for the type checker; read() has looked
+        fields = record if isinstance(record, Mapping) else {self.keys[-1]: record}
+        return dict(fields), self._template.render(fields)
+
+    def _by_key(self, record: Any) -> tuple[dict[str, Any], Any]:
+        if isinstance(record, Mapping):
+            key = next((key for key in self.keys if key in record), None)
+            if key is None:
+                names = " and no ".join(repr(key) for key in reversed(self.keys))
+                raise ValueError(f"it has no {names}")
+            fields, value = dict(record), record[key]
+        else:
+            key = self.keys[0] if isinstance(record, list) else self.keys[-1]
+            fields, value = {key: record}, record
+        is_conversation = isinstance(value, list) and "messages" in self.keys
+        if not value or not (isinstance(value, str) or is_conversation):
+            raise ValueError(f"{value!r} is nothing to work on")
+        return fields, value
+
+
+class AnswerLines(VLLMServiceGenerator):
+    """Answers lines; a plain prompt becomes a conversation if the model has them."""
+
+    keys = ("messages", "prompt")
+
+    def __init__(self, service_name: str, *, template: str | None, **options: Any) -> None:
+        super().__init__(service_name, **options)
+        self._form = LineForm(self.keys, template)
+        self._converses: bool | None = None
+
+    def submit(self, record: Any) -> Future[Any]:
+        """Start the answer to a line."""
+        fields, prompt = self._form.read(record)
+        if isinstance(prompt, str) and self._takes_conversations():
+            prompt = [{"role": "user", "content": prompt}]
+        return super().submit([fields, prompt])
+
+    def complete(self, record: Any, result: list[dict[str, Any]]) -> Any:
+        """Return the line's fields with the answer."""
+        return super().complete(list(self._form.read(record)), result)
+
+    def _takes_conversations(self) -> bool:
+        if self._converses is None:
+            probe = [[{"role": "user", "content": "Hello"}]]
+            try:
+                self.call_service(self.service_name, probe, method="count_tokens")
+                self._converses = True
+            except NoChatTemplateError:
+                self._converses = False
+        return self._converses
+
+
+class EmbedLines(VLLMEmbeddingOperator):
+    """Embeds lines."""
+
+    keys = ("text", "prompt")
+
+    def __init__(self, service_name: str, *, template: str | None) -> None:
+        super().__init__(service_name)
+        self._form = LineForm(self.keys, template)
+
+    def submit(self, record: Any) -> Future[Any]:
+        """Start the vector of a line."""
+        return super().submit(list(self._form.read(record)))
+
+    def complete(self, record: Any, result: dict[str, Any]) -> Any:
+        """Return the line's fields with the vector."""
+        return super().complete(list(self._form.read(record)), result)
+
+
+def check_first_lines(path: Path, form: LineForm) -> None:
+    """Raise CommandError if there is no input, or if none of its first lines is a record."""
+    bad: list[str] = []
+    try:
+        for line in islice(_lines(path), _LOOKED_AT):
+            try:
+                form.read(line)
+            except InputFileError as error:
+                bad.append(error.problem)
+            else:
+                return
+    except MissingInputError as error:
+        raise CommandError(error.problem, "Name a JSON Lines file with --input.") from error
+    if bad:
+        more = f"; and {len(bad) - _MOST_SHOWN:,} more" if len(bad) > _MOST_SHOWN else ""
+        named = " or ".join(f'"{key}"' for key in reversed(form.keys))
+        raise CommandError(
+            f"{'; '.join(bad[:_MOST_SHOWN])}{more}",
+            f"A line is a text or an object with {named}, as JSON. Nothing was run.",
+        )
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    source = Lines(path, RecordCount())
+    source.setup()
+    try:
+        while isinstance(line := source.execute(), dict):
+            yield line
+    finally:
+        source.cleanup()
