@@ -359,6 +359,7 @@ ERRORS = [
     errors.ManifestCorruptError(Path("/m"), "why"),
     errors.EarlierManifestError(Path("/m"), 2),
     errors.ManifestVersionError(Path("/m"), 2, supported=1),
+    errors.EarlierManifestError(Path("/m"), 2),
     errors.HubAccessError("owner/name"),
     errors.GatedModelError("owner/name"),
     errors.HubUnavailableError("owner/name", "why"),
