@@ -14,10 +14,10 @@ import pytest
 from command_line import lines, refused
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
-from sage.tools.cli.run import retry as retry_module
-from sage.tools.cli.run.finished_run import FinishedRun
-from sage.tools.cli.run.retry import Retry, finish_retry
-from sage.tools.cli.run.run_files import RunFiles
+from sage.tools.cli.run.batch import retry as retry_module
+from sage.tools.cli.run.batch.finished_run import FinishedRun
+from sage.tools.cli.run.batch.retry import Retry, finish_retry
+from sage.tools.cli.run.batch.run_files import RunFiles
 
 if TYPE_CHECKING:
     from command_line import CommandLine

@@ -53,7 +53,7 @@ def _mode(options: RunOptions) -> Mode:
 
         return Estimate(as_json=as_json)
     if options.source is not None and options.output is not None:
-        from sage.tools.cli.run.batch_files import BatchFiles
+        from sage.tools.cli.run.batch.batch_files import BatchFiles
 
         return BatchFiles(
             source=options.source,
@@ -67,7 +67,7 @@ def _mode(options: RunOptions) -> Mode:
         )
     texts = _texts(options.prompt, chats=not (options.embed or as_json))
     if not texts:
-        from sage.tools.cli.run.chat import Chat
+        from sage.tools.cli.run.chat.chat import Chat
 
         return Chat(system=options.system, quiet=quiet)
     if options.embed:

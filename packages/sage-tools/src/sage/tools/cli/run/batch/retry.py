@@ -12,8 +12,8 @@ from typing import Any
 from sage.libs.io import JSONLSink
 from sage.libs.io.input_files import input_files
 from sage.libs.io.text_lines import text_lines
-from sage.tools.cli.run.finished_run import FinishedRun, failed_lines
-from sage.tools.cli.run.run_files import RunFiles, lines_of
+from sage.tools.cli.run.batch.finished_run import FinishedRun, failed_lines
+from sage.tools.cli.run.batch.run_files import RunFiles, lines_of
 
 _MERGED = "merged"
 

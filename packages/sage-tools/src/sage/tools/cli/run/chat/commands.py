@@ -11,8 +11,8 @@ from typing import Any
 from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
 from sage.common.core.errors import nearest
 from sage.tools.cli.errors import CommandError
-from sage.tools.cli.run.chat_state import ChatState
-from sage.tools.cli.run.conversation import read_conversation, write_conversation
+from sage.tools.cli.run.chat.conversation import read_conversation, write_conversation
+from sage.tools.cli.run.chat.state import ChatState
 from sage.tools.cli.run.loading import working_display
 from sage.tools.cli.terminal.output import write_data, write_note
 

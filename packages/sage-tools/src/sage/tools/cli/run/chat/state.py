@@ -7,7 +7,7 @@ from typing import Any
 
 from sage.common.components.sage_vllm.errors import InvalidRequestError
 from sage.tools.cli.run.answer import takes_conversations
-from sage.tools.cli.run.conversation import Conversation
+from sage.tools.cli.run.chat.conversation import Conversation
 from sage.tools.cli.run.loading import ShownService
 from sage.tools.cli.terminal.output import write_note
 

@@ -12,7 +12,7 @@ from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.model_registry.vllm_registry import get_model
 from sage.libs.io.input_files import input_files
 from sage.libs.io.text_lines import text_lines
-from sage.tools.cli.run.run_files import RunFiles, lines_of
+from sage.tools.cli.run.batch.run_files import RunFiles, lines_of
 
 LineKey = tuple[str, int]
 """The name of a file, and the number of a line in it."""

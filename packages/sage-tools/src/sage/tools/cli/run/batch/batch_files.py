@@ -14,7 +14,8 @@ from sage.kernel.api import CheckpointError, CheckpointMismatchError, LocalEnvir
 from sage.kernel.runtime.service import ServiceFactory
 from sage.libs.io import JSONLSink
 from sage.tools.cli.errors import CommandError, Interrupted
-from sage.tools.cli.run.batch_lines import (
+from sage.tools.cli.run.batch.finished_run import FinishedRun
+from sage.tools.cli.run.batch.lines import (
     AnswerLines,
     EmbedLines,
     LineForm,
@@ -22,10 +23,9 @@ from sage.tools.cli.run.batch_lines import (
     RecordCount,
     check_first_lines,
 )
-from sage.tools.cli.run.finished_run import FinishedRun
+from sage.tools.cli.run.batch.retry import Retry, finish_retry
+from sage.tools.cli.run.batch.run_files import RunFiles
 from sage.tools.cli.run.loading import ShownService
-from sage.tools.cli.run.retry import Retry, finish_retry
-from sage.tools.cli.run.run_files import RunFiles
 from sage.tools.cli.terminal.output import write_json, write_note
 
 _SERVICE = "vllm_service"

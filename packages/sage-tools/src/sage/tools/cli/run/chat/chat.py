@@ -11,9 +11,9 @@ from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.errors import InvalidRequestError
 from sage.tools.cli.errors import CommandError, Interrupted
 from sage.tools.cli.run.answer import ShownAnswer, write_why_cut_off
-from sage.tools.cli.run.chat_commands import COMMANDS, run_command
-from sage.tools.cli.run.chat_input import line_reader
-from sage.tools.cli.run.chat_state import ChatState
+from sage.tools.cli.run.chat.commands import COMMANDS, run_command
+from sage.tools.cli.run.chat.line_reader import line_reader
+from sage.tools.cli.run.chat.state import ChatState
 from sage.tools.cli.run.loading import ShownService
 from sage.tools.cli.terminal.interrupts import Interrupts
 from sage.tools.cli.terminal.output import error_lines, write_error, write_note

@@ -1,0 +1,1 @@
+"""A chat in a terminal: what it is at, its commands, its loop."""
