@@ -102,7 +102,7 @@ def test_no_mistake_ends_a_chat(chat: Callable[..., Chat], tmp_path: Path) -> No
     other.write_text('{"precious": "data"}')
     assert "Did you mean '/help'?" in talk.say("/hlep", "blank before it")
     assert "/clear" in talk.say("/help", "Ctrl-D leaves")
-    talk.say("/set temprature 1", "did you mean 'temperature'?")
+    talk.say("/set temprature 1", "Did you mean 'temperature'?")
     assert "whole number" in talk.say("/set seed red", "Hint: ")
     talk.say("/set seed 4")
     assert "seed 4" in talk.say("/set", "temperature 0.0")
