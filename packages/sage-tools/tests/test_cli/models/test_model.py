@@ -321,3 +321,18 @@ class TestCare:
         assert json.loads(done.stdout)["source"] == "import"
         missing = sage("llm", "model", "import", MODEL, str(source / "nowhere"))
         refused(missing, MODEL, "nowhere", "config.json")
+
+
+def test_a_doubtful_model_is_what_the_user_says(
+    sage: CommandLine, root: Path, source: Path
+) -> None:
+    (source / "config.json").write_text('{"architectures": ["GPT2Model"]}')
+    importing = ("llm", "model", "import", MODEL, str(source))
+    sage(*importing)
+    assert vllm_registry.get_model(MODEL, root=root).tags["type"] == "embedding"
+    refused(sage("llm", "run", MODEL, "--prompt", "Hello"), "generates no text", "--as text")
+    sage(*importing, "--as", "text")
+    assert vllm_registry.get_model(MODEL, root=root).tags["type"] == "text"
+    wrong = sage(*importing, "--as", "txt")
+    assert wrong.returncode == 2
+    assert "'txt' is none of text, embedding" in wrong.stderr

@@ -149,13 +149,19 @@ def _check_kind(model_id: str, options: RunOptions) -> None:
     """Raise CommandError for a model that does not generate; say where one is not made to embed."""
     from sage.common.model_registry.vllm_registry import get_model
 
-    is_for_embedding = get_model(model_id, options.model.revision).tags.get("type") == "embedding"
-    if is_for_embedding and not options.embed:
-        raise CommandError(
-            f"{model_id} is an embedding model, which generates no text",
-            "Give --embed for vectors, or another model.",
+    kind = get_model(model_id, options.model.revision).tags.get("type", "text")
+    if kind != "text" and not options.embed:
+        article = "an" if kind == "embedding" else "a"
+        vectors = (
+            "Give --embed for vectors, or another model"
+            if kind == "embedding"
+            else ("Choose another model")
         )
-    if options.embed and not is_for_embedding:
+        raise CommandError(
+            f"{model_id} is {article} {kind} model, which generates no text",
+            f"{vectors}; if it does generate, import or download it again with --as text.",
+        )
+    if options.embed and kind == "text":
         write_note(
             f"{model_id} is a text model, converted: an embedding model is faster and better.",
             quiet=options.display.quiet,

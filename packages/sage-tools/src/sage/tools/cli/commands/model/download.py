@@ -15,6 +15,7 @@ from sage.tools.cli.commands.options.model_options import (
     ModelOptions,
     Revision,
     Tags,
+    Type,
     one_model,
     parse_tags,
 )
@@ -43,6 +44,7 @@ def download(
         list[str] | None, typer.Option(help="No files that match; may be repeated.")
     ] = None,
     tag: Tags = None,
+    kind: Type = None,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Accept weights that can run code when loaded.")
     ] = False,
@@ -70,7 +72,7 @@ def download(
             ignore_patterns=exclude,
             allow_pickle=allow_pickle,
             force=force,
-            tags=parse_tags(tag),
+            tags=parse_tags(tag, kind),
             max_workers=workers,
         )
     _write_model(found, display)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sage.tools.cli.commands.options.model_options import Display, Revision, Tags, parse_tags
+from sage.tools.cli.commands.options.model_options import Display, Revision, Tags, Type, parse_tags
 from sage.tools.cli.terminal.output import write_data, write_json, write_note
 
 
@@ -20,13 +20,14 @@ def import_folder(
         bool, typer.Option("--link", help="Link to the files instead of copying them.")
     ] = False,
     tag: Tags = None,
+    kind: Type = None,
     display: Display,
 ) -> None:
     """Register the model in a folder."""
     from sage.common.model_registry.vllm_registry import import_model
     from sage.tools.cli.models.model_view import model_json
 
-    found = import_model(model, folder, revision=revision, link=link, tags=parse_tags(tag))
+    found = import_model(model, folder, revision=revision, link=link, tags=parse_tags(tag, kind))
     if display.as_json:
         write_json(model_json(found))
     else:

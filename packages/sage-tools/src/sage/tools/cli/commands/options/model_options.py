@@ -27,6 +27,12 @@ HubModelOption = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option("--revision", "-r", help="Branch, tag or commit.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TYPES = ("text", "embedding", "classification", "reward", "lora")
+
+Type = Annotated[
+    str | None,
+    typer.Option("--as", metavar="TYPE", help=f"What it is, if in doubt: {', '.join(TYPES)}."),
+]
 Tags = Annotated[
     list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="A tag; may be repeated.")
 ]
@@ -99,10 +105,13 @@ def one_model(argument: str | None, option: str | None) -> str:
     return model
 
 
-def parse_tags(tags: list[str] | None) -> dict[str, str | int]:
-    """{"KEY": "VALUE"} from KEY=VALUE."""
+def parse_tags(tags: list[str] | None, kind: str | None = None) -> dict[str, str | int]:
+    """{"KEY": "VALUE"} from KEY=VALUE, and the type where one is given."""
+    if kind is not None and kind not in TYPES:
+        raise typer.BadParameter(f"{kind!r} is none of {', '.join(TYPES)}")
     pairs = [tag.partition("=") for tag in tags or ()]
     for key, equals, _ in pairs:
         if not key or not equals:
             raise typer.BadParameter(f"a tag is KEY=VALUE, not {key!r}")
-    return {key: value for key, _, value in pairs}
+    types = {} if kind is None else {"type": kind}
+    return {**{key: value for key, _, value in pairs}, **types}
