@@ -40,10 +40,16 @@ if TYPE_CHECKING:
     )
     from sage.common.components.sage_vllm.fit.sentence_model import UnsupportedModelError
     from sage.common.components.sage_vllm.prometheus import VLLMServiceCollector
+    from sage.common.components.sage_vllm.requests.result_types import (
+        EmbedResult,
+        GenerateResult,
+        ProcessPayload,
+    )
     from sage.common.components.sage_vllm.service import VLLMService
 
 __all__ = [
     "BrokenModelError",
+    "EmbedResult",
     "EngineClosedError",
     "EngineDeadError",
     "EngineError",
@@ -51,12 +57,14 @@ __all__ = [
     "FineTuneRequest",
     "FineTuneRequestError",
     "FineTuningPendingError",
+    "GenerateResult",
     "InsufficientMemoryError",
     "InvalidRequestError",
     "ModelInUseError",
     "NoChatTemplateError",
     "PickledWeightsError",
     "PoisonRequestError",
+    "ProcessPayload",
     "RemoteCodeError",
     "UnsafeModelError",
     "UnsupportedModelError",
@@ -71,6 +79,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "BrokenModelError": "sage.common.components.sage_vllm.fit.model_files",
+        "EmbedResult": "sage.common.components.sage_vllm.requests.result_types",
         "EngineClosedError": "sage.common.components.sage_vllm.errors",
         "EngineDeadError": "sage.common.components.sage_vllm.errors",
         "EngineError": "sage.common.components.sage_vllm.errors",
@@ -78,15 +87,17 @@ __getattr__, __dir__ = lazy_exports(
         "FineTuneRequest": "sage.common.components.sage_vllm.fine_tuning",
         "FineTuneRequestError": "sage.common.components.sage_vllm.fine_tuning",
         "FineTuningPendingError": "sage.common.components.sage_vllm.fine_tuning",
+        "GenerateResult": "sage.common.components.sage_vllm.requests.result_types",
         "InsufficientMemoryError": "sage.common.components.sage_vllm.fit.memory_check",
         "InvalidRequestError": "sage.common.components.sage_vllm.errors",
         "ModelInUseError": "sage.common.components.sage_vllm.errors",
         "NoChatTemplateError": "sage.common.components.sage_vllm.errors",
         "PickledWeightsError": "sage.common.components.sage_vllm.fit.model_trust",
         "PoisonRequestError": "sage.common.components.sage_vllm.errors",
+        "ProcessPayload": "sage.common.components.sage_vllm.requests.result_types",
         "RemoteCodeError": "sage.common.components.sage_vllm.fit.model_trust",
-        "UnsupportedModelError": "sage.common.components.sage_vllm.fit.sentence_model",
         "UnsafeModelError": "sage.common.components.sage_vllm.fit.model_trust",
+        "UnsupportedModelError": "sage.common.components.sage_vllm.fit.sentence_model",
         "VLLMNotInstalledError": "sage.common.components.sage_vllm.errors",
         "VLLMService": "sage.common.components.sage_vllm.service",
         "VLLMServiceCollector": "sage.common.components.sage_vllm.prometheus",

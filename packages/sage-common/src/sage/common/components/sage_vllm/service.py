@@ -17,6 +17,11 @@ from sage.common.components.sage_vllm.requests.generation_call import Generation
 from sage.common.components.sage_vllm.requests.inputs import parse_prompts, parse_texts
 from sage.common.components.sage_vllm.requests.lora_adapter import LoraAdapters
 from sage.common.components.sage_vllm.requests.prompt_reader import PromptReader
+from sage.common.components.sage_vllm.requests.result_types import (
+    EmbedResult,
+    GenerateResult,
+    ProcessPayload,
+)
 from sage.common.components.sage_vllm.requests.results import engine_stats_record
 from sage.common.components.sage_vllm.requests.sampling_options import (
     check_embedding_options,
@@ -96,7 +101,7 @@ class VLLMService(BaseService):
 
     # -- tasks ------------------------------------------------------------------------------------
 
-    def generate(self, prompts: Any, **options: Any) -> list[dict[str, Any]]:
+    def generate(self, prompts: Any, **options: Any) -> list[GenerateResult]:
         """Generate a text per prompt and wait for all of them.
 
         Args:
@@ -123,12 +128,12 @@ class VLLMService(BaseService):
             PoisonRequestError: the engine died of this prompt each time.
             EngineClosedError, EngineDeadError: the service ended before the generation did.
         """
-        results: list[dict[str, Any]] = self._wait(self.generate_async(prompts, **options))
+        results: list[GenerateResult] = self._wait(self.generate_async(prompts, **options))
         return results
 
     def generate_async(
         self, prompts: Any, *, on_error: str = "raise", **options: Any
-    ) -> Future[list[dict[str, Any]]]:
+    ) -> Future[list[GenerateResult]]:
         """Do the same without waiting; cancelling the Future aborts the generation."""
         check_on_error(on_error)
         self._check_open()
@@ -164,7 +169,7 @@ class VLLMService(BaseService):
         counts: list[int] = self._wait(self._engines.text.call(start))
         return counts
 
-    def embed(self, texts: str | Sequence[str], **options: Any) -> dict[str, Any]:
+    def embed(self, texts: str | Sequence[str], **options: Any) -> EmbedResult:
         """Embed texts.
 
         Args:
@@ -179,7 +184,7 @@ class VLLMService(BaseService):
         Raises:
             ValueError: a text or an option is not valid.
         """
-        result: dict[str, Any] = self._wait(self.embed_async(texts, **options))
+        result: EmbedResult = self._wait(self.embed_async(texts, **options))
         return result
 
     def embed_async(
@@ -188,7 +193,7 @@ class VLLMService(BaseService):
         *,
         normalize: bool = True,
         dimensions: int | None = None,
-    ) -> Future[dict[str, Any]]:
+    ) -> Future[EmbedResult]:
         """Do the same without waiting; cancelling the Future aborts the embedding."""
         self._check_open()
         check_embedding_options(normalize, dimensions)
@@ -260,7 +265,7 @@ class VLLMService(BaseService):
 
     # -- the generic entry point ------------------------------------------------------------------
 
-    def process(self, payload: Mapping[str, Any]) -> Any:
+    def process(self, payload: ProcessPayload | Mapping[str, Any]) -> Any:
         """Run ``{"task": ..., "inputs": ..., "options": {...}}`` and return the task's result.
 
         Tasks are ``generate`` and ``embed``, whose inputs are the prompts or texts, ``fine_tune``,
@@ -270,7 +275,7 @@ class VLLMService(BaseService):
         """
         return self._wait(self.process_async(payload))
 
-    def process_async(self, payload: Mapping[str, Any]) -> Future[Any]:
+    def process_async(self, payload: ProcessPayload | Mapping[str, Any]) -> Future[Any]:
         """Do the same without waiting."""
         tasks = {
             "generate": Task(run=self.generate_async, has_inputs=True, returns_future=True),

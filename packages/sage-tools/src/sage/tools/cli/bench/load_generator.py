@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
+from sage.common.components.sage_vllm.requests.result_types import GenerateResult
 from sage.common.components.sage_vllm.service import VLLMService
 
 _WORDS = "time year people way day man thing woman life child world school state family".split()
@@ -88,7 +89,7 @@ def measure_level(
     every = max(1, len(prompts) // _STREAMED)
     first_tokens: list[float] = []
 
-    def send(index: int) -> dict[str, Any]:
+    def send(index: int) -> GenerateResult:
         if index % every:
             return service.generate(prompts[index], **options)[0]
         start = time.perf_counter()
@@ -125,11 +126,11 @@ def percentile(values: Sequence[float], share: int) -> float:
 
 
 def _run_all(
-    send: Callable[[int], dict[str, Any]],
+    send: Callable[[int], GenerateResult],
     count: int,
     in_flight: int,
     on_progress: Callable[[int], None],
-) -> list[dict[str, Any]]:
+) -> list[GenerateResult]:
     callers = ThreadPoolExecutor(in_flight)
     futures = [callers.submit(send, index) for index in range(count)]
     try:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from sage.common.components.sage_vllm.requests.result_types import GenerateResult
 from sage.common.components.sage_vllm.requests.text_stream import TextStream
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.tools.cli.terminal.output import is_rich, write_note
@@ -23,7 +24,7 @@ class ShownAnswer:
         self._began = time.perf_counter()
         self._first_after: float | None = None
 
-    def show(self, stream: TextStream) -> dict[str, Any]:
+    def show(self, stream: TextStream) -> GenerateResult:
         """Write all of a stream and return its result."""
         plain = sys.stdout.isatty()
         for piece in stream:

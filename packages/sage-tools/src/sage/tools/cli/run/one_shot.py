@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
+from sage.common.components.sage_vllm.requests.result_types import GenerateResult
 from sage.tools.cli.errors import CommandError, Interrupted
 from sage.tools.cli.run.answer import (
     ShownAnswer,
@@ -74,7 +75,7 @@ def _context(service: ShownService) -> int:
     return int(service.stats()["engine"]["max_model_len"])
 
 
-def _write_result(result: dict[str, Any], context: int, *, as_json: bool) -> None:
+def _write_result(result: GenerateResult, context: int, *, as_json: bool) -> None:
     if as_json:
         write_json(result)
     elif result["parsed"] is None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import Embedding, Engine
 from sage.common.components.sage_vllm.requests.gather import gather, then
+from sage.common.components.sage_vllm.requests.result_types import EmbedResult
 from sage.common.components.sage_vllm.requests.results import embedding_result
 from sage.common.components.sage_vllm.requests.unicode import check_unicode
 
@@ -27,10 +27,10 @@ class EmbeddingCall:
         self._dimensions = dimensions
         self._began = time.perf_counter()
 
-    def __call__(self, engine: Engine) -> Future[dict[str, Any]]:
+    def __call__(self, engine: Engine) -> Future[EmbedResult]:
         """Submit the texts; return a Future of the dict that VLLMService.embed describes."""
 
-        def combine(embeddings: Sequence[Embedding]) -> dict[str, Any]:
+        def combine(embeddings: Sequence[Embedding]) -> EmbedResult:
             latency = time.perf_counter() - self._began
             return embedding_result(engine.info.model_id, embeddings, latency)
 

@@ -11,6 +11,7 @@ from sage.common.components.sage_vllm.engine_contract import Engine, Generation,
 from sage.common.components.sage_vllm.errors import EngineClosedError, EngineError
 from sage.common.components.sage_vllm.requests.gather import gather, then
 from sage.common.components.sage_vllm.requests.inputs import PromptItem
+from sage.common.components.sage_vllm.requests.result_types import GenerateResult
 from sage.common.components.sage_vllm.requests.results import generation_result
 
 
@@ -35,19 +36,19 @@ class GenerationCall:
         self._on_text = on_text
         self._began = time.perf_counter()
 
-    def __call__(self, engine: Engine) -> Future[list[dict[str, Any]]]:
+    def __call__(self, engine: Engine) -> Future[list[GenerateResult]]:
         """Submit the prompts; return a Future of the list that VLLMService.generate describes."""
         model_id, return_errors = engine.info.model_id, self._return_errors
         parsed = [item.options.get("json_schema") is not None for item in self._items]
         if len(self._items) == 1:  # most calls: they are spared what many prompts need
 
-            def alone(generation: Any) -> list[dict[str, Any]]:
+            def alone(generation: Any) -> list[GenerateResult]:
                 return [generation_result(model_id, generation, parse=parsed[0])]
 
             only = self._submit(engine, self._items[0])
             return then(only, alone, return_errors=return_errors)
 
-        def together(generations: list[Any]) -> list[dict[str, Any]]:
+        def together(generations: list[Any]) -> list[GenerateResult]:
             return [
                 generation_result(model_id, generation, parse=parse)
                 for generation, parse in zip(generations, parsed, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from sage.common.components.sage_vllm.engine_contract import (
     Completion,
@@ -13,21 +13,26 @@ from sage.common.components.sage_vllm.engine_contract import (
     Engine,
     Generation,
 )
+from sage.common.components.sage_vllm.requests.result_types import (
+    Choice,
+    EmbedResult,
+    GenerateResult,
+)
 
 
 def generation_result(
     model_id: str, generation: Generation | Exception, *, parse: bool
-) -> dict[str, Any]:
+) -> GenerateResult:
     """Return what VLLMService.generate does for one prompt, or for the error in its place.
 
     ``parse`` says whether the text is JSON by a schema.
     """
     if isinstance(generation, Exception):
         error = {"type": type(generation).__name__, "message": str(generation)}
-        return {"error": error, "model_id": model_id}
+        return cast("GenerateResult", {"error": error, "model_id": model_id})
     choices = [_choice(completion, parse=parse) for completion in generation.completions]
     completion_tokens = sum(c.token_count for c in generation.completions)
-    result = {
+    result: dict[str, Any] = {
         **choices[0],
         "tokens_used": {
             "prompt": generation.prompt_token_count,
@@ -40,11 +45,11 @@ def generation_result(
     }
     if len(choices) > 1:
         result["choices"] = choices
-    return result
+    return cast("GenerateResult", result)
 
 
-def _choice(completion: Completion, *, parse: bool) -> dict[str, Any]:
-    choice: dict[str, Any] = {"text": completion.text, "finish_reason": completion.finish_reason}
+def _choice(completion: Completion, *, parse: bool) -> Choice:
+    choice: Choice = {"text": completion.text, "finish_reason": completion.finish_reason}
     if parse:
         choice["parsed"] = _parsed(completion.text)
     if completion.logprobs is not None:
@@ -77,9 +82,7 @@ def engine_stats_record(engine: Engine | None) -> dict[str, Any]:
     }
 
 
-def embedding_result(
-    model_id: str, embeddings: Sequence[Embedding], latency: float
-) -> dict[str, Any]:
+def embedding_result(model_id: str, embeddings: Sequence[Embedding], latency: float) -> EmbedResult:
     """Return the dict that VLLMService.embed describes."""
     tokens = sum(embedding.token_count for embedding in embeddings)
     vectors = [list(embedding.vector) for embedding in embeddings]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any, Self
+from typing import Self
+
+from sage.common.components.sage_vllm.requests.result_types import GenerateResult
 
 
 class TextStream(Iterator[str]):
@@ -15,7 +17,7 @@ class TextStream(Iterator[str]):
     """
 
     def __init__(
-        self, pieces: SimpleQueue[str | None], future: Future[list[dict[str, Any]]]
+        self, pieces: SimpleQueue[str | None], future: Future[list[GenerateResult]]
     ) -> None:
         self._pieces = pieces
         self._future = future
@@ -31,7 +33,7 @@ class TextStream(Iterator[str]):
         raise StopIteration
 
     @property
-    def result(self) -> dict[str, Any]:
+    def result(self) -> GenerateResult:
         """The whole result, waited for; raises CancelledError if the stream was closed first."""
         return self._future.result()[0]
 

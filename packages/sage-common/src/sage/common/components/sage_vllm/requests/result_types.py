@@ -1,0 +1,88 @@
+"""The shapes of what VLLMService accepts and returns, for editors and type checkers.
+
+They are plain dicts when a program runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NotRequired, TypedDict
+
+
+class TokensUsed(TypedDict):
+    """How many tokens went in and came out; ``completion`` is of generations alone."""
+
+    prompt: int
+    completion: NotRequired[int]
+    total: int
+
+
+class TokenResult(TypedDict):
+    """A generated token, its log-probability, and those of the likeliest tokens in its place."""
+
+    token: str
+    logprob: float
+    top: dict[str, float]
+
+
+class ErrorResult(TypedDict):
+    """What became of a prompt that failed under ``on_error="return"``."""
+
+    type: str
+    message: str
+
+
+class Choice(TypedDict):
+    """One of the ``n`` texts of a prompt.
+
+    ``finish_reason`` is ``"stop"``, ``"length"`` or ``"deadline"``. ``parsed`` is there with
+    ``json_schema``, None if the text was cut off; ``logprobs`` where they were asked for.
+    """
+
+    text: str
+    finish_reason: str
+    parsed: NotRequired[Any]
+    logprobs: NotRequired[list[TokenResult]]
+
+
+class GenerateResult(Choice):
+    """What ``generate`` returns for a prompt; ``latency`` is in seconds.
+
+    ``choices`` is there with ``n`` above 1. Under ``on_error="return"`` a prompt that failed has
+    ``error`` and ``model_id``, and nothing else.
+    """
+
+    tokens_used: TokensUsed
+    latency: float
+    model_id: str
+    request_id: str
+    choices: NotRequired[list[Choice]]
+    error: NotRequired[ErrorResult]
+
+
+class EmbedResult(TypedDict):
+    """What ``embed`` returns: a vector of ``dim`` floats per text; ``latency`` is in seconds."""
+
+    vectors: list[list[float]]
+    dim: int
+    model_id: str
+    tokens_used: TokensUsed
+    latency: float
+
+
+class ProcessPayload(TypedDict):
+    """What ``process`` accepts; which tasks have inputs, and which options, its docstring says."""
+
+    task: Literal[
+        "generate",
+        "embed",
+        "fine_tune",
+        "show_models",
+        "download_model",
+        "delete_model",
+        "switch_model",
+        "stats",
+        "health",
+    ]
+    inputs: NotRequired[Any]
+    options: NotRequired[Mapping[str, Any]]
