@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -124,6 +124,41 @@ def test_its_calls_need_no_other_service(prices: Prices) -> None:
         assert env.service("prices").process(2) == 4
         with pytest.raises(OSError, match="no memory"):
             env.call_service("broken", 1)
+
+
+class Remote(BaseService):
+    """Its calls end when somebody says so."""
+
+    max_concurrency = None
+
+    def __init__(self) -> None:
+        self.calls: list[Future[int]] = []
+
+    def ask(self) -> int:
+        raise AssertionError("its twin is used")
+
+    def ask_async(self) -> Future[int]:
+        self.calls.append(Future())
+        return self.calls[-1]
+
+
+def test_an_environment_that_closes_cancels_its_own_calls_alone() -> None:
+    with Remote() as remote, LocalEnvironment("stays") as stays, ThreadPoolExecutor(1) as threads:
+        stays.register_service("remote", remote)
+        kept = stays.service("remote").call_async(method="ask")
+        with LocalEnvironment("ends") as ends:
+            ends.register_service("remote", remote)
+            cancelled = ends.service("remote").call_async(method="ask")
+            waiting = threads.submit(ends.call_service, "remote", method="ask")
+            while len(remote.calls) < 3:
+                threading.Event().wait(0.001)
+        assert cancelled.cancelled()
+        with pytest.raises(ServiceClosedError, match="'remote' takes no calls"):
+            waiting.result(5)
+        remote.calls[0].set_result(7)
+        assert kept.result(5) == 7
+        with pytest.raises(ServiceClosedError, match="closed with its environment"):
+            ends.service("remote").ask()
 
 
 # -- when calls work -------------------------------------------------------------------------------

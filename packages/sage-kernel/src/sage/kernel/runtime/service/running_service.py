@@ -35,13 +35,15 @@ class RunningService:
     """An open service with its slots and, once needed, its threads.
 
     One that is ``borrowed`` was opened by somebody else, who closes it too. Its slots are the
-    service's own: however many managers borrow it, it has ``max_concurrency`` calls at once.
+    service's own: however many managers borrow it, it has ``max_concurrency`` calls at once. Since
+    closing does not end the calls that are in flight, they are kept, and cancelled then.
     """
 
     def __init__(self, name: str, service: BaseService, *, borrowed: bool = False) -> None:
         self.name = name
         self.service = service
         self._borrowed = borrowed
+        self._in_flight: set[Future[Any]] = set()  # of a borrowed one
         limit = service.max_concurrency
         if limit is not None and limit < 1:
             raise ValueError(
@@ -84,6 +86,8 @@ class RunningService:
         self._threads.close()
         if not self._borrowed:
             self.service.close()
+        for future in list(self._in_flight):
+            future.cancel()
 
     def _resolve(self, method: str) -> Endpoint:
         function = getattr(self.service, method, None) if _is_callable_name(method) else None
@@ -109,9 +113,15 @@ class RunningService:
                 )
             return future
 
-        if callable(twin):
-            return Endpoint(call, submit_to_twin, futures_only=True)
-        return Endpoint(call, submit, futures_only=False)
+        def submit_and_keep(*args: Any, **kwargs: Any) -> Future[Any]:
+            future = start(*args, **kwargs)
+            self._in_flight.add(future)
+            future.add_done_callback(self._in_flight.discard)
+            return future
+
+        start = submit_to_twin if callable(twin) else submit
+        kept = submit_and_keep if self._borrowed else start
+        return Endpoint(call, kept, futures_only=callable(twin))
 
     def _methods(self) -> list[str]:
         of_class = type(self.service)
