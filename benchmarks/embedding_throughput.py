@@ -84,7 +84,7 @@ def best_of_passes(embed: Callable[[list[str]], Any], texts: list[str]) -> tuple
 
 
 def service(folder: Path, texts: list[str]) -> tuple[Any, float]:
-    """(a): one call with all texts."""
+    """Measure (a): one call with all texts."""
     from sage.common.components.sage_vllm import VLLMService
 
     with VLLMService(service_config(folder)) as opened:

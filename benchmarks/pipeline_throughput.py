@@ -85,7 +85,7 @@ def calls_per_second(count: int = 200_000) -> float:
 
 
 def records_per_second(count: int = 500_000) -> float:
-    """Records through source → 3 maps → sink."""
+    """Send records through source → 3 maps → sink."""
     seen: list[int] = []
     env = LocalEnvironment("records")
     stream = env.from_collection(range(count))

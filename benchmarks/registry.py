@@ -90,7 +90,7 @@ def time_show(root: Path) -> float:
 
 
 def write_registry(root: Path, *, count: int) -> None:
-    """A registry of empty models with twelve files each in their records."""
+    """Make a registry of empty models with twelve files each in their records."""
     shards = [f"model-{n:05}-of-00008.safetensors" for n in range(1, 9)]
     small = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
     files = {name: {"size": 10**9, "sha256": "0" * 64} for name in shards}
@@ -136,7 +136,7 @@ def time_downloads(scratch: Path) -> tuple[float, float]:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without what would keep byte code from being written."""
+    """Return the environment without what would keep byte code from being written."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 

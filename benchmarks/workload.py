@@ -65,7 +65,7 @@ def offline_batch(model: Path, prompts: list[str], began: float) -> dict[str, fl
 
 
 def pipeline(model: Path, prompts: list[str], began: float) -> dict[str, float]:
-    """A stream of records, handed over one at a time, through VLLMServiceGenerator."""
+    """Return a stream of records, handed over one at a time, through VLLMServiceGenerator."""
     from sage.libs.operators import VLLMServiceGenerator
 
     tokens, finished = 0, 0.0

@@ -34,7 +34,7 @@ def written(page: str) -> str:
 
 
 def _contexts(context: Any) -> Iterator[Any]:
-    """The contexts of all commands that the help shows, each group's own left out."""
+    """Return the contexts of all commands that the help shows, each group's own left out."""
     commands = getattr(context.command, "commands", None)
     if commands is None:
         yield context

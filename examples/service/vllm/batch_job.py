@@ -1,6 +1,6 @@
-"""Generates a text for each line of a JSON Lines file; a job that was stopped goes on.
+r"""Generates a text for each line of a JSON Lines file; a job that was stopped goes on.
 
-    python examples/service/vllm/batch_job.py in.jsonl out.jsonl --model <hub id> \\
+    python examples/service/vllm/batch_job.py in.jsonl out.jsonl --model <hub id> \
         --prompt "Summarise in a sentence: {text}"
 
 Run it again after a crash, a kill or a Ctrl-C: it continues where it was, and in the end each line

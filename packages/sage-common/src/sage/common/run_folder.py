@@ -36,7 +36,7 @@ def run_root() -> Path:
 
 
 def make_run_root() -> Path:
-    """The same, made where it is missing, for this user's eyes only; raises OSError."""
+    """Return the folder, made where it is missing, for this user's eyes only; raises OSError."""
     root = run_root()
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     return root

@@ -19,14 +19,14 @@ Result = TypeVar("Result")
 
 
 def record_of(path: Path) -> FileRecord:
-    """The record of a file on this disk, by sha256."""
+    """Return the record of a file on this disk, by sha256."""
     return FileRecord(
         size=path.stat().st_size, algorithm="sha256", checksum=_digest(path, "sha256")
     )
 
 
 def problem_with(path: Path, expected: FileRecord) -> str | None:
-    """What is wrong with a file: "missing", "size" or "checksum"; None if nothing is."""
+    """Say what is wrong with a file: "missing", "size" or "checksum"; None if nothing is."""
     try:
         if problem := _size_problem(path, expected):
             return problem
@@ -63,7 +63,7 @@ def find_problems(
 
 
 def records_of(folder: Path, paths: Iterable[str]) -> dict[str, FileRecord]:
-    """The records of several files of a folder, read several at once."""
+    """Return the records of several files of a folder, read several at once."""
     return dict(_in_threads(lambda path: (path, record_of(folder / path)), paths))
 
 

@@ -37,7 +37,7 @@ class EarlierModel:
 
 
 def earlier_models(raw: Any) -> list[EarlierModel] | None:
-    """The models of a manifest, the one used last at the end; None if it is no earlier one."""
+    """Return a manifest's models, the one used last at the end; None if it is no earlier one."""
     if isinstance(raw, dict) and "version" not in raw:
         entries = [
             {"model_id": key, **entry} if isinstance(entry, dict) else {}

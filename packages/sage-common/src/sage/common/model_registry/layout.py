@@ -30,13 +30,13 @@ ROOT_VARIABLE = "SAGE_VLLM_MODEL_ROOT"
 
 
 def registry_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """The root asked for, else SAGE_VLLM_MODEL_ROOT, else ~/.sage/models/vllm."""
+    """Return the root asked for, else SAGE_VLLM_MODEL_ROOT, else ~/.sage/models/vllm."""
     chosen = root if root is not None else os.environ.get(ROOT_VARIABLE) or "~/.sage/models/vllm"
     return Path(chosen).expanduser().absolute()
 
 
 def manifest_path(root: Path) -> Path:
-    """The manifest of the registry at `root`."""
+    """Return the manifest of the registry at `root`."""
     return root / "metadata.json"
 
 
@@ -53,7 +53,7 @@ def staging_folder(root: Path, model_id: str, commit: str) -> Path:
 
 
 def lock_path(root: Path, model_id: str) -> Path:
-    """The lock held by whoever writes files of this model."""
+    """Return the path of the lock held by whoever writes files of this model."""
     return root / ".locks" / f"{check_model_id(model_id).replace('/', '--')}.lock"
 
 

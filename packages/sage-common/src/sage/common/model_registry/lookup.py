@@ -33,7 +33,7 @@ def list_models(*, root: str | os.PathLike[str] | None = None) -> list[ModelInfo
 def get_model(
     model_id: str, revision: str | None = None, *, root: str | os.PathLike[str] | None = None
 ) -> ModelInfo:
-    """The record of a model; without a revision, of the one asked for last.
+    """Return the record of a model; without a revision, of the one asked for last.
 
     A revision is a branch or tag it was downloaded by, its commit, or the commit's first seven or
     more digits. Raises ModelNotFoundError, RevisionNotFoundError, InvalidModelIdError or
@@ -47,7 +47,7 @@ def get_model(
 def get_model_path(
     model_id: str, revision: str | None = None, *, root: str | os.PathLike[str] | None = None
 ) -> Path:
-    """The folder that holds a model's files; revisions and errors as in `get_model`."""
+    """Return the folder that holds a model's files; revisions and errors as in `get_model`."""
     return get_model(model_id, revision, root=root).path
 
 
@@ -71,7 +71,7 @@ def touch_model(
 def find_model(
     models: Sequence[ModelInfo], model_id: str, revision: str | None, root: Path
 ) -> ModelInfo:
-    """The record of a model among `models`, which are in the order they were asked for."""
+    """Return the record of a model among `models`, which are in the order they were asked for."""
     check_model_id(model_id)
     of_id = [model for model in models if model.model_id == model_id]
     if not of_id:

@@ -29,7 +29,7 @@ class FileRecord:
     checksum: str
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest's form."""
+        """Return the manifest's form."""
         return {"size": self.size, self.algorithm: self.checksum}
 
     @classmethod
@@ -68,7 +68,7 @@ class ModelInfo:
         return (self.revision, *self.aliases, self.commit)
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest's form; `path` is relative to the root, so that a root can be moved."""
+        """Return the manifest's form; `path` is relative to the root, which can be moved."""
         raw: dict[str, Any] = {
             "model_id": self.model_id,
             "revision": self.revision,

@@ -58,7 +58,7 @@ _KEYS = frozenset({"type", "parameters", "dtype", "context_length"})
 
 
 def own_tags(tags: Mapping[str, Tag]) -> dict[str, Tag]:
-    """The tags that a user gave, without those that were read from files."""
+    """Return the tags that a user gave, without those that were read from files."""
     return {key: value for key, value in tags.items() if key not in _KEYS}
 
 
@@ -121,7 +121,7 @@ def _elements_by_dtype(folder: Path) -> Counter[str]:
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    """A safetensors file begins with the length of its JSON header: 8 bytes, little endian."""
+    """Return a safetensors file's JSON header, after its length in 8 bytes, little endian."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

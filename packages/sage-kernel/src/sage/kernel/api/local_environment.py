@@ -54,8 +54,10 @@ class LocalEnvironment(EnvironmentServices):
     # -- sources --------------------------------------------------------------------------------
 
     def from_source(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> DataStream:
-        """Start a stream from a SourceFunction, a generator function, or a callable that returns
-        a record each time until it returns a StopSignal.
+        """Start a stream from a function that produces its records.
+
+        It is a SourceFunction, a generator function, or a callable that returns a record each time
+        until it returns a StopSignal.
 
         ``name=`` and ``on_error=`` are as with the operators of a DataStream; the latter is for
         the records that a source cannot read, see UnreadableRecord.

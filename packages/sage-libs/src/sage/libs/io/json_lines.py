@@ -139,8 +139,10 @@ def _letter(failed: FailedRecord) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON can hold of a value, and the repr() of what it cannot: a dead letter that
-    cannot be written would stop the run that it is to save."""
+    """Return what JSON can hold of a value, and the repr() of what it cannot.
+
+    A dead letter that cannot be written would stop the run that it is to save.
+    """
     if isinstance(value, dict):
         return {_plain_key(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

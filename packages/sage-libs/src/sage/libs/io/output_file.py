@@ -16,8 +16,10 @@ def partial_path(path: Path) -> Path:
 
 
 def open_locked(path: Path) -> BinaryIO:
-    """Open a file for reading and writing, made if absent, its folder too; raises if another run
-    has it open."""
+    """Open a file for reading and writing, made if absent, its folder too.
+
+    Raises OutputFileError if another run has it open.
+    """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=1 << 20)

@@ -101,8 +101,11 @@ class ParquetColumns:
 
 
 def _shape(type_: Any) -> Any:
-    """Return what _has() knows of a type: a Python type, of a struct the shapes of its fields, of
-    a list that of its items in a list; None if pyarrow has to look at each value."""
+    """Return what _has() knows of a type; None if pyarrow has to look at each value.
+
+    It is a Python type, of a struct the shapes of its fields, of a list that of its items in a
+    list.
+    """
     from pyarrow import types
 
     if types.is_struct(type_) and "not null" not in str(type_):

@@ -36,8 +36,10 @@ def naming(path: Path) -> Iterator[None]:
 def read_batches(
     path: Path, *, columns: Sequence[str] | None = None, skip: int = 0
 ) -> Iterator[Any]:
-    """Yield a file's rows as pieces of pyarrow's, from row ``skip`` on; row groups before it are
-    not read."""
+    """Yield a file's rows as pieces of pyarrow's, from row ``skip`` on.
+
+    Row groups before it are not read.
+    """
     from pyarrow.parquet import ParquetFile
 
     wanted = None if columns is None else list(columns)
@@ -110,8 +112,10 @@ def rewrite(path: Path, target: Path, schema: Any) -> None:
 
 
 def as_stored(column: Any, values: Any = ()) -> Any:
-    """Return a pyarrow.Field as a file gives it back; raises what pyarrow does if none can hold
-    it, or these values of it."""
+    """Return a pyarrow.Field as a file gives it back.
+
+    Raises what pyarrow does if no file can hold it, or these values of it.
+    """
     import pyarrow
     from pyarrow.parquet import read_schema, write_table
 

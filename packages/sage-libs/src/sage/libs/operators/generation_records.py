@@ -63,8 +63,11 @@ class GenerationRecords:
         return options
 
     def answered(self, record: Any, result: Mapping[str, Any]) -> Any:
-        """Return the record with its answer; raises UnfinishedAnswerError for half an object, and
-        ValueError if a field of the answer would be lost."""
+        """Return the record with its answer.
+
+        Raises UnfinishedAnswerError for half an object, and ValueError if a field of the answer
+        would be lost.
+        """
         details = dict(result)
         text, output = details.pop("text"), details.pop("parsed", None)
         is_json = "parsed" in result

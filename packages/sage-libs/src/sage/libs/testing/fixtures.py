@@ -21,7 +21,7 @@ _MODEL = "test/echo"
 
 @pytest.fixture
 def sage_env() -> Iterator[LocalEnvironment]:
-    """An environment that is closed when the test ends, whatever became of it."""
+    """Yield an environment that is closed when the test ends, whatever became of it."""
     with LocalEnvironment("test") as env:
         yield env
 
@@ -30,7 +30,7 @@ def sage_env() -> Iterator[LocalEnvironment]:
 def echo_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., VLLMService]]:
-    """A function that opens a VLLMService on an EchoEngine; closed when the test ends.
+    """Yield a function that opens a VLLMService on an EchoEngine; closed when the test ends.
 
     ``answers=`` and ``latency=`` are the engine's. Everything else is configuration of the service,
     such as ``sampling={"max_tokens": 8}``. The registry and the run folder are the test's own.
@@ -54,7 +54,7 @@ def echo_service(
 
 @pytest.fixture
 def stub_service() -> Iterator[Callable[..., StubService]]:
-    """A function that opens a StubService of the answers given; closed when the test ends."""
+    """Yield a function that opens a StubService of the answers given; closed when the test ends."""
     with ExitStack() as stack:
 
         def open_stub(**answers: Any) -> StubService:

@@ -27,7 +27,7 @@ def demo_prompts(count: int) -> list[str]:
 
 
 def expected_answer(prompt: str) -> str:
-    """The right answer to one of the demo prompts, exactly as the model is to give it.
+    """Return the right answer to one of the demo prompts, exactly as the model is to give it.
 
     Raises:
         LookupError: it is none of the demo prompts.

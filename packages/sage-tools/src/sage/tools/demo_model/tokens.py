@@ -39,12 +39,12 @@ class Row:
 
 
 def casual(question: str) -> str:
-    """The question as typed in a hurry: no capitals, no final mark."""
+    """Return the question as typed in a hurry: no capitals, no final mark."""
     return question.lower().rstrip("?.!")
 
 
 def train_tokenizer(exchanges: Iterable[Exchange]) -> Any:
-    """A byte-level BPE ``tokenizers.Tokenizer`` of at most ``MOST_TOKENS`` tokens."""
+    """Return a byte-level BPE ``tokenizers.Tokenizer`` of at most ``MOST_TOKENS`` tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())

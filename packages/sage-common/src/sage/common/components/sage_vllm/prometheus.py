@@ -29,7 +29,9 @@ _COUNTERS = {
 
 
 class VLLMServiceCollector(Collector):
-    """Reads the service's figures whenever Prometheus asks::
+    """Reads the service's figures whenever Prometheus asks.
+
+    Register it, and have Prometheus scrape the port::
 
         prometheus_client.REGISTRY.register(VLLMServiceCollector(service))
         prometheus_client.start_http_server(9100)

@@ -217,8 +217,7 @@ class VLLMService(BaseService):
         }
 
     def health(self) -> dict[str, Any]:
-        """Return ``state`` (``loading``, ``ready``, ``recovering``, ``switching``, ``failed`` or
-        ``closed``), the state of each engine, and the latest error; never raises."""
+        """Return ``state``, a ServiceState, each engine's, and the latest error; never raises."""
         return self._engines.health()
 
     # -- models -----------------------------------------------------------------------------------

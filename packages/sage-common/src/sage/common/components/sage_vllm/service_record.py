@@ -87,7 +87,7 @@ class ServiceRecord:
                     logger.debug("the record of this service was not written: %s", error)
 
     def _figures(self) -> dict[str, Any]:
-        """What changes while the service runs; counts are since the engines were loaded."""
+        """Return what changes while the service runs; counts begin when the engines are loaded."""
         text, embedding = self._engines.text.engine, self._engines.embedding.engine
         config = self._config
         model_id = text.info.model_id if text is not None else config.model_id

@@ -99,7 +99,7 @@ def ensure_model_available(
     token: str | None = None,
     allow_pickle: bool = False,
 ) -> Path:
-    """The folder of a model, downloaded first if it is not in the registry.
+    """Return the folder of a model, downloaded first if it is not in the registry.
 
     Does not ask the hub for a model that is there. Raises as `download_model`.
     """

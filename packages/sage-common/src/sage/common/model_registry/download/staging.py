@@ -80,7 +80,7 @@ class Staging:
         return [path for path in paths if not (self.folder / path).is_file()]
 
     def in_flight(self, paths: Iterable[str]) -> tuple[FileProgress, ...]:
-        """The files being written now: the client names each unfinished one by its checksum."""
+        """Return the files being written: the client names each unfinished one by its checksum."""
         by_checksum = {self.expected[path].checksum: path for path in paths}
         found = []
         for unfinished in sorted(self.folder.glob(f"{CLIENT_FOLDER}/**/*.incomplete")):

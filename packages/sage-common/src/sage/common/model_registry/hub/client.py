@@ -37,7 +37,7 @@ class Hub:
         self._token = token
 
     def commit_of(self, revision: str) -> str:
-        """The commit that a branch, tag or commit means now."""
+        """Return the commit that a branch, tag or commit means now."""
 
         def ask() -> str:
             from huggingface_hub import HfApi
@@ -145,8 +145,7 @@ class ByteMeter:
         self.cancelled = True
 
     def bar_class(self) -> type[Any]:
-        """What to give the client for `tqdm_class`."""
-
+        """Return what the client is given for `tqdm_class`."""
         meter = self
 
         class Bar(_Bar):
@@ -195,7 +194,7 @@ class _Bar:
 
 
 def _entry(item: Any) -> tuple[str, FileRecord]:
-    """A file of the listing; ValueError if the hub's answer is not what it should be."""
+    """Return a file of the listing; ValueError if the hub's answer is not what it should be."""
     if item.lfs is not None:
         size, algorithm, checksum = item.lfs.size, "sha256", item.lfs.sha256
     else:

@@ -121,7 +121,7 @@ def _take_over(root: Path, earlier: EarlierModel, folder: Path) -> ModelInfo:
 
 
 def _known_to_the_hub(folder: Path, paths: list[str]) -> tuple[str, dict[str, FileRecord]] | None:
-    """The commit and the records of files, if the hub's client noted them for each.
+    """Return the commit and the records of files, if the hub's client noted them for each.
 
     It does so in ``.cache/huggingface/download/<path>.metadata``: the commit, the ETag, which is
     the file's sha256 or git's sha1, and a time, in a line each.

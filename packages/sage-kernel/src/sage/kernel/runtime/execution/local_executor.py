@@ -196,7 +196,7 @@ class LocalExecutor:
         self._clean_up()
 
     def _clean_up(self) -> None:
-        """A sink may flush here, so an error is the pipeline's, unless it has one already."""
+        """Clean up. A sink may flush here, so an error is the pipeline's, if it has none."""
         for failed in self._functions.clean_up():
             if not self._state.fail(failed):
                 name = failed.operator

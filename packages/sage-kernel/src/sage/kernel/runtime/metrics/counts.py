@@ -75,7 +75,7 @@ class OperatorCounts:
             self.length = None
 
     def handed(self) -> int:
-        """Records that the operators before it emitted."""
+        """Return how many records the operators before it emitted."""
         emitted = sum(operator.flow()[2] for operator in self.upstream.values())
         return emitted + sum(counts.out for counts in self.branches)
 

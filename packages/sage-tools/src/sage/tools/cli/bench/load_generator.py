@@ -33,7 +33,7 @@ class LevelResult:
     batch_occupancy: float
 
     def to_json(self) -> dict[str, Any]:
-        """The rates and percentiles as plain data."""
+        """Return the rates and percentiles as plain data."""
         total = self.prompt_tokens + self.output_tokens
         return {
             "in_flight": self.in_flight,
@@ -120,7 +120,7 @@ def measure_level(
 
 
 def percentile(values: Sequence[float], share: int) -> float:
-    """The smallest of the values that so many in a hundred do not exceed."""
+    """Return the smallest of the values that so many in a hundred do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -(-len(ordered) * share // 100) - 1)]
 

@@ -115,6 +115,6 @@ def _write_result(result: dict[str, Any], display: Display) -> None:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """The same as JSON has it; a path, or whatever else a backend returns, as a text."""
+    """Return the same as JSON has it; a path, or whatever else a backend returns, as a text."""
     plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return plain

@@ -23,7 +23,7 @@ class _ModelFirst(LightGroup):
     """Lists `model` first, where Typer lists commands before groups."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The names, in the order of the help."""
+        """Return the names of the commands, in the order of the help."""
         return sorted(super().list_commands(ctx), key=lambda name: name != "model")
 
 

@@ -80,7 +80,7 @@ def _mode(options: RunOptions) -> Mode:
 
 
 def _texts(prompt: str | None, *, chats: bool) -> list[str]:
-    """The prompt and the lines that are piped in; none where there is a user to chat with."""
+    """Return the prompt and the lines that are piped in; none where a user is there to chat."""
     texts = [prompt] if prompt is not None and prompt.strip() else []
     has_terminal = sys.stdin is not None and sys.stdin.isatty()
     if sys.stdin is not None and not has_terminal:
@@ -99,7 +99,7 @@ def _texts(prompt: str | None, *, chats: bool) -> list[str]:
 
 
 def _settings(options: RunOptions) -> dict[str, Any]:
-    """The service's settings without its model; raises BadParameter for what cannot be."""
+    """Return the service's settings without its model; raises BadParameter for what cannot be."""
     arguments = options.engine.arguments()
     others: dict[str, Any] = {
         "engine_mode": options.engine_mode.value,

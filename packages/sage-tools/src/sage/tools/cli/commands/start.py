@@ -43,7 +43,7 @@ class StartCommand(LightCommand):
         return super().parse_args(ctx, args[:end])
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """What the help's first line says."""
+        """Return what the help's first line says."""
         return [*super().collect_usage_pieces(ctx), "[-- VLLM_ARGUMENTS...]"]
 
 

@@ -18,7 +18,7 @@ SECONDS = 60.0
 
 
 def check_models() -> Sequence[Finding]:
-    """What an engine of each model would have, started without options."""
+    """Say what an engine of each model would have, started without options."""
     device = engine_device()
     return [_look_at(model, device) for model in list_models()]
 

@@ -16,7 +16,7 @@ _CREDENTIALS = re.compile(r"//[^/\s@]*@")
 
 
 def check_environment() -> Sequence[Finding]:
-    """The variables that are set; what is secret in them is not shown."""
+    """Return the variables that are set; what is secret in them is not shown."""
     found = [
         f"{name}={'***' if _SECRET.search(name) and value else without_secrets(value)}"
         for name, value in sorted(os.environ.items())
@@ -26,5 +26,5 @@ def check_environment() -> Sequence[Finding]:
 
 
 def without_secrets(text: str) -> str:
-    """The text without user names and passwords in its addresses, and without hub tokens."""
+    """Return the text without user names and passwords in its addresses, and without hub tokens."""
     return re.sub(r"\bhf_\w+", "***", _CREDENTIALS.sub("//***@", text))

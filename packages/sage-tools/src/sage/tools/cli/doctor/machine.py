@@ -28,7 +28,7 @@ def has_gpu() -> bool:
 
 
 def check_device() -> Sequence[Finding]:
-    """What there is to compute on."""
+    """Say what there is to compute on."""
     try:
         found = gpus()
     except (OSError, subprocess.SubprocessError, ValueError) as error:
@@ -82,7 +82,7 @@ def check_disk() -> Sequence[Finding]:
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
+    """Return the folder, or the nearest one above it that exists."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder

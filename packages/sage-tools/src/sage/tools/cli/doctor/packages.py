@@ -102,7 +102,7 @@ def _judge_torch(torch: dict[str, Any], *, has_gpu: bool, is_cpu_build: bool) ->
 
 
 def _import() -> tuple[dict[str, Any], str]:
-    """What torch says of itself, and why vLLM cannot be imported, if it cannot."""
+    """Return what torch says of itself, and why vLLM cannot be imported, if it cannot."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", _PROBE],
@@ -135,7 +135,7 @@ def _way_out(error: str, right: str) -> str:
 
 
 def _unmet_requirement(name: str, version: str) -> str:
-    """The versions that SAGE requires, where this is none of them."""
+    """Return the versions that SAGE requires, where this is none of them."""
     from packaging.requirements import Requirement
 
     for text in metadata.requires("isage-common") or ():

@@ -35,7 +35,7 @@ class Cpu:
 
 
 def gpus() -> list[Gpu]:
-    """The NVIDIA GPUs; empty where there are none.
+    """Return the NVIDIA GPUs; empty where there are none.
 
     Raises OSError, subprocess.SubprocessError or ValueError where the driver does not answer.
     """
@@ -65,7 +65,7 @@ def _bytes(mebibytes: str) -> int:
 
 
 def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Cpu:
-    """The processor, as far as the kernel tells."""
+    """Return the processor, as far as the kernel tells."""
     try:
         text = cpuinfo.read_text()
     except OSError:
@@ -84,7 +84,7 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Cpu:
 
 
 def device_name() -> str:
-    """The GPUs by name, the processor where there are none."""
+    """Return the GPUs by name, the processor where there are none."""
     try:
         found = gpus()
     except (OSError, subprocess.SubprocessError, ValueError):

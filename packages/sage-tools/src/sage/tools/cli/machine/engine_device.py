@@ -8,7 +8,7 @@ from sage.tools.cli.machine.vllm_build import is_cpu_build
 
 
 def engine_device() -> Device:
-    """The largest GPU, or this machine if there is none or the vLLM here is for the CPU alone."""
+    """Return the largest GPU; this machine if there is none, or vLLM is for the CPU alone."""
     gpu = None if is_cpu_build() else machine_gpu()
     if gpu is None:
         return this_cpu()

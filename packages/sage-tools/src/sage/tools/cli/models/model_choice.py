@@ -25,7 +25,7 @@ def chosen_model(
     embeds: bool = False,
     trains: bool = True,
 ) -> str:
-    """The id of the model asked for; without one, of the text model used last, else the demo model.
+    """Return the id asked for, else of the text model used last, else of the demo model.
 
     With `embeds`, an embedding model goes before a text model. Says on stderr which one it took
     unasked. Without `trains` the demo model, which takes about a minute, is not trained where it is

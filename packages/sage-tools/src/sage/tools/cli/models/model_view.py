@@ -62,7 +62,7 @@ def write_details(model: ModelInfo, memory: Memory) -> None:
 
 
 def model_json(model: ModelInfo, *, files: bool = False) -> dict[str, Any]:
-    """A model as JSON; the path is absolute."""
+    """Return a model as JSON; the path is absolute."""
     raw = {
         **model.to_json(),
         "path": str(model.path),
@@ -81,7 +81,7 @@ def weight_bytes(model: ModelInfo) -> int:
 
 
 def tags_text(model: ModelInfo) -> str:
-    """The tags in a table's cell: what it is, how large, and the user's own."""
+    """Return the tags in a table's cell: what it is, how large, and the user's own."""
     tags = dict(model.tags)
     parts = [str(tags.pop("type", ""))]
     if count := tags.pop("parameters", None):
@@ -101,12 +101,12 @@ def format_count(count: int) -> str:
 
 
 def short_revision(revision: str) -> str:
-    """A commit by its first digits, as git shows it."""
+    """Return a commit by its first digits, as git shows it."""
     return revision[:8] if len(revision) == 40 else revision
 
 
 def ago(moment: datetime, now: datetime) -> str:
-    """ "3 hours ago"."""
+    """Return how long ago a moment was: ``3 hours ago``."""
     seconds = (now - moment).total_seconds()
     for size, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
         if seconds >= size:

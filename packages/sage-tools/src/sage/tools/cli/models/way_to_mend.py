@@ -6,7 +6,7 @@ from sage.common.model_registry.vllm_registry import ModelInfo
 
 
 def way_to_mend(model: ModelInfo) -> str:
-    """The commands for it: they depend on where the model is from."""
+    """Return the commands for it: they depend on where the model is from."""
     from sage.tools.demo_model import MODEL_ID
 
     name, revision = model.model_id, f"--revision {model.revision}"

@@ -51,7 +51,7 @@ def _spec(config: VLLMServiceConfig) -> EngineSpec:
 
 
 def way_out(plan: EnginePlan) -> str | None:
-    """What to do where an engine does not fit, in the words of the command line."""
+    """Say what to do where an engine does not fit, in the words of the command line."""
     return hint_in_flags(InsufficientMemoryError(plan.spec.model_id, plan.fit, plan.estimate))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def read_schema(source: str) -> dict[str, Any]:
-    """A schema from a file, or from the JSON itself; raises ValueError for what is none."""
+    """Return a schema from a file, or from the JSON itself; raises ValueError for what is none."""
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import validator_for
 

@@ -34,7 +34,7 @@ def check_vllm() -> None:
 def server_command(
     model: ModelInfo, address: Address, *, arguments: Mapping[str, Any], extra: Sequence[str]
 ) -> list[str]:
-    """The command of vLLM's server; of what is said twice, the last holds."""
+    """Return the command of vLLM's server; of what is said twice, the last holds."""
     from sage.common.components.sage_vllm.engine_contract import EngineSpec
     from sage.common.components.sage_vllm.fit.engine_plan import plan_engine
 

@@ -102,7 +102,7 @@ def _state(recorded: str, health: Health) -> str:
 
 
 def _figures(text: str) -> dict[str, int]:
-    """The sums of the metrics that are of interest, from Prometheus's text format."""
+    """Return the sums of the metrics that are of interest, from Prometheus's text format."""
     sums = dict.fromkeys(_METRICS.values(), 0)
     for line in text.splitlines():
         name, _, rest = line.partition("{")

@@ -9,7 +9,7 @@ _LINE_BYTES = 256
 
 
 def last_lines(log: Path, count: int, *, end: int | None = None) -> list[str]:
-    """The last lines before byte ``end``, or of all of it; empty if there is no log."""
+    """Return the last lines before byte ``end``, or of all of it; empty if there is no log."""
     size = _LINE_BYTES * (count + 1)
     try:
         with log.open("rb") as file:

@@ -24,14 +24,14 @@ class ServerProcess:
     """
 
     def __init__(self, pid: int) -> None:
-        """Raises ProcessLookupError where there is none."""
+        """Find the process; raises ProcessLookupError where there is none."""
         self._pid = pid
         self._descriptor = os.pidfd_open(pid)
         self.started = start_ticks(pid)
 
     @classmethod
     def find(cls, record: Mapping[str, Any]) -> ServerProcess | None:
-        """The process of a record; None if it has ended, whoever has its id now."""
+        """Return the process of a record; None if it has ended, whoever has its id now."""
         try:
             found = cls(record["pid"])
         except ProcessLookupError:

@@ -11,7 +11,7 @@ Record = dict[str, Any]
 
 
 def running(kind: str | None = None) -> list[Record]:
-    """The records of all that runs, or of one kind, ``server`` or ``service``."""
+    """Return the records of all that runs, or of one kind, ``server`` or ``service``."""
     return [record for record in read_records() if kind in (None, record.get("kind"))]
 
 
@@ -26,7 +26,7 @@ def matching(records: list[Record], target: str) -> list[Record]:
 
 
 def one_server(target: str | None) -> Record | None:
-    """The server that is meant; without a target the only one, None if none runs.
+    """Return the server that is meant; without a target the only one, None if none runs.
 
     Raises CommandError where several could be meant, or none is what ``target`` says.
     """
@@ -57,5 +57,5 @@ def listed(servers: list[Record]) -> str:
 
 
 def reached(host: str) -> str:
-    """The address by which a server that listens on ``host`` is reached from this machine."""
+    """Return the address by which this machine reaches a server that listens on ``host``."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)

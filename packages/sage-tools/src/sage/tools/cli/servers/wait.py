@@ -73,7 +73,7 @@ def _ended(server: Launched, log: Path | None) -> CommandError:
 
 
 def _cause(lines: list[str]) -> str:
-    """The last error in a log that is not about another one; empty if there is none."""
+    """Return the last error in a log that is not about another one; empty if there is none."""
     cause = ""
     for line, following in zip(lines, [*lines[1:], ""], strict=False):
         match = _CAUSE.fullmatch(line)
@@ -90,7 +90,7 @@ def _see(log: Path | None) -> str:
 
 @contextmanager
 def _display(heading: str, log: Path | None, *, quiet: bool) -> Iterator[Callable[[float], None]]:
-    """What to call with the seconds waited, again and again."""
+    """Return what to call with the seconds waited, again and again."""
     if quiet:
         yield lambda _: None
     elif log is not None and is_rich(sys.stderr):
@@ -101,7 +101,7 @@ def _display(heading: str, log: Path | None, *, quiet: bool) -> Iterator[Callabl
 
 
 def _turn(waited: float) -> str:
-    """A sign that something goes on, and for how long."""
+    """Return a sign that something goes on, and for how long."""
     return f"{_SPINNER[int(waited / _LOOK_EVERY) % len(_SPINNER)]} {format_seconds(waited)}"
 
 
@@ -122,6 +122,6 @@ class _PlainLines:
 
 
 def _phase(log: Path) -> str:
-    """What the server said last that is information."""
+    """Return what the server said last that is information."""
     said = [match[1] for line in last_lines(log, 50) if (match := _SAID.fullmatch(line))]
     return said[-1].strip() if said else "starting Python"

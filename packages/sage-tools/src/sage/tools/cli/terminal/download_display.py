@@ -126,7 +126,7 @@ class DownloadDisplay:
 
 
 def clip(text: str, width: int) -> str:
-    """The text, cut to so many columns; a wide character takes two."""
+    """Return the text, cut to so many columns; a wide character takes two."""
     if len(text) * 2 <= width:
         return text
     taken = 0

@@ -29,7 +29,7 @@ FLAGS = {
 
 
 def hint_in_flags(error: SageError) -> str | None:
-    """What to do about an error, in the words of the command line."""
+    """Say what to do about an error, in the words of the command line."""
     return error.hint_with(_in_flags)
 
 

@@ -57,7 +57,7 @@ def write_error(problem: str, hint: str, *, usage: bool = False) -> None:
 
 
 def error_lines(error: Exception) -> tuple[str, str]:
-    """The problem and the way out; the traceback is printed at once where SAGE_DEBUG is set."""
+    """Return the problem and the way out; print the traceback where SAGE_DEBUG is set."""
     if os.environ.get("SAGE_DEBUG"):
         with suppress(OSError):  # nobody may be there to read it
             print(_without_token("".join(traceback.format_exception(error))), file=sys.stderr)

@@ -38,7 +38,7 @@ def write_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
 
 
 def _fit(columns: Sequence[Column], widths: list[int], available: int) -> list[int]:
-    """The columns that fit; the first one is shortened as far as is left for it."""
+    """Return the columns that fit; the first one is shortened as far as is left for it."""
     shown = list(range(len(columns)))
     available = available or sys.maxsize  # a terminal that does not tell its size
 
@@ -65,5 +65,5 @@ def _line(
 
 
 def _shorten(text: str, width: int) -> str:
-    """The end of a model's id says more than its owner."""
+    """Cut a text at its beginning: the end of a model's id says more than its owner."""
     return text if len(text) <= width else "…" + text[len(text) - width + 1 :]

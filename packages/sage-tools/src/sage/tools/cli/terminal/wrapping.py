@@ -13,7 +13,7 @@ _WIDE = 60
 
 
 def stdout_width() -> int:
-    """The columns of the terminal that stdout is, 0 if it is none or does not tell."""
+    """Return the columns of the terminal that stdout is, 0 if it is none or does not tell."""
     return os.get_terminal_size(sys.stdout.fileno()).columns if sys.stdout.isatty() else 0
 
 
@@ -23,7 +23,7 @@ def is_narrow(width: int) -> bool:
 
 
 def wrapped(text: str, room: int, column: int) -> list[str]:
-    """The lines of a text in so many columns, those after the first one indented."""
+    """Return the lines of a text in so many columns, those after the first one indented."""
     if room < 1 or len(text) <= room:
         return [text]
     return textwrap.wrap(

@@ -48,7 +48,7 @@ _SINGLE = (
 
 
 def outside_families(known: Iterable[Family], seed: int) -> Iterator[Family]:
-    """The out-of-scope families, given the families that the model does know."""
+    """Return the out-of-scope families, given the families that the model does know."""
     yield Family(name="outside", answer=REPLY, phrasings=_SINGLE)
     yield Family(
         name="outside",
@@ -77,7 +77,7 @@ def outside_families(known: Iterable[Family], seed: int) -> Iterator[Family]:
 
 
 def _invented(rng: random.Random, family: Family) -> str:
-    """A word that means nothing, dressed like the first part of one of the family's facts."""
+    """Return a word that means nothing, dressed like the first part of a fact of the family."""
     model = rng.choice(family.facts)[0]
     word = "".join(
         rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(rng.randint(2, 4))

@@ -159,8 +159,10 @@ class EngineDriver:
         self._fruitless_crashes += 1
 
     def _build_again(self, error: Exception) -> tuple[VLLMRuntime | None, Exception]:
-        """Return a new engine, or None and the latest error; several attempts, unless it is in
-        vain or no longer wanted."""
+        """Return a new engine, or None and the latest error.
+
+        It is attempted several times, unless that is in vain or no longer wanted.
+        """
         delays = _REBUILD_DELAYS if self._fruitless_crashes < _FRUITLESS_CRASHES else ()
         for delay in delays:
             if self._closing.wait(delay):

@@ -123,8 +123,10 @@ class EngineLoader:
             raise EngineStartError(engine.info.model_id, reason) from error
 
     def put(self, engine: Engine, slot: EngineSlot) -> None:
-        """Put an engine into a slot; into one that was closed meanwhile, it is retired and raises
-        what the slot does."""
+        """Put an engine into a slot.
+
+        If the slot was closed meanwhile, retire the engine and raise what the slot does.
+        """
         try:
             slot.put(engine)
         except Exception:

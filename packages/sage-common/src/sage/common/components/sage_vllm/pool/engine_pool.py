@@ -74,8 +74,10 @@ class EnginePool:
         return self._loader.converted(text)
 
     def close(self) -> None:
-        """End calls in flight with EngineClosedError and free all engines, those too that are being
-        loaded or replaced."""
+        """End calls in flight with EngineClosedError and free all engines.
+
+        That includes engines that are being loaded or replaced.
+        """
         if self._phase != "failed":
             self._phase = "closed"
         for slot in (self.text, self.embedding):

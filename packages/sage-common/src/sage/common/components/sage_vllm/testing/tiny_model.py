@@ -201,7 +201,7 @@ def _initial(
 
 
 def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The parameters of ``LlamaForCausalLM``, in Hugging Face's names."""
+    """Return the parameters of ``LlamaForCausalLM``, in Hugging Face's names."""
     hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     attention = config["num_attention_heads"] * config["head_dim"]
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, hidden)}

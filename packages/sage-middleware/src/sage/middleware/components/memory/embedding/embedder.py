@@ -15,8 +15,10 @@ Vectors = NDArray[np.float32]
 
 
 class Embedder:
-    """Calls what it was given: something with ``embed_batch`` (what EmbeddingFactory makes),
-    with ``embed`` (a VLLMService), or a callable that takes a list of texts.
+    """Calls what it was given to embed.
+
+    That is something with ``embed_batch`` (what EmbeddingFactory makes), with ``embed`` (a
+    VLLMService), or a callable that takes a list of texts.
     """
 
     def __init__(self, given: Any, batch_size: int) -> None:
@@ -56,8 +58,9 @@ class Embedder:
 
 
 def to_array(vectors: Any, count: int | None) -> Vectors:
-    """Return vectors as an array of one row each; raises ValueError for what are none, or not
-    as many as ``count``.
+    """Return vectors as an array of one row each.
+
+    Raises ValueError for what are no vectors, or not as many as ``count``.
     """
     try:
         array = np.asarray(vectors, dtype=np.float32)

@@ -53,7 +53,7 @@ class EngineOptions:
     ] = None
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of vLLM's engine that were given, by vLLM's names."""
+        """Return the arguments of vLLM's engine that were given, by vLLM's names."""
         if self.dtype is not None and self.dtype not in _DTYPES:
             raise typer.BadParameter(
                 f"{self.dtype!r} is not one of {', '.join(_DTYPES)}", param_hint="--dtype"

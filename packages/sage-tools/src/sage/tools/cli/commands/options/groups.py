@@ -16,7 +16,7 @@ Parameter = inspect.Parameter
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """The same command for Typer, in the order in which the parameters and their fields stand."""
+    """Return the same command for Typer, with its parameters and their fields in their order."""
     own = inspect.signature(command, eval_str=True)
 
     @wraps(command)

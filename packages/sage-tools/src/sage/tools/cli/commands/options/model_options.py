@@ -57,11 +57,11 @@ class ModelOptions:
     revision: Revision = None
 
     def optional_id(self) -> str | None:
-        """The model asked for in either way."""
+        """Return the model asked for in either way."""
         return optional_model(self.model, self.model_option)
 
     def one_id(self) -> str:
-        """The model asked for in either way; it is a usage error if there is none."""
+        """Return the model asked for in either way; it is a usage error if there is none."""
         return one_model(self.model, self.model_option)
 
 
@@ -91,14 +91,14 @@ class Display:
 
 
 def optional_model(argument: str | None, option: str | None) -> str | None:
-    """The model asked for in either way."""
+    """Return the model asked for in either way."""
     if argument is not None and option is not None and argument != option:
         raise typer.BadParameter(f"two models were given: {argument} and {option}")
     return argument if argument is not None else option
 
 
 def one_model(argument: str | None, option: str | None) -> str:
-    """The model asked for in either way; it is a usage error if there is none."""
+    """Return the model asked for in either way; it is a usage error if there is none."""
     model = optional_model(argument, option)
     if model is None:
         raise typer.BadParameter("which model? Give its id, as an argument or with --model")

@@ -78,7 +78,7 @@ class RunOptions:
     display: Display
 
     def model_id(self) -> str | None:
-        """The model that was asked for to do the work."""
+        """Return the model that was asked for to do the work."""
         if self.embed and self.embedding_model is not None:
             return optional_model(self.model.optional_id(), self.embedding_model)
         return self.model.optional_id()

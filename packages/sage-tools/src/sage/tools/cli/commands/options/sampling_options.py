@@ -55,5 +55,5 @@ class SamplingOptions:
     ] = None
 
     def given(self) -> dict[str, Any]:
-        """The options that were given, by the service's names."""
+        """Return the options that were given, by the service's names."""
         return {name: value for name, value in vars(self).items() if value not in (None, [])}

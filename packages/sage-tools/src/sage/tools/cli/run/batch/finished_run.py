@@ -77,7 +77,7 @@ class FinishedRun:
         return f"it was made with another {' and another '.join(others)}"
 
     def _input_digests(self, failed: Collection[LineKey]) -> tuple[str, str]:
-        """The digest of all lines, and that of those which did not fail."""
+        """Return the digest of all lines, and that of those which did not fail."""
         whole, answered = hashlib.sha256(), hashlib.sha256()
         for path in input_files(self._source, ".jsonl"):
             for number, line in text_lines(path):
@@ -89,7 +89,7 @@ class FinishedRun:
 
 
 def failed_lines(files: RunFiles) -> set[LineKey]:
-    """The lines of the input whose records failed."""
+    """Return the lines of the input whose records failed."""
     records = (json.loads(line)["record"] for line in lines_of(files.failed))
     return {(Path(record["path"]).name, record["line"]) for record in records}
 

@@ -50,7 +50,7 @@ class RunFiles:
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
-    """The lines of an output; none if it is not there."""
+    """Yield the lines of an output; none if it is not there."""
     if path.is_file():
         for _, line in text_lines(path):
             yield line

@@ -101,7 +101,7 @@ class _Loop:
         sys.stderr.flush()
 
     def _refusal(self, error: InvalidRequestError) -> CommandError:
-        """What to say of a message that the engine did not take."""
+        """Return what to say of a message that the engine did not take."""
         is_too_long = getattr(error.__cause__, "parameter", None) in ("input_tokens", "input_text")
         if not is_too_long and "maximum model length" not in str(error):
             return CommandError(str(error), "/set shows the options, /clear begins anew.")

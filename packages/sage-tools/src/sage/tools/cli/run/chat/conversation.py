@@ -59,7 +59,7 @@ def write_conversation(path: Path, model_id: str, messages: Sequence[Message]) -
 
 
 def read_conversation(path: Path) -> list[Message]:
-    """The messages of a file: those that were saved, or a plain list; raises CommandError."""
+    """Return a file's messages: those that were saved, or a plain list; raises CommandError."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         messages: list[Message] = data["messages"] if isinstance(data, dict) else data

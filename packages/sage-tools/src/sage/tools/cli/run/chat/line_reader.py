@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def line_reader(commands: Sequence[str]) -> Callable[[], str]:
-    """A function that asks for a message; it raises KeyboardInterrupt and EOFError.
+    """Return a function that asks for a message; it raises KeyboardInterrupt and EOFError.
 
     Enter sends it. Alt-Enter, a backslash before Enter, or pasting make it one of several lines.
     """
