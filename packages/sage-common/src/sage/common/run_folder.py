@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any, Literal
 from weakref import WeakSet
 
+from sage.common.core.local_path import user_folder
+
 ROOT_VARIABLE = "SAGE_RUN_ROOT"
 _STEM = re.compile(r"(server|service)-\d+-[0-9a-f]{8}")
 _ORPHAN_SECONDS = 60.0
@@ -31,8 +33,8 @@ _ORPHAN_SECONDS = 60.0
 
 
 def run_root() -> Path:
-    """SAGE_RUN_ROOT, else ~/.sage/run."""
-    return Path(os.environ.get(ROOT_VARIABLE) or "~/.sage/run").expanduser().absolute()
+    """SAGE_RUN_ROOT, else ~/.sage/run; raises NoHomeFolderError, an OSError, without a home."""
+    return user_folder(ROOT_VARIABLE, "~/.sage/run")
 
 
 def make_run_root() -> Path:
@@ -49,7 +51,7 @@ def start_ticks(pid: int) -> int | None:
     field 22 of /proc/<pid>/stat, see proc(5). Linux only, None elsewhere.
     """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
     return int(stat.rpartition(")")[2].split()[19])

@@ -13,7 +13,6 @@ from fit_models import write_headers
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
 from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate, estimate_memory
-from sage.common.components.sage_vllm.host.host_memory import host_memory
 from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 
 LLAMA = {  # the shape of Llama 3 8B
@@ -222,27 +221,3 @@ def test_smaller_steps_take_less(tmp_path: Path) -> None:
     assert usual.overhead_bytes - half.overhead_bytes == 4096 * (5 * 4096 + 3 * 14336) * 2
     fewer = estimate(tmp_path, max_num_seqs=56)
     assert usual.overhead_bytes - fewer.overhead_bytes == 2 * 4 * 200 * 128256
-
-
-MEMINFO = "MemTotal:  8000000 kB\nMemFree:  1000000 kB\nMemAvailable:  6000000 kB\nHugePages: 0\n"
-
-
-def test_memory_of_the_machine_and_of_a_container(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text(MEMINFO)
-    machine = host_memory(meminfo, tmp_path)
-    assert (machine.total, machine.available) == (8_000_000 << 10, 6_000_000 << 10)
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    assert host_memory(meminfo, tmp_path) == machine
-    (tmp_path / "memory.max").write_text(f"{4 << 30}\n")
-    (tmp_path / "memory.current").write_text(f"{3 << 30}\n")
-    limited = host_memory(meminfo, tmp_path)
-    assert (limited.total, limited.available) == (4 << 30, 1 << 30)
-    (tmp_path / "memory.stat").write_text(f"anon 5\nactive_file 0\ninactive_file {1 << 30}\n")
-    assert host_memory(meminfo, tmp_path).available == 2 << 30
-
-
-def test_memory_of_this_machine() -> None:
-    machine = host_memory()
-    assert 0 < machine.available <= machine.total

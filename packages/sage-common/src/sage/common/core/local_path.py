@@ -1,4 +1,8 @@
-"""local_path(): the file or folder of this machine that a user's path names."""
+"""The file or folder of this machine that a user's path names, and where a user's own lie.
+
+NotALocalPathError    (ValueError) an address, or a ``~`` whose home nobody knows
+NoHomeFolderError     (FileNotFoundError) no home folder, and no variable that names another one
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,29 @@ class NotALocalPathError(SageError, ValueError):
     def __init__(self, path: str, problem: str, hint: str) -> None:
         super().__init__(problem, hint=hint)
         self.path = path
+
+
+class NoHomeFolderError(SageError, FileNotFoundError):
+    """A folder of the user's has no place; ``variable`` in the environment can name one."""
+
+    def __init__(self, folder: str, variable: str) -> None:
+        problem = f"{folder} has no place: HOME is not set, and user {os.getuid()} has no home"
+        super().__init__(problem, hint=f"set {variable} to a folder")
+        self.folder = folder
+        self.variable = variable
+
+
+def user_folder(variable: str, default: str) -> Path:
+    """Return the folder that a variable of the environment names, else ``default``, absolute.
+
+    Raises NoHomeFolderError where it begins with ``~`` and there is no home, as for a container's
+    user without an entry in /etc/passwd.
+    """
+    folder = os.environ.get(variable) or default
+    try:
+        return Path(folder).expanduser().absolute()
+    except RuntimeError:
+        raise NoHomeFolderError(folder, variable) from None
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sage.common.core.local_path import local_path
 from sage.common.model_registry.checksums import records_of
 from sage.common.model_registry.errors import InvalidModelFolderError
 from sage.common.model_registry.layout import check_disk, registry_root, remove_tree, staging_folder
@@ -46,7 +47,7 @@ def import_model(
     """
     check_model_id(model_id)
     revision = check_revision(revision if revision is not None else "local")
-    source = Path(folder).expanduser().absolute()
+    source = local_path(folder).absolute()
     paths = files_of_model(model_id, source)
     base = registry_root(root)
     if link:

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sage.common.core.local_path import local_path, user_folder
 from sage.common.model_registry.errors import InsufficientDiskError, RegistryNotWritableError
 from sage.common.model_registry.model_id import check_model_id
 
@@ -30,9 +31,13 @@ ROOT_VARIABLE = "SAGE_VLLM_MODEL_ROOT"
 
 
 def registry_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """Return the root asked for, else SAGE_VLLM_MODEL_ROOT, else ~/.sage/models/vllm."""
-    chosen = root if root is not None else os.environ.get(ROOT_VARIABLE) or "~/.sage/models/vllm"
-    return Path(chosen).expanduser().absolute()
+    """Return the root asked for, else SAGE_VLLM_MODEL_ROOT, else ~/.sage/models/vllm.
+
+    Raises NotALocalPathError, or NoHomeFolderError where it is to be at home and there is none.
+    """
+    if root is not None:
+        return local_path(root).absolute()
+    return user_folder(ROOT_VARIABLE, "~/.sage/models/vllm")
 
 
 def manifest_path(root: Path) -> Path:

@@ -14,6 +14,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from sage.common.core.file_locks import file_lock
 from sage.common.model_registry.earlier_manifest import earlier_models
 from sage.common.model_registry.errors import (
     EarlierManifestError,
@@ -90,10 +91,8 @@ def editing_manifest(root: Path) -> Iterator[list[ModelInfo]]:
 @contextmanager
 def locked_manifest(root: Path) -> Iterator[None]:
     """Keep every other writer of the manifest out."""
-    from filelock import FileLock  # takes as long to import as the rest of the registry together
-
     root.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{manifest_path(root)}.lock"):
+    with file_lock(f"{manifest_path(root)}.lock"):
         yield
 
 

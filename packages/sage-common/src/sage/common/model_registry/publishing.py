@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from sage.common.core.file_locks import file_lock
 from sage.common.model_registry.layout import (
     check_inside,
     lock_path,
@@ -32,12 +33,12 @@ def writing_model(
     root: Path, model_id: str, *, on_wait: Callable[[], None] | None = None
 ) -> Iterator[None]:
     """Hold the right to stage and publish a model; `on_wait` is called if another has it now."""
-    from filelock import FileLock, Timeout  # see manifest.py
+    from filelock import Timeout  # see file_lock()
 
     path = lock_path(root, model_id)
     with writing(root, model_id):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
+        lock = file_lock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from pathlib import Path
 from typing import BinaryIO
 
+from sage.common.core.file_locks import NO_LOCKS
 from sage.libs.io.errors import OutputFileError
+
+logger = logging.getLogger(__name__)
 
 
 def partial_path(path: Path) -> Path:
@@ -29,6 +33,14 @@ def open_locked(path: Path) -> BinaryIO:
             file.close()
             hint = "wait for its end or write elsewhere"
             raise OutputFileError(str(path), "another run is writing it", hint=hint) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                file.close()
+                raise
+            logger.warning(
+                "the file system of %s has no locks: see to it that no second run writes there",
+                path,
+            )
         if _is_named(file, path):
             sync_path(path.parent)
             return file

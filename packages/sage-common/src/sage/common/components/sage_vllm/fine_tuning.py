@@ -23,6 +23,7 @@ from typing import Any
 
 from sage.common.components.sage_vllm.errors import EngineError
 from sage.common.core.errors import nearest
+from sage.common.core.local_path import local_path
 from sage.common.model_registry.vllm_registry import get_model, registry_root
 
 BACKEND_GROUP = "sage.fine_tuning"
@@ -170,7 +171,7 @@ def _path(model_id: str, request: Mapping[str, Any], name: str) -> Path:
     value = request[name]
     if not isinstance(value, str | os.PathLike) or not str(value):
         raise FineTuneRequestError(model_id, f"{name} must be a path, not {value!r}", name)
-    return Path(value).expanduser().absolute()
+    return local_path(value).absolute()
 
 
 def _check_output(model_id: str, folder: Path, registry: Path) -> None:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sage.common.core.file_locks import file_lock
 from sage.common.model_registry.errors import ModelNotFoundError
 from sage.common.model_registry.layout import (
     check_inside,
@@ -137,20 +138,20 @@ def is_busy(root: Path, staging_name: str) -> bool:
     lock = lock_path(root, staging_name.replace("--", "/"))
     if not lock.exists():
         return False
-    from filelock import FileLock, Timeout  # see manifest.py
+    from filelock import Timeout  # see file_lock()
 
     try:
-        with FileLock(lock, timeout=0):
+        with file_lock(lock, timeout=0):
             return False
     except (Timeout, OSError):  # a root that cannot be written: then nothing of it is idle either
         return True
 
 
 def _remove_idle(root: Path, staged: Path) -> None:
-    from filelock import FileLock, Timeout  # see manifest.py
+    from filelock import Timeout  # see file_lock()
 
     check_inside(root, staged)
     lock = lock_path(root, staged.parent.name.replace("--", "/"))
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(Timeout), FileLock(lock, timeout=0):
+    with suppress(Timeout), file_lock(lock, timeout=0):
         remove_tree(staged)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sage.common.core.file_locks import has_locks
 from sage.kernel.runtime.checkpoint.errors import CheckpointError, CheckpointInUseError
+
+logger = logging.getLogger(__name__)
 
 _SET_UP = (
     "PRAGMA locking_mode = EXCLUSIVE",  # held from the first write on; it dies with the process
@@ -32,7 +36,7 @@ class CheckpointStore:
             folder.mkdir(parents=True, exist_ok=True)
             # One thread at a time uses it: the last one of the pipeline, then who ends the run.
             self._db = sqlite3.connect(
-                path, timeout=0, isolation_level=None, check_same_thread=False
+                _address(path), uri=True, timeout=0, isolation_level=None, check_same_thread=False
             )
         except (OSError, sqlite3.Error) as error:
             raise CheckpointError(str(folder), f"cannot be opened: {error}") from error
@@ -84,3 +88,15 @@ class CheckpointStore:
         """Let go of the file; may be called more than once."""
         with suppress(sqlite3.Error):  # a full disk: the log of changes stays, to be read again
             self._db.close()
+
+
+def _address(path: Path) -> str:
+    """Return what SQLite opens; without a lock where the file system has none."""
+    address = path.absolute().as_uri()
+    if has_locks(path.parent):
+        return address
+    logger.warning(
+        "the file system of %s has no locks: see to it that no second run uses this checkpoint",
+        path.parent,
+    )
+    return f"{address}?vfs=unix-none"

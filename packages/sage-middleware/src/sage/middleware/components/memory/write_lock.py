@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from sage.common.core.file_locks import file_lock
 
 _POLL_SECONDS = 0.001  # a write takes some milliseconds, and the next one follows at once
 
@@ -20,7 +20,7 @@ class WriteLock:
 
     def __init__(self, path: Path) -> None:
         self._threads = threading.Lock()
-        self._processes = FileLock(path, thread_local=False)
+        self._processes = file_lock(path, thread_local=False)
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic
 
+from sage.common.core.errors import SageError
+from sage.tools.cli.terminal.output import error_lines
+
 _LOOK_EVERY = 0.2
 """Seconds: a Ctrl-C that the system hands to another thread must not find this one asleep."""
 
@@ -97,6 +100,9 @@ def _findings(check: Check, future: Future[Sequence[Finding]]) -> Sequence[Findi
     error = future.exception()
     if error is None:
         return future.result()
+    if isinstance(error, SageError):
+        problem, fix = error_lines(error)
+        return [Finding(name=check.name, status=Status.PROBLEM, detail=problem, fix=fix)]
     return [
         Finding(
             name=check.name,

@@ -9,6 +9,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from sage.common.components.sage_vllm.host.usable_cores import usable_cores
+
 _SMI_SECONDS = 10
 
 
@@ -24,14 +26,16 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Cpu:
-    """The processor; `cores` are those that this process may run on, `flags` the kernel's."""
+    """The processor; `cores` are those that this process may keep busy, `flags` the kernel's."""
 
     name: str
     cores: int
+    machine_cores: int
     flags: frozenset[str]
 
     def __str__(self) -> str:
-        return f"{self.name}, {self.cores} core{'s' if self.cores > 1 else ''}"
+        of_all = f" of {self.machine_cores}" if self.machine_cores > self.cores else ""
+        return f"{self.name}, {self.cores}{of_all} core{'s' if self.machine_cores > 1 else ''}"
 
 
 def gpus() -> list[Gpu]:
@@ -64,10 +68,10 @@ def _bytes(mebibytes: str) -> int:
     return int(mebibytes) << 20 if mebibytes.isdigit() else 0
 
 
-def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Cpu:
-    """Return the processor, as far as the kernel tells."""
+def cpu(system: Path = Path("/")) -> Cpu:
+    """Return the processor, as far as the kernel tells in `proc` and `sys` of `system`."""
     try:
-        text = cpuinfo.read_text()
+        text = (system / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
     fields = {
@@ -75,10 +79,10 @@ def cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Cpu:
         for name, colon, value in (line.partition(":") for line in text.splitlines())
         if colon
     }
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Cpu(
         name=fields.get("model name") or platform.machine(),
-        cores=cores or 1,
+        cores=usable_cores(system),
+        machine_cores=os.cpu_count() or 1,
         flags=frozenset((fields.get("flags") or fields.get("features") or "").split()),
     )
 

@@ -57,4 +57,5 @@ def _host() -> Memory:
         memory = host_memory()
     except OSError:
         return Memory(device="this machine", total=0, free=0)
-    return Memory(device="this machine", total=memory.total, free=memory.available)
+    device = "this process's share of the machine" if memory.is_share else "this machine"
+    return Memory(device=device, total=memory.total, free=memory.available)

@@ -85,13 +85,13 @@ def _alone() -> Iterator[None]:
     """Keep other starts out from looking at the ports until the record is there."""
     try:
         root = make_run_root()
-        lock = (root / "starting").open("w")
+        lock = (root / "starting").open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
         raise CommandError(
-            f"The run folder cannot be written: {error}.", f"Set {ROOT_VARIABLE} to another one."
+            f"The run folder cannot be used: {error}.", f"Set {ROOT_VARIABLE} to another one."
         ) from error
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

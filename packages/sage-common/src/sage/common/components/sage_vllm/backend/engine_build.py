@@ -40,6 +40,7 @@ from sage.common.components.sage_vllm.host.engine_environment import (
     environment,
 )
 from sage.common.components.sage_vllm.host.malloc_tuning import tune_malloc
+from sage.common.components.sage_vllm.host.usable_cores import usable_cores
 from sage.common.core.errors import nearest
 
 logger = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ def _prepare(plan: EnginePlan, mode: Mode) -> None:
     if mode == "inline":
         if on_cpu:
             tune_malloc()
+            _use_no_more_threads_than_cores()
         prepare_for_inline()
     # A terminal sends Ctrl-C to the engine's processes as well. They inherit this thread's
     # mask, so that only the host hears it and shuts them down in order. The first process also
@@ -128,6 +130,15 @@ def _prepare(plan: EnginePlan, mode: Mode) -> None:
     if mode == "process":
         resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _use_no_more_threads_than_cores() -> None:
+    """Hold this thread's OpenMP to what a quota pays for; by itself it looks at cores alone."""
+    import torch
+
+    if torch.get_num_threads() > (cores := usable_cores()):
+        # vLLM's first engine has made torch.set_num_threads do nothing.
+        torch._C.set_num_threads(cores)  # noqa: SLF001
 
 
 def _start(plan: EnginePlan, mode: Mode, engine_args: Any) -> Any:

@@ -14,6 +14,7 @@ from vllm.utils.ompmultiprocessing import OMPProcessManager
 from vllm.utils.system_utils import set_process_title
 
 from sage.common.components.sage_vllm.host.engine_environment import quiet_warnings
+from sage.common.components.sage_vllm.host.usable_cores import usable_cores
 
 
 @contextmanager
@@ -22,13 +23,20 @@ def _bind_worker(manager: OMPProcessManager, *, local_rank: int, **_others: int)
 
     In place of ``OMPProcessManager.configure_omp_envs``, which sets variables that OpenMP reads
     when it is loaded; in a fork it is loaded already. A fork inherits both of these.
+
+    vLLM looks at the cores that it may run on. A quota may pay for fewer, some of which vLLM
+    leaves to its other processes.
     """
     if manager.skip_setup:
         yield
         return
     cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    os.sched_setaffinity(0, manager.cpu_lists[local_rank])
-    torch.set_num_threads(len(manager.cpu_lists[local_rank]))
+    chosen = manager.cpu_lists[local_rank]
+    if manager.auto_setup:
+        for_workers = usable_cores() - manager.reserve_cpu_num
+        chosen = chosen[: max(1, for_workers // manager.local_world_size)]
+    os.sched_setaffinity(0, chosen)
+    torch.set_num_threads(len(chosen))
     try:
         yield
     finally:

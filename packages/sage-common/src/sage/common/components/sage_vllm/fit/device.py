@@ -50,5 +50,5 @@ def available_memory() -> int:
 
 
 def _has_fast_bfloat16() -> bool:
-    flags = Path("/proc/cpuinfo").read_text()
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     return "avx512f" in flags or " bf16" in flags  # bf16: as ARM names it

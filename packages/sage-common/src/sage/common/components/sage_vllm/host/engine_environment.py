@@ -6,11 +6,15 @@ would say nothing while it starts.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 
 from sage.common.components.sage_vllm.host.lifeline import HOST_VARIABLE
 from sage.common.components.sage_vllm.host.malloc_tuning import MALLOC_ENVIRONMENT
@@ -25,7 +29,18 @@ _QUIET = {
 
 def quiet_environment() -> dict[str, str]:
     """Return the settings by which they say little, but those that the user has made."""
-    return {name: value for name, value in _QUIET.items() if name not in os.environ}
+    settings = {**_QUIET, **_folders_without_home()}
+    return {name: value for name, value in settings.items() if name not in os.environ}
+
+
+@cache
+def _folders_without_home() -> dict[str, str]:
+    """Return where vLLM keeps its files where there is no home, else in a folder named "~"."""
+    if os.path.expanduser("~") != "~":  # noqa: PTH111 - as vLLM does; Path.home() raises
+        return {}
+    folder = tempfile.mkdtemp(prefix="sage-vllm-")  # nobody else can have put files there
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return {"VLLM_CACHE_ROOT": f"{folder}/cache", "VLLM_CONFIG_ROOT": f"{folder}/config"}
 
 
 def quiet_warnings() -> None:

@@ -5,42 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-_MEMINFO = Path("/proc/meminfo")
-_CGROUP = Path("/sys/fs/cgroup")
+from sage.common.components.sage_vllm.host.control_groups import memory_limits
+from sage.common.components.sage_vllm.host.slurm_job import slurm_memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostMemory:
-    """Bytes: ``total`` is what there is, ``available`` what can be had without swapping."""
+    """Bytes: ``total`` is what there is, ``available`` what can be had without swapping.
+
+    ``is_share`` says that the machine has more than this process may use.
+    """
 
     total: int
     available: int
+    is_share: bool = False
 
 
-def host_memory(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> HostMemory:
-    """Return the machine's memory, or what a container's limit leaves of it if that is less.
+def host_memory(system: Path = Path("/")) -> HostMemory:
+    """Return the machine's memory, or what this process may use of it if that is less.
 
-    Linux only: ``meminfo`` is read for MemTotal and MemAvailable, ``cgroup`` (version 2) for
-    ``memory.max`` and ``memory.current``, which are missing or "max" where nothing is limited.
-    Raises OSError where there is no ``meminfo``.
+    Linux only: MemTotal and MemAvailable of ``proc/meminfo``, the limits of the control groups
+    that the process is in, and what a Slurm job was given. ``system`` is the folder in which
+    ``proc`` and ``sys`` lie. Raises OSError where there is no ``proc/meminfo``.
     """
     sizes = {}
-    for line in meminfo.read_text(encoding="ascii").splitlines():
+    for line in (system / "proc/meminfo").read_text(encoding="ascii").splitlines():
         name, _, rest = line.partition(":")
         sizes[name] = int(rest.split()[0]) << 10
-    total, available = sizes["MemTotal"], sizes["MemAvailable"]
-    try:
-        limit = int((cgroup / "memory.max").read_text())
-        used = int((cgroup / "memory.current").read_text()) - _reclaimable(cgroup)
-    except (OSError, ValueError):  # no such files, or "max"
-        return HostMemory(total=total, available=available)
-    return HostMemory(total=min(total, limit), available=max(0, min(available, limit - used)))
-
-
-def _reclaimable(cgroup: Path) -> int:
-    """Return the bytes of files in the page cache, which a cgroup counts as used."""
-    try:
-        lines = (cgroup / "memory.stat").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(x.split()[1]) for x in lines if x.startswith(("inactive_file ", "active_file ")))
+    limits = [*memory_limits(system), *slurm_memory(system)]
+    total = min([sizes["MemTotal"], *(limit for limit, _used in limits)])
+    available = min([sizes["MemAvailable"], *(limit - used for limit, used in limits)])
+    return HostMemory(total=total, available=max(0, available), is_share=total < sizes["MemTotal"])

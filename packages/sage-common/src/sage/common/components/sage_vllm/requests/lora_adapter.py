@@ -16,7 +16,7 @@ def find_adapter(name: str, root: Path | None) -> LoraAdapter:
     path = vllm_registry.get_model_path(name, root=root)
     config = path / "adapter_config.json"
     try:
-        rank = json.loads(config.read_text())["r"]
+        rank = json.loads(config.read_text(encoding="utf-8"))["r"]
     except FileNotFoundError:
         raise ValueError(
             f"{name!r} is no LoRA adapter: it has no adapter_config.json; 'sage llm model show' "

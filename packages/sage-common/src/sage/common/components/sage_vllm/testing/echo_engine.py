@@ -224,7 +224,7 @@ def _text_of(prompt: Prompt) -> str:
 def write_echo_model(folder: Path) -> Path:
     """Write the least folder that the registry imports as a model, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"architectures": ["Echo"]}))
+    (folder / "config.json").write_text(json.dumps({"architectures": ["Echo"]}), encoding="utf-8")
     header = json.dumps({"__metadata__": {"format": "pt"}}).encode()
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     return folder

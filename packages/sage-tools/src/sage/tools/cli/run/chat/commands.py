@@ -10,6 +10,7 @@ from typing import Any
 
 from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
 from sage.common.core.errors import nearest
+from sage.common.core.local_path import local_path
 from sage.tools.cli.errors import CommandError
 from sage.tools.cli.run.chat.conversation import read_conversation, write_conversation
 from sage.tools.cli.run.chat.state import ChatState
@@ -135,7 +136,7 @@ def _load(chat: ChatState, file: str) -> None:
 def _path(file: str, command: str) -> Path:
     if not file:
         raise CommandError(f"{command} needs a file", f"For instance: {command} chat.json")
-    return Path(file).expanduser()
+    return local_path(file)
 
 
 def _exit(chat: ChatState, _: str) -> None:
