@@ -98,6 +98,12 @@ def test_a_stub_has_no_method_that_nobody_could_call(name: str) -> None:
         StubService(**{name: 1})
 
 
+def test_a_stub_raises_a_class_of_errors_too() -> None:
+    stub: Any = StubService(lookup=KeyError)
+    with pytest.raises(KeyError):
+        stub.lookup("tea")
+
+
 def test_a_stub_without_a_process_says_so() -> None:
     with StubService(lookup=1) as stub, pytest.raises(NotImplementedError, match="defines no proc"):
         stub.process({})

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from sage.common.components.sage_vllm.engine_contract import EngineSpec
 from sage.common.components.sage_vllm.errors import (
     EngineClosedError,
     EngineDeadError,
@@ -263,6 +264,23 @@ def test_what_waits_can_be_cancelled_and_ends_with_the_service(
     service.close()
     with pytest.raises(EngineClosedError):
         left.result(5)
+
+
+def test_a_drain_answers_what_waits_and_then_refuses() -> None:
+    engine = EchoEngine(EngineSpec(model_id="test/echo", path=Path()), latency=0.1)
+    waiting = engine.submit("one", {})
+    engine.close(drain=True)
+    assert waiting.result(0).completions[0].text == "one"
+    for text in ("late", "later"):
+        with pytest.raises(EngineClosedError):
+            engine.submit(text, {})
+    engine.close()
+
+
+def test_answers_of_another_kind_are_refused() -> None:
+    wrong: Any = ["yes"]
+    with pytest.raises(TypeError, match=r"a dict by prompt or a function, not \['yes'\]"):
+        EchoEngine(EngineSpec(model_id="test/echo", path=Path()), answers=wrong)
 
 
 def test_the_docstrings_run_as_they_are_written(

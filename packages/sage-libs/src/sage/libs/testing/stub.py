@@ -46,6 +46,7 @@ class StubService(BaseService):
 
     def _answer(self, method: str, answer: Any, /, *args: Any, **kwargs: Any) -> Any:
         self.calls.append(StubCall(method, args, kwargs))
-        if isinstance(answer, BaseException):
+        is_error_class = isinstance(answer, type) and issubclass(answer, BaseException)
+        if is_error_class or isinstance(answer, BaseException):
             raise answer
         return answer(*args, **kwargs) if callable(answer) else answer

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from copy import copy
 from itertools import count
 from typing import Any
 
@@ -19,7 +20,7 @@ class DelayLine:
         self._numbers = count()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._closed: Exception | None = None
 
     def __len__(self) -> int:
         """Return how many have neither been completed nor cancelled yet."""
@@ -27,12 +28,17 @@ class DelayLine:
             return sum(not future.done() for _, _, future, _ in self._waiting)
 
     def later(self, seconds: float, complete: Callable[[], Any]) -> Future[Any]:
-        """Return a Future of what ``complete()`` returns in so many seconds; 0 is at once."""
+        """Return a Future of what ``complete()`` returns in so many seconds; 0 is at once.
+
+        Raises the error that it was closed with.
+        """
         future: Future[Any] = Future()
-        if not seconds:
+        if not seconds and self._closed is None:
             _complete(future, complete)
             return future
         with self._changed:
+            if self._closed is not None:
+                raise copy(self._closed)
             entry = (time.monotonic() + seconds, next(self._numbers), future, complete)
             heapq.heappush(self._waiting, entry)
             if self._thread is None:
@@ -46,7 +52,7 @@ class DelayLine:
         with self._changed:
             while drain and self._waiting:
                 self._changed.wait()
-            self._closed = True
+            self._closed = error
             waiting, self._waiting = self._waiting, []
             self._changed.notify_all()
         for _, _, future, _ in waiting:
@@ -64,7 +70,7 @@ class DelayLine:
 
     def _take(self) -> tuple[Future[Any], Callable[[], Any]] | None:
         with self._changed:
-            while not self._closed:
+            while self._closed is None:
                 left = self._waiting[0][0] - time.monotonic() if self._waiting else None
                 if left is not None and left <= 0:
                     return heapq.heappop(self._waiting)[2:]

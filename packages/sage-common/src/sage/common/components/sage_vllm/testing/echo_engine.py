@@ -83,6 +83,8 @@ class EchoEngine:
     def __init__(
         self, spec: EngineSpec, *, answers: Answers | None = None, latency: float = 0.0
     ) -> None:
+        if not (answers is None or isinstance(answers, Mapping) or callable(answers)):
+            raise TypeError(f"answers must be a dict by prompt or a function, not {answers!r}")
         self._answers = answers
         self._latency = latency
         self._ids = count()
