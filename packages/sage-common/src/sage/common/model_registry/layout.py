@@ -8,6 +8,9 @@
     <root>/.locks/<owner--name>.lock        held while a model is being written
     <root>/.trash/<random>                  on its way out
 
+Where one of these is a mount of its own, ``.<commit>`` beside a model's folder is what is on its
+way to it from another disk, or on its way out.
+
 Model ids cannot begin with a dot or contain "--", so none of these names can meet another.
 """
 
@@ -74,8 +77,30 @@ def move_to_trash(root: Path, folder: Path) -> Path:
     trash = root / ".trash" / os.urandom(8).hex()
     check_inside(root, trash)
     trash.parent.mkdir(parents=True, exist_ok=True)
-    folder.rename(trash)
+    try:
+        folder.rename(trash)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        trash = folder.with_name(f".{folder.name}")  # out of sight on its own disk
+        remove_tree(trash)
+        folder.rename(trash)
     return trash
+
+
+def move_into_place(staged: Path, final: Path) -> None:
+    """Give a staged folder its place in one step, from another disk too."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        staged.rename(final)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copied = final.with_name(f".{final.name}")  # one name: a left-over is replaced
+        remove_tree(copied)
+        shutil.copytree(staged, copied, symlinks=True)
+        copied.rename(final)
+        remove_tree(staged)
 
 
 def remove_tree(folder: Path) -> None:

@@ -12,6 +12,7 @@ from sage.common.model_registry.layout import (
     check_inside,
     lock_path,
     model_folder,
+    move_into_place,
     move_to_trash,
     remove_tree,
     writing,
@@ -83,8 +84,7 @@ def publish(
         check_inside(root, model.path)
         if model.path.exists():
             replaced = move_to_trash(root, model.path)
-        model.path.parent.mkdir(parents=True, exist_ok=True)
-        staged.rename(model.path)
+        move_into_place(staged, model.path)
         model = with_names_of(models, model)
         put_last(models, model)
     if replaced is not None:

@@ -10,7 +10,7 @@ from sage.kernel.runtime.checkpoint import DurableSink
 from sage.libs.io.compression import compression_of, pack, unpack
 from sage.libs.io.errors import OutputFileError
 from sage.libs.io.json_lines import as_line
-from sage.libs.io.output_file import open_locked, partial_path, replace, sync
+from sage.libs.io.output_file import close, open_locked, partial_path, replace, sync
 
 
 class JSONLSink(DurableSink):
@@ -94,7 +94,7 @@ class JSONLSink(DurableSink):
     def cleanup(self) -> None:
         """Close the file."""
         if self._file is not None:
-            self._file.close()
+            close(self._file)
 
     def _take_back(self, state: int) -> None:
         """Make the published file the partial one again, if it has what was counted."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,6 +56,12 @@ def sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
+def close(file: BinaryIO) -> None:
+    """Close a file; what is not brought to the disk by now nobody counts on, so it may be lost."""
+    with suppress(OSError):  # the disk is full, which is told already
+        file.close()
+
+
 def sync_path(path: Path) -> None:
     """Bring a file that is closed, or the names in a folder, to the disk."""
     opened = os.open(path, os.O_RDONLY)
@@ -63,8 +72,18 @@ def sync_path(path: Path) -> None:
 
 
 def replace(old: Path, new: Path) -> None:
-    """Rename a file or folder; on return the new name outlives a power cut."""
-    old.replace(new)
+    """Rename a file or folder; on return the new name outlives a power cut.
+
+    A file whose new name is a mount of its own, as a container's may be, is copied into it.
+    """
+    try:
+        old.replace(new)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EXDEV) or not old.is_file():
+            raise
+        shutil.copyfile(old, new)
+        sync_path(new)
+        old.unlink()  # only now: until here a run that is continued writes it again
     sync_path(new.parent)
 
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from sage.common.core.local_path import local_path
 from sage.kernel.runtime.checkpoint import DurableSink
 from sage.libs.io.errors import OutputFileError
-from sage.libs.io.output_file import open_locked, partial_path, replace, sync, sync_path
+from sage.libs.io.output_file import close, open_locked, partial_path, replace, sync, sync_path
 from sage.libs.io.parquet_columns import ParquetColumns, Row
 from sage.libs.io.parquet_files import (
     read_column,
@@ -131,7 +131,7 @@ class ParquetSink(DurableSink):
     def cleanup(self) -> None:
         """Close the journal."""
         if self._journal is not None:
-            self._journal.close()
+            close(self._journal)
 
     def _part_path(self, number: int) -> Path:
         return self._partial / f"part-{number:05}.parquet"

@@ -17,6 +17,7 @@ from sage.common.model_registry.layout import (
     check_inside,
     manifest_path,
     model_folder,
+    move_into_place,
     registry_root,
     remove_tree,
     staging_folder,
@@ -156,8 +157,7 @@ def _place(root: Path, model_id: str, commit: str, folder: Path, paths: list[str
     final = model_folder(root, model_id, commit)
     check_inside(root, final)
     remove_tree(final)  # of a migration that was stopped
-    final.parent.mkdir(parents=True, exist_ok=True)
-    staged.rename(final)
+    move_into_place(staged, final)
 
 
 def _remove_earlier(root: Path, folder: Path) -> None:

@@ -70,5 +70,7 @@ def _unlisted(root: Path, models: list[ModelInfo]) -> list[Path]:
         folder
         for folder in folders
         # Inside a model, a folder may be named like a commit too.
-        if is_commit(folder.name) and not is_commit(folder.parent.name) and folder not in listed
+        if is_commit(folder.name.removeprefix("."))
+        and not is_commit(folder.parent.name)
+        and folder not in listed
     )
