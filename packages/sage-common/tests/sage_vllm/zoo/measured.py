@@ -33,7 +33,8 @@ class TextRow:
     weights: float
     """Estimated bytes of the weights, over those of the parameters that transformers counts."""
     kv_cache: float | None
-    """Estimated bytes of a token in the KV cache, over those taken; None where nobody estimates."""
+    """Estimated bytes of a token in a block of the KV cache, over those taken; None where nobody
+    estimates. A block is of all layers, or of a group of those that look back equally far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ def _check_longest(run: Any, *, room: int = 1) -> None:
 
 
 def _taken(path: Path) -> float:
-    """Return the bytes of a token in the KV cache."""
+    """Return the bytes of a token in a block of the KV cache."""
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     runners = [each for each in gc.get_objects() if issubclass(type(each), GPUModelRunner)]
@@ -140,8 +141,8 @@ def _taken(path: Path) -> float:
 
 
 def _over(estimate: MemoryEstimate, taken: float) -> float | None:
-    each = estimate.kv_bytes_per_token
-    return None if each is None else each / taken
+    cache = estimate.cache
+    return None if cache is None else cache.block_bytes / cache.block_size / taken
 
 
 def _spec(info: ModelInfo, role: Any) -> EngineSpec:
