@@ -42,6 +42,7 @@ from engine_options import engine_options
 from rich.console import Console
 from rich.table import Table
 
+from sage.common.components.sage_vllm.engine_contract import Role
 from sage.common.components.sage_vllm.testing import write_tiny_model
 from sage.common.model_registry import import_model
 
@@ -97,7 +98,7 @@ def offline_batch(_folder: Path, texts: list[str]) -> tuple[Any, float]:
     from vllm import LLM
 
     model = model_folder()
-    llm = LLM(str(model), runner="pooling", **engine_options(model, "embed"))
+    llm = LLM(str(model), runner="pooling", **engine_options(model, Role.EMBED))
     outputs, seconds = best_of_passes(partial(llm.embed, use_tqdm=False), texts)
     return [output.outputs.embedding for output in outputs], seconds
 
@@ -255,7 +256,7 @@ def main() -> None:
                 said = f"round {number + 1}: ({way}) {WAYS[way][0]}: {rates[way][-1]:,.0f} texts/s"
                 print(said, file=sys.stderr)
         cosines = least_cosines(folder)
-    report(rates, cosines, engine_options(model_folder(), "embed"))
+    report(rates, cosines, engine_options(model_folder(), Role.EMBED))
 
 
 if __name__ == "__main__":

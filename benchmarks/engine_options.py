@@ -10,7 +10,7 @@ from sage.common.components.sage_vllm.fit.device import this_cpu
 from sage.common.components.sage_vllm.fit.engine_plan import plan_engine
 
 
-def engine_options(model: Path, role: Role = "generate") -> dict[str, Any]:
+def engine_options(model: Path, role: Role = Role.GENERATE) -> dict[str, Any]:
     """Return the options, so that other ways of running the model get the same ones."""
     spec = EngineSpec(model_id="bench/model", path=model, role=role)
     return dict(plan_engine(spec, this_cpu()).spec.arguments)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.engine_contract import EngineSpec
+from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
 from sage.common.components.sage_vllm.errors import EngineError
 from sage.common.components.sage_vllm.fit.device import Device
 from sage.common.components.sage_vllm.fit.engine_plan import plan_engine
@@ -187,3 +187,16 @@ def test_code_that_no_engine_needs_is_no_hindrance(model: Path) -> None:
     config["auto_map"] = {"AutoModel": "modeling_own.Model"}  # the type is one that all know
     (model / "config.json").write_text(json.dumps(config))
     check(model)
+
+
+def test_a_role_has_one_name_for_each_use() -> None:
+    assert [(role, role.option, role.label) for role in Role] == [
+        ("generate", "engine", "text"),
+        ("embed", "embedding_engine", "embedding"),
+    ]
+    assert Role.of_tags({"type": "embedding"}) is Role.EMBED
+    assert Role.of_tags({"type": "text"}) is Role.of_tags({}) is Role.GENERATE
+    named = EngineSpec(model_id=MODEL, path=Path(), role="embed")  # type: ignore[arg-type]
+    assert named.role is Role.EMBED
+    with pytest.raises(ValueError, match="'rerank' is not a valid Role"):
+        EngineSpec(model_id=MODEL, path=Path(), role="rerank")  # type: ignore[arg-type]

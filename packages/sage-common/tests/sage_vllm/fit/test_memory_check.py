@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sage.common.components.sage_vllm.engine_contract import EngineInfo, EngineSpec
+from sage.common.components.sage_vllm.engine_contract import EngineInfo, EngineSpec, Role
 from sage.common.components.sage_vllm.errors import EngineError
 from sage.common.components.sage_vllm.fit.gpu_shares import gpu_shares
 from sage.common.components.sage_vllm.fit.kv_cache import KVCache
@@ -22,7 +22,7 @@ BLOCK = 16 * 250_000
 """Bytes of a block of 16 tokens: vLLM keeps one to itself, beside those of the sequence."""
 ESTIMATE = MemoryEstimate(  # 6 GB, and 4 GB for a longest sequence
     model_id="test/m",
-    role="generate",
+    role=Role.GENERATE,
     dtype="bfloat16",
     weight_bytes=5 * GB,
     overhead_bytes=1 * GB,
@@ -71,7 +71,7 @@ def test_a_sequence_that_is_too_long_is_told_the_longest_that_fits() -> None:
 
 
 def test_an_embedding_engines_option_is_named() -> None:
-    error = refusal(replace(ESTIMATE, role="embed"), free=8 * GB + BLOCK, total=20 * GB)
+    error = refusal(replace(ESTIMATE, role=Role.EMBED), free=8 * GB + BLOCK, total=20 * GB)
     assert "embedding_engine={'max_model_len': 8000}" in str(error)
 
 

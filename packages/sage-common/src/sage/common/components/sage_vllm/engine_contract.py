@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -16,7 +17,28 @@ Prompt = str | Sequence[Message]
 
 EngineMode = Literal["auto", "inline", "process"]
 
-Role = Literal["generate", "embed"]
+
+class Role(StrEnum):
+    """What an engine is for: one or the other, never both. Each of its names is a property here."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+
+    @property
+    def option(self) -> str:
+        """The key of a service's configuration for the engine's options."""
+        return "engine" if self is Role.GENERATE else "embedding_engine"
+
+    @property
+    def label(self) -> str:
+        """``"text"`` or ``"embedding"``: its name in health, metrics and the registry's tag."""
+        return "text" if self is Role.GENERATE else "embedding"
+
+    @classmethod
+    def of_tags(cls, tags: Mapping[str, Any]) -> Role:
+        """Return what a model of the registry is loaded for unless one says otherwise."""
+        return cls.EMBED if tags.get("type") == cls.EMBED.label else cls.GENERATE
+
 
 EngineState = Literal["ready", "recovering", "failed", "closed"]
 
@@ -34,10 +56,13 @@ class EngineSpec:
 
     model_id: str
     path: Path
-    role: Role = "generate"
+    role: Role = Role.GENERATE
     mode: EngineMode = "auto"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     allow_pickle: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "role", Role(self.role))  # also of its name, "generate" or "embed"
 
 
 @dataclass(frozen=True, kw_only=True)

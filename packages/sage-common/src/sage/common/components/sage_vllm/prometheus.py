@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from sage.common.components.sage_vllm.engine_contract import Role
 from sage.common.components.sage_vllm.service import VLLMService
 
 _GAUGES = {
@@ -57,9 +58,9 @@ class VLLMServiceCollector(Collector):
         if not health["engines"]:
             return
         text = self._service.stats()
-        engines: dict[str, Any] = {"text": text}
-        if "embedding" in text:
-            engines["embedding"] = text["embedding"]
+        engines: dict[str, Any] = {Role.GENERATE.label: text}
+        if (embedding := Role.EMBED.label) in text:
+            engines[embedding] = text[embedding]
         engines = {role: stats for role, stats in engines.items() if "model_id" in stats}
         for metric, name in self._families():
             for role, stats in engines.items():

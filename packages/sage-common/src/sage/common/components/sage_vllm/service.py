@@ -10,7 +10,7 @@ from typing import Any
 from sage.common.components.sage_vllm.background import in_background
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.driver.vllm_engine import VLLMEngine
-from sage.common.components.sage_vllm.engine_contract import Engine, EngineFactory
+from sage.common.components.sage_vllm.engine_contract import Engine, EngineFactory, Role
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
 from sage.common.components.sage_vllm.requests.embedding_call import EmbeddingCall
 from sage.common.components.sage_vllm.requests.generation_call import GenerationCall
@@ -213,7 +213,7 @@ class VLLMService(BaseService):
         return {
             **engine_stats_record(self._engines.text.engine),
             "state": self._engines.state,
-            **({} if embedding is None else {"embedding": engine_stats_record(embedding)}),
+            **({} if embedding is None else {Role.EMBED.label: engine_stats_record(embedding)}),
         }
 
     def health(self) -> dict[str, Any]:

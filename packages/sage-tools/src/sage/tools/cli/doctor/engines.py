@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sage.common.components.sage_vllm.engine_contract import EngineSpec
+from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
 from sage.common.components.sage_vllm.errors import EngineError
 from sage.common.components.sage_vllm.fit.device import Device
 from sage.common.components.sage_vllm.fit.engine_plan import plan_engine
@@ -24,10 +24,8 @@ def check_models() -> Sequence[Finding]:
 
 
 def _look_at(model: ModelInfo, device: Device) -> Finding:
-    name, embeds = model.model_id, model.tags.get("type") == "embedding"
-    spec = EngineSpec(
-        model_id=name, path=model.path, role="embed" if embeds else "generate", arguments={}
-    )
+    name, role = model.model_id, Role.of_tags(model.tags)
+    spec = EngineSpec(model_id=name, path=model.path, role=role)
     try:
         plan = plan_engine(spec, device)
     except EngineError as error:

@@ -39,12 +39,11 @@ class Estimate:
 
 
 def _spec(config: VLLMServiceConfig) -> EngineSpec:
-    role: Role
     if config.model_id is not None:
-        role, arguments = "generate", config.engine
+        role, arguments = Role.GENERATE, config.engine
         model_id, revision = config.model_id, config.revision
     else:
-        role, arguments = "embed", config.embedding_engine
+        role, arguments = Role.EMBED, config.embedding_engine
         model_id, revision = str(config.embedding_model_id), config.embedding_revision
     path = get_model(model_id, revision).path
     return EngineSpec(model_id=model_id, path=path, role=role, arguments=arguments)

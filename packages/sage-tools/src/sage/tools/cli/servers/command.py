@@ -35,13 +35,13 @@ def server_command(
     model: ModelInfo, address: Address, *, arguments: Mapping[str, Any], extra: Sequence[str]
 ) -> list[str]:
     """Return the command of vLLM's server; of what is said twice, the last holds."""
-    from sage.common.components.sage_vllm.engine_contract import EngineSpec
+    from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
     from sage.common.components.sage_vllm.fit.engine_plan import plan_engine
 
     spec = EngineSpec(
         model_id=model.model_id,
         path=model.path,
-        role="embed" if embeds(model) else "generate",
+        role=Role.of_tags(model.tags),
         arguments=arguments,
     )
     plan = plan_engine(spec, engine_device())
@@ -50,7 +50,7 @@ def server_command(
     command += ["--served-model-name", model.model_id]
     command += ["--host", address.host, "--port", str(address.port)]
     command += ["--disable-access-log-for-endpoints", _QUIET_PATHS]
-    if embeds(model):
+    if spec.role is Role.EMBED:
         command += ["--runner", "pooling"]
     for name, value in plan.spec.arguments.items():
         command.append(f"--{name.replace('_', '-')}")

@@ -29,7 +29,7 @@ from sage.common.components.sage_vllm.backend.shared_process import (
 )
 from sage.common.components.sage_vllm.backend.vllm_device import import_vllm, vllm_device
 from sage.common.components.sage_vllm.backend.vllm_runtime import VLLMRuntime
-from sage.common.components.sage_vllm.engine_contract import EngineInfo, EngineSpec
+from sage.common.components.sage_vllm.engine_contract import EngineInfo, EngineSpec, Role
 from sage.common.components.sage_vllm.errors import EngineStartError
 from sage.common.components.sage_vllm.fit.engine_plan import EnginePlan, plan_engine
 from sage.common.components.sage_vllm.fit.gpu_shares import gpu_shares
@@ -162,7 +162,7 @@ def _prove(spec: EngineSpec, runtime: VLLMRuntime) -> None:
     Raises EngineStartError, and shuts the engine down before.
     """
     renderer = runtime.renderer
-    embeds = spec.role == "embed"
+    embeds = spec.role is Role.EMBED
     params = renderer.pooling_params(normalize=True) if embeds else renderer.one_token()
     try:
         runtime.add("proof", renderer.render_tokens([0]), params, {})
@@ -170,8 +170,7 @@ def _prove(spec: EngineSpec, runtime: VLLMRuntime) -> None:
             pass
     except Exception as error:
         runtime.shut_down()
-        work = "embed" if embeds else "generate"
-        reason = f"it loads and does not {work}: {_reason(error)}"
+        reason = f"it loads and does not {spec.role}: {_reason(error)}"
         raise EngineStartError(spec.model_id, reason) from error
     length = vector_length(spec.model_id, spec.path) if embeds else None
     if length is not None and length != (made := len(outputs[0].outputs.data)):
@@ -193,7 +192,7 @@ def _info(
         max_batch_size=config.scheduler_config.max_num_seqs,
         start_seconds=seconds,
         memory_bytes=plan.held_bytes,
-        chat_templates=runtime.renderer.chat_templates() if spec.role == "generate" else (),
+        chat_templates=runtime.renderer.chat_templates() if spec.role is Role.GENERATE else (),
     )
 
 
@@ -230,7 +229,7 @@ def _engine_args(plan: EnginePlan) -> Any:
             hint = "it is set from the model" if name in _OURS else nearest(name, known)
             raise ValueError(f"unknown engine option {name!r}; {hint}")
     purpose: dict[str, Any] = {"runner": "pooling"}
-    if spec.role == "generate":  # with equal priorities, first come, first served as ever
+    if spec.role is Role.GENERATE:  # with equal priorities, first come, first served as ever
         purpose = {"runner": "generate", "scheduling_policy": "priority"}
     return EngineArgs(
         model=str(spec.path),

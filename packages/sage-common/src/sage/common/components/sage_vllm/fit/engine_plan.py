@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sage.common.components.sage_vllm.engine_contract import EngineSpec
+from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
 from sage.common.components.sage_vllm.fit.device import Device
 from sage.common.components.sage_vllm.fit.memory_check import (
     DEFAULT_SHARE,
@@ -68,7 +68,7 @@ class EnginePlan:
             spec.model_id,
             spec.path,
             spec.arguments,
-            option=self.estimate.option,
+            option=spec.role.option,
             known_types=known_types,
         )
         self.check_fit()
@@ -128,7 +128,7 @@ def _defaults(spec: EngineSpec, device: Device) -> dict[str, Any]:
     if device.kind == "cpu":
         added = {"enforce_eager": True, "dtype": device.dtype}
     arguments = {**added, **spec.arguments}
-    if spec.role == "embed":
+    if spec.role is Role.EMBED:
         arguments |= embedding_arguments(spec.model_id, spec.path, arguments)
     return arguments
 

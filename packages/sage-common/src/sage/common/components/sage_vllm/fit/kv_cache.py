@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sage.common.components.sage_vllm.engine_contract import Role
+
 # What keeps something else than a key and a value per head, layer and token: not told here.
 _OTHER_CACHES = (
     "compress_ratios",
@@ -89,7 +91,7 @@ def kv_cache(
     config: Mapping[str, Any],
     tensor_names: Iterable[str],
     *,
-    role: str,
+    role: Role,
     cache_dtype: str,
     dtype_bytes: int,
     block_size: int,
@@ -103,7 +105,7 @@ def kv_cache(
     layers keep something else than keys and values, or the cache's dtype is not known: no figure
     is better than a wrong one.
     """
-    if role == "embed" and is_encoder(config):
+    if role is Role.EMBED and is_encoder(config):
         return KVCache(block_size=block_size, block_bytes=0)
     each = dtype_bytes if cache_dtype == "auto" else _CACHE_BYTES.get(cache_dtype)
     windows = _windows(config)

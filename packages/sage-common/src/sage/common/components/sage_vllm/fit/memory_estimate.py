@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from sage.common.components.sage_vllm.engine_contract import EngineSpec
+from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
 from sage.common.components.sage_vllm.fit.device import DeviceKind
 from sage.common.components.sage_vllm.fit.kv_cache import KVCache, is_encoder, kv_cache
 from sage.common.components.sage_vllm.fit.model_config import language_config, longest_sequence
@@ -54,7 +54,7 @@ class MemoryEstimate:
     """
 
     model_id: str
-    role: Literal["generate", "embed"]
+    role: Role
     dtype: str
     weight_bytes: int
     overhead_bytes: int
@@ -87,7 +87,7 @@ class MemoryEstimate:
     @property
     def option(self) -> str:
         """The service's configuration key for this engine's options."""
-        return "engine" if self.role == "generate" else "embedding_engine"
+        return self.role.option
 
 
 def estimate_memory(spec: EngineSpec, device: DeviceKind) -> MemoryEstimate:
@@ -148,7 +148,7 @@ def _step_tokens(
     if asked or not longest:
         return asked or _BATCHED_TOKENS[device]
     usual = _BATCHED_TOKENS[device]
-    if spec.role == "embed" and is_encoder(config):
+    if spec.role is Role.EMBED and is_encoder(config):
         usual = max(usual, longest)
     return min(usual, _count(spec.arguments, "max_num_seqs", _BATCH_SIZE) * longest)
 
@@ -196,7 +196,7 @@ def _overhead(
     inner = _number(config, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden
     step = tokens * (5 * hidden + 3 * inner) * DTYPE_BYTES.get(dtype, 2)
     logits = 0
-    if spec.role == "generate":
+    if spec.role is Role.GENERATE:
         sequences = _count(spec.arguments, "max_num_seqs", _BATCH_SIZE)
         logits = 2 * 4 * sequences * _number(config, "vocab_size")
     return _FIXED[device] + step + logits

@@ -38,8 +38,8 @@ class EngineLoader:
         self._loading: dict[Path, int] = {}
         self._closed = False
         self._arguments: dict[Role, Mapping[str, Any]] = {
-            "generate": config.engine,
-            "embed": config.embedding_engine,
+            Role.GENERATE: config.engine,
+            Role.EMBED: config.embedding_engine,
         }
 
     # -- what is to be built ----------------------------------------------------------------------
@@ -69,13 +69,13 @@ class EngineLoader:
 
     def converted(self, text: Engine) -> EngineSpec:
         """Return what an embedding engine is built from that is a text model, converted."""
-        return replace(self._specs[text], role="embed", arguments=self._config.embedding_engine)
+        return replace(self._specs[text], role=Role.EMBED, arguments=self._config.embedding_engine)
 
     def share_device(self, text: EngineSpec, embedding: EngineSpec) -> None:
         """Fix the arguments of the two roles such that both fit one device."""
         if isinstance(self._factory, SharesDevice):
             text, embedding = self._factory.share_device(text, embedding)
-            self._arguments = {"generate": text.arguments, "embed": embedding.arguments}
+            self._arguments = {Role.GENERATE: text.arguments, Role.EMBED: embedding.arguments}
 
     def is_loaded(self, path: Path) -> bool:
         """Whether an engine has its model from this folder, or is about to."""
@@ -109,7 +109,7 @@ class EngineLoader:
 
         Raises EngineStartError, and retires an engine that does not.
         """
-        embeds = self._specs[engine].role == "embed"
+        embeds = self._specs[engine].role is Role.EMBED
         try:
             future: Future[Any] = (
                 engine.embed("Hello", normalize=True)

@@ -61,13 +61,13 @@ class EnginePool:
             loader.put(loader.load(self._embedding_spec()), self.embedding)
 
     def _text_spec(self, model_id: str) -> EngineSpec:
-        return self._loader.spec(model_id, self._config.revision, role="generate")
+        return self._loader.spec(model_id, self._config.revision, role=Role.GENERATE)
 
     def _embedding_spec(self) -> EngineSpec:
         config = self._config
         if config.embedding_model_id is not None:
             revision = config.embedding_revision
-            return self._loader.spec(config.embedding_model_id, revision, role="embed")
+            return self._loader.spec(config.embedding_model_id, revision, role=Role.EMBED)
         text = self.text.engine
         if text is None:
             raise EngineClosedError(config.model_id or "")
@@ -99,11 +99,11 @@ class EnginePool:
 
     def health(self) -> dict[str, Any]:
         """Return the state of the service and of each engine, and the latest error, as data."""
-        engines = {"text": self.text.engine, "embedding": self.embedding.engine}
+        engines = {role: slot.engine for role, slot in self._slots().items()}
         return {
             "state": self.state,
             "engines": {
-                role: {
+                role.label: {
                     "model_id": engine.info.model_id,
                     "state": engine.state,
                     "restarts": engine.stats().restarts,
@@ -113,6 +113,9 @@ class EnginePool:
             },
             "last_error": None if self._last_error is None else str(self._last_error),
         }
+
+    def _slots(self) -> dict[Role, EngineSlot]:
+        return {Role.GENERATE: self.text, Role.EMBED: self.embedding}
 
     def is_loaded(self, path: Path) -> bool:
         """Whether an engine has its model from this folder, or is about to."""
@@ -163,21 +166,21 @@ class EnginePool:
 
     def reload(self, model_id: str, revision: str | None) -> None:
         """Have the engines of this model, but for the fallback, switch to this revision of it."""
-        roles: dict[Role, EngineSlot] = {"generate": self.text, "embed": self.embedding}
+        roles = self._slots()
         if self._config.embedding_model_id is None:
-            del roles["embed"]
+            del roles[Role.EMBED]
         for role, slot in roles.items():
             if (engine := slot.engine) is not None and engine.info.model_id == model_id:
                 self.switch(model_id, revision, role=role)
 
     def switch(
-        self, model_id: str, revision: str | None = None, *, role: Role = "generate"
+        self, model_id: str, revision: str | None = None, *, role: Role = Role.GENERATE
     ) -> None:
         """Replace an engine by one of another model; calls made meanwhile are served or wait.
 
         Any error leaves the old model serving, and is raised; see switch_engine.
         """
-        slot = self.text if role == "generate" else self.embedding
+        slot = self._slots()[role]
         with self._replacing:
             old = slot.engine
             if self._phase in ("closed", "failed") or old is None:
@@ -195,5 +198,5 @@ class EnginePool:
             finally:
                 if self._phase == "switching":
                     self._phase = "failed" if slot.engine is None else "ready"
-            if role == "generate":
+            if role is Role.GENERATE:
                 self._drop_fallback()
