@@ -57,7 +57,7 @@ def _measure(function: Any, *args: Any) -> Measured:
             allow_pickle=False,
         )
         estimate = estimate_memory(spec, "cpu")
-        kv_cache = 0 if estimate.kv_bytes_per_token == 0 else FLOAT32["kv_cache_memory_bytes"]
+        kv_cache = 0 if estimate.kv_bytes == 0 else FLOAT32["kv_cache_memory_bytes"]
         total = estimate.weight_bytes + estimate.overhead_bytes + kv_cache
     return Measured(row, total, peak)
 
