@@ -57,7 +57,14 @@ def test_a_model_without_a_configuration_of_this_kind_is_left_to_vllm(tmp_path: 
     (tmp_path / "params.json").write_text("{}")
     asked = options(tmp_path)
     assert asked["kv_cache_memory_bytes"] == 4 * GIB
-    assert asked["max_model_len"] == -1  # whatever fits
+    assert "max_model_len" not in asked  # of an unknown one, vLLM cannot tell what fits
+
+
+def test_a_cache_of_another_kind_is_fitted_by_vllm(tmp_path: Path) -> None:
+    write_shape(tmp_path, "llama-3.2-1b")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "is_encoder_decoder": True}))
+    assert options(tmp_path)["max_model_len"] == -1  # whatever fits
 
 
 def test_vllms_own_setting_is_left_to_vllm(tmp_path: Path) -> None:

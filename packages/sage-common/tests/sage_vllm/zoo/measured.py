@@ -135,9 +135,10 @@ def _taken(path: Path) -> float:
     runners = [each for each in gc.get_objects() if issubclass(type(each), GPUModelRunner)]
     (runner,) = (each for each in runners if each.model_config.model == str(path))
     tensors = [cache for cache in runner.kv_caches if hasattr(cache, "nbytes")]
+    shared = {tensor.data_ptr(): tensor.nbytes for tensor in tensors}  # by layers of other groups
     config = runner.kv_cache_config
     size = max(group.kv_cache_spec.block_size for group in config.kv_cache_groups)
-    return sum(tensor.nbytes for tensor in tensors) / config.num_blocks / size
+    return sum(shared.values()) / config.num_blocks / size
 
 
 def _over(estimate: MemoryEstimate, taken: float) -> float | None:

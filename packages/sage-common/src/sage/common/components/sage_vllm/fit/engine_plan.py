@@ -158,9 +158,9 @@ def _settle_length(
 ) -> tuple[MemoryEstimate, int | None]:
     """Return the estimate for the longest sequence that fits, and ``max_model_len`` for vLLM."""
     cache, size = estimate.cache, estimate.kv_cache_bytes
-    if cache is not None and not cache.block_bytes:
-        return replace(estimate, max_model_len=longest), None
-    if cache is None or longest is None or not fit.available:
+    if longest is None or (cache is not None and not cache.block_bytes):
+        return replace(estimate, max_model_len=longest), None  # vLLM fits no unknown length
+    if cache is None or not fit.available:
         return replace(estimate, max_model_len=longest), _WHATEVER_FITS
     room = fit.available - estimate.fixed_bytes
     fitting = cache.longest_within(room if size is None else size, longest)
