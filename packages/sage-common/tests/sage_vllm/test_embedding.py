@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from sage.common.components.sage_vllm.errors import InvalidOptionError, PromptTooLongError
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.common.model_registry.vllm_registry import import_model
 
@@ -109,8 +110,10 @@ def test_dimensions_are_refused_where_the_model_was_not_trained_for_it(
 ) -> None:
     with pytest.raises(ValueError, match=r"(?i)matryoshka|dimensions"):
         service.embed("text", dimensions=64)
-    with pytest.raises(ValueError, match="256 tokens"):
+    with pytest.raises(PromptTooLongError, match="256 tokens, and this prompt has 602") as caught:
         service.embed("word " * 600)
+    assert (caught.value.prompt_tokens, caught.value.max_model_len) == (602, 256)
+    assert service.embed("word " * 254)["tokens_used"]["prompt"] == 256
     assert service.embed("fine")["dim"] == 384
 
 
@@ -125,8 +128,9 @@ def test_dimensions_are_refused_where_the_model_was_not_trained_for_it(
 def test_an_option_of_a_wrong_type_is_refused(
     service: VLLMService, options: dict[str, Any], says: str
 ) -> None:
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(InvalidOptionError, match=says) as caught:
         service.embed("text", **options)
+    assert {caught.value.name: caught.value.given} == options
 
 
 def test_vectors_are_shortened_where_the_model_was_trained_for_it(

@@ -12,8 +12,10 @@ import pytest
 
 from sage.common.components.sage_vllm.errors import (
     EngineStartError,
+    InvalidOptionError,
     InvalidRequestError,
     ModelInUseError,
+    PromptTooLongError,
 )
 from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
 from sage.common.components.sage_vllm.service import VLLMService, VLLMServiceConfig
@@ -142,9 +144,23 @@ def test_a_prompt_of_the_wrong_shape_is_a_value_error(
     assert service.stats()["in_flight"] == 0
 
 
-def test_a_prompt_too_long_is_refused_with_both_numbers(service: VLLMService) -> None:
-    with pytest.raises(InvalidRequestError, match=r"512 tokens.*(513|601)"):
-        service.generate("word " * 600)
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "says"),
+    [
+        ("word " * 600, 1801, "512 tokens, and this prompt has 1801; shorten"),
+        ("word " * 170 + "a", 512, "this prompt has 512, which leaves no room for an answer"),
+        ("word " * 50_000, None, "512 tokens, and this prompt has more; shorten"),
+    ],
+)
+def test_a_prompt_too_long_is_refused_with_both_numbers(
+    service: VLLMService, prompt: str, tokens: int | None, says: str
+) -> None:
+    with pytest.raises(PromptTooLongError, match=says) as caught:
+        service.generate(prompt)
+    assert isinstance(caught.value, InvalidRequestError)
+    assert (caught.value.prompt_tokens, caught.value.max_model_len) == (tokens, 512)
+    assert_idle(service)
+    assert service.generate("word " * 170, max_tokens=1)[0]["tokens_used"]["prompt"] == 511
 
 
 def test_a_bad_prompt_aborts_the_others_of_its_call(service: VLLMService) -> None:
@@ -156,7 +172,7 @@ def test_a_bad_prompt_aborts_the_others_of_its_call(service: VLLMService) -> Non
 def test_on_error_return_keeps_the_good_prompts(service: VLLMService) -> None:
     good, bad, also_good = service.generate(["fine", "word " * 600, "fine"], on_error="return")
     assert good["text"] == also_good["text"]
-    assert bad["error"]["type"] == "InvalidRequestError"
+    assert bad["error"]["type"] == "PromptTooLongError"
     assert "512" in bad["error"]["message"]
 
 
@@ -183,8 +199,10 @@ def test_an_option_that_is_not_valid_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=says):
         service.generate("Hi", **options)
-    with pytest.raises(ValueError, match="unknown sampling option 'max_token'"):
+    with pytest.raises(InvalidOptionError, match="unknown sampling option 'max_token'") as caught:
         service.generate({"prompt": "Hi", "options": {"max_token": 3}})
+    assert (caught.value.name, caught.value.given) == ("max_token", 3)
+    assert caught.value.hint == "did you mean 'max_tokens'?"
 
 
 def test_a_model_without_a_chat_template_takes_no_conversation(model_root: Path) -> None:
@@ -311,25 +329,30 @@ def test_the_proposals_configuration_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "name", "given", "says"),
     [
-        ({}, "names no model"),
-        ({"model_id": ""}, "must name a model"),
+        ({}, "model_id", None, "names no model"),
+        ({"model_id": ""}, "model_id", "", "must name a model"),
+        ({"modle_root": "x"}, "modle_root", "x", "unknown configuration key.*'model_root'"),
         (
-            {"model_id": "a/b", "modle_root": "x"},
-            "unknown configuration key.*'model_root'",
+            {"engine_mode": "inlin"},
+            *("engine_mode", "inlin", "unknown engine_mode 'inlin'.*'inline'"),
         ),
-        ({"model_id": "a/b", "engine_mode": "inlin"}, "unknown engine_mode 'inlin'.*'inline'"),
         (
-            {"model_id": "a/b", "sampling": {"temprature": 1}},
-            "'temprature' in sampling.*'temperature'",
+            {"sampling": {"temprature": 1}},
+            *("temprature", 1, "'temprature' in sampling.*'temperature'"),
         ),
-        ({"model_id": "a/b", "engine": {}, "engine_kwargs": {}}, "alias"),
+        ({"engine": {}, "engine_kwargs": {}}, "engine_kwargs", {}, "alias"),
     ],
 )
-def test_a_configuration_that_is_not_valid_is_named(config: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
-        VLLMServiceConfig.from_dict(config)
+def test_a_configuration_that_is_not_valid_is_named(
+    config: dict[str, Any], name: str, given: object, says: str
+) -> None:
+    whole = config if name == "model_id" else {"model_id": "a/b", **config}
+    with pytest.raises(InvalidOptionError, match=says) as caught:
+        VLLMServiceConfig.from_dict(whole)
+    assert isinstance(caught.value, ValueError)
+    assert (caught.value.name, caught.value.given) == (name, given)
 
 
 def test_a_missing_model_names_the_command_that_gets_it(model_root: Path) -> None:
@@ -342,11 +365,10 @@ def test_a_missing_model_names_the_command_that_gets_it(model_root: Path) -> Non
 
 def test_an_unknown_engine_option_is_named(model_root: Path) -> None:
     config = {"model_id": CHAT_MODEL, "model_root": model_root, "engine": {"max_modl_len": 9}}
-    with (
-        pytest.raises(ValueError, match=r"unknown engine option 'max_modl_len'.*'max_model_len'"),
-        VLLMService(config),
-    ):
+    says = r"unknown engine option 'max_modl_len'.*'max_model_len'"
+    with pytest.raises(InvalidOptionError, match=says) as caught, VLLMService(config):
         pass
+    assert (caught.value.name, caught.value.given) == ("max_modl_len", 9)
 
 
 def test_an_engine_that_cannot_start_says_why(model_root: Path) -> None:

@@ -21,6 +21,7 @@ from sage.common.components.sage_vllm.errors import (
     EngineClosedError,
     EngineDeadError,
     InvalidRequestError,
+    PromptTooLongError,
 )
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.common.components.sage_vllm.testing import echo_engine
@@ -46,8 +47,10 @@ def test_it_answers_with_the_words_of_the_prompt(service: VLLMService) -> None:
 
 
 def test_it_refuses_what_a_model_would(service: VLLMService) -> None:
-    with service, pytest.raises(ValueError, match="600 words"):
+    says = "512 tokens, and this prompt has 600"
+    with service, pytest.raises(PromptTooLongError, match=says) as caught:
         service.generate("word " * 600)
+    assert (caught.value.prompt_tokens, caught.value.max_model_len) == (600, 512)
 
 
 def test_its_vectors_depend_on_the_text_and_have_length_one(service: VLLMService) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sage.common.components.sage_vllm.engine_contract import Generation
-from sage.common.components.sage_vllm.errors import EngineDeadError, InvalidRequestError
+from sage.common.components.sage_vllm.errors import EngineDeadError, PromptTooLongError
 from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.failed_record import FailedRecord
@@ -51,7 +51,7 @@ def test_every_record_comes_out_or_becomes_a_dead_letter(
     assert sorted(letter.record["id"] for letter in letters) == BAD
     assert Counter(type(letter.error) for letter in letters) == {
         ValueError: 75,
-        InvalidRequestError: 25,
+        PromptTooLongError: 25,
     }
     assert {letter.attempts for letter in letters} == {1}
 
@@ -70,8 +70,9 @@ def test_the_first_bad_record_stops_the_pipeline(env: LocalEnvironment) -> None:
     out: list[Any] = []
     records = [record(number) for number in range(1, RECORDS)]
     env.from_collection(records).map(VLLMServiceGenerator).sink(out.append)
-    with pytest.raises(InvalidRequestError, match="600 words"):
+    with pytest.raises(PromptTooLongError, match="512 tokens, and this prompt has 600") as caught:
         env.submit()
+    assert (caught.value.prompt_tokens, caught.value.max_model_len) == (600, 512)
     assert env.failure is not None
     assert env.failure.record["id"] == EVERY
     assert [r["id"] for r in out] == list(range(1, EVERY))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec, Generation
-from sage.common.components.sage_vllm.errors import EngineDeadError, InvalidRequestError
+from sage.common.components.sage_vllm.errors import EngineDeadError, PromptTooLongError
 from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 from sage.common.core.errors import RecordTimeoutError
 from sage.common.core.functions import AsyncMapFunction, MapFunction
@@ -98,7 +98,7 @@ def test_details_can_be_left_out(env: LocalEnvironment, run: Any) -> None:
         ({"prompt": None}, "the prompt must be"),
         ({"prompt": ""}, "the prompt is empty"),
         ("", "the prompt is empty"),
-        ("word " * 600, "the prompt has 600 words; 1 to 512 fit"),
+        ("word " * 600, "512 tokens, and this prompt has 600"),
     ],
 )
 def test_a_bad_record_fails_with_what_is_wrong_and_alone(
@@ -240,7 +240,7 @@ def test_a_prompt_that_the_engine_refuses_is_not_tried_again(
     letters: list[FailedRecord] = []
     run(env, ["word " * 600], VLLMServiceGenerator, retries=3, on_error=letters.append)
     assert [letter.attempts for letter in letters] == [1]
-    assert isinstance(letters[0].error, InvalidRequestError)
+    assert isinstance(letters[0].error, PromptTooLongError)
 
 
 # -- embedding --------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self, get_args
 
 from sage.common.components.sage_vllm.engine_contract import EngineMode
+from sage.common.components.sage_vllm.errors import InvalidOptionError
 from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
 from sage.common.core.errors import nearest
 
@@ -51,17 +52,22 @@ class VLLMServiceConfig:
 
     def __post_init__(self) -> None:
         if self.model_id is None and self.embedding_model_id is None:
-            raise ValueError("the configuration names no model: add 'model_id': 'org/name'")
+            problem = "the configuration names no model"
+            raise InvalidOptionError("model_id", None, problem, hint="add 'model_id': 'org/name'")
         for name in ("model_id", "embedding_model_id"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
-                raise ValueError(f"{name} must name a model, such as 'org/name', not {value!r}")
+                problem = f"{name} must name a model, such as 'org/name', not {value!r}"
+                raise InvalidOptionError(name, value, problem)
         for name in ("engine", "embedding_engine", "sampling"):
             if not isinstance(getattr(self, name), Mapping):
                 raise TypeError(f"{name} must be a mapping, not {getattr(self, name)!r}")
         if self.engine_mode not in get_args(EngineMode):
-            hint = nearest(str(self.engine_mode), list(get_args(EngineMode)))
-            raise ValueError(f"unknown engine_mode {self.engine_mode!r}; {hint}")
+            mode = self.engine_mode
+            hint = nearest(str(mode), list(get_args(EngineMode)))
+            raise InvalidOptionError(
+                "engine_mode", mode, f"unknown engine_mode {mode!r}", hint=hint
+            )
         check_sampling_options(self.sampling, "sampling")
 
     @classmethod
@@ -69,16 +75,19 @@ class VLLMServiceConfig:
         """Make a configuration from a dict with the fields as keys.
 
         ``engine_kwargs``, ``sampling_defaults`` and a top-level ``tensor_parallel_size`` are taken
-        too. Raises ValueError for an unknown key, naming the nearest one.
+        too. Raises InvalidOptionError, for an unknown key with the nearest one as its hint.
         """
+        for alias, key in _ALIASES.items():
+            if alias in config and key in config:
+                problem = f"{key!r} and its alias {alias!r} are both given"
+                raise InvalidOptionError(alias, config[alias], problem, hint="give one of them")
         values = {_ALIASES.get(key, key): value for key, value in config.items()}
-        if len(values) < len(config):
-            raise ValueError(f"a key and its alias are both given: {', '.join(sorted(config))}")
         if "tensor_parallel_size" in values:
             parallel = {"tensor_parallel_size": values.pop("tensor_parallel_size")}
             values["engine"] = {**parallel, **values.get("engine", {})}
         known = [f.name for f in fields(cls)]
-        for key in values:
+        for key, value in values.items():
             if key not in known:
-                raise ValueError(f"unknown configuration key {key!r}; {nearest(key, known)}")
+                problem = f"unknown configuration key {key!r}"
+                raise InvalidOptionError(key, value, problem, hint=nearest(key, known))
         return cls(**values)

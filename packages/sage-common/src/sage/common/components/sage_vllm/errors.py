@@ -1,5 +1,6 @@
 """Errors of the vLLM service and its engines.
 
+InvalidOptionError           (SageError, ValueError)  an option that does not exist or fit
 EngineError                  (SageError)
 ├── VLLMNotInstalledError    (ImportError)   no vLLM in this Python
 ├── EngineStartError         (RuntimeError)  the engine could not be built
@@ -8,7 +9,8 @@ EngineError                  (SageError)
 ├── PoisonRequestError       (RuntimeError)  the request itself made the engine die
 ├── ModelInUseError          (RuntimeError)  a model that is loaded cannot be deleted
 └── InvalidRequestError      (ValueError)    the engine refuses the prompt or an option
-    └── NoChatTemplateError                  the model takes no conversations
+    ├── NoChatTemplateError                  the model takes no conversations
+    └── PromptTooLongError                   the prompt exceeds the context
 """
 
 from __future__ import annotations
@@ -16,6 +18,21 @@ from __future__ import annotations
 from typing import Unpack
 
 from sage.common.core.errors import SageError, WayOut
+
+
+class InvalidOptionError(SageError, ValueError):
+    """An option that does not exist, or that does not accept its value.
+
+    Args:
+        name: the option, as it was written.
+        given: the value that it was given.
+        problem: what is wrong with them.
+    """
+
+    def __init__(self, name: str, given: object, problem: str, **way_out: Unpack[WayOut]) -> None:
+        super().__init__(problem, **way_out)
+        self.name = name
+        self.given = given
 
 
 class EngineError(SageError):
@@ -100,3 +117,26 @@ class NoChatTemplateError(InvalidRequestError):
             f"{model_id!r} has no chat template, so it takes no conversations",
             hint="pass a plain string, or use an instruction-tuned model",
         )
+
+
+class PromptTooLongError(InvalidRequestError):
+    """A prompt, or a text to embed, with more tokens than the engine takes.
+
+    Args:
+        model_id: the model.
+        prompt_tokens: how many tokens the prompt has; None for one of so many characters that it
+            was not counted.
+        max_model_len: how many tokens a prompt and its answer can have.
+    """
+
+    def __init__(self, model_id: str, prompt_tokens: int | None, max_model_len: int) -> None:
+        count = "more" if prompt_tokens is None else prompt_tokens
+        full = ", which leaves no room for an answer" if prompt_tokens == max_model_len else ""
+        super().__init__(
+            model_id,
+            f"the maximum context length of {model_id!r} is {max_model_len} tokens, and this "
+            f"prompt has {count}{full}",
+            hint="shorten the prompt, or use a model with a longer context",
+        )
+        self.prompt_tokens = prompt_tokens
+        self.max_model_len = max_model_len

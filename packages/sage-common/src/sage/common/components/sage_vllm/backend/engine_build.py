@@ -30,7 +30,7 @@ from sage.common.components.sage_vllm.backend.shared_process import (
 from sage.common.components.sage_vllm.backend.vllm_device import import_vllm, vllm_device
 from sage.common.components.sage_vllm.backend.vllm_runtime import VLLMRuntime
 from sage.common.components.sage_vllm.engine_contract import EngineInfo, EngineSpec, Role
-from sage.common.components.sage_vllm.errors import EngineStartError
+from sage.common.components.sage_vllm.errors import EngineStartError, InvalidOptionError
 from sage.common.components.sage_vllm.fit.engine_plan import EnginePlan, plan_engine
 from sage.common.components.sage_vllm.fit.gpu_shares import gpu_shares
 from sage.common.components.sage_vllm.fit.model_files import read_config
@@ -60,7 +60,7 @@ def build(
 
     Raises:
         VLLMNotInstalledError, EngineStartError: vLLM cannot be imported, or refuses.
-        ValueError: an engine option that does not exist, or not here.
+        InvalidOptionError: an engine option that does not exist, or not here.
         EngineError: what ``EnginePlan.check`` raises.
     """
     began = time.perf_counter()
@@ -101,9 +101,13 @@ def _mode(plan: EnginePlan) -> Mode:
     asked, on_cpu = plan.spec.mode, plan.device.kind == "cpu"
     mode: Mode = "inline" if asked == "inline" or (asked == "auto" and on_cpu) else "process"
     if on_cpu and mode == "process" and plan.spec.arguments.get("enable_lora"):
-        raise ValueError(
+        raise InvalidOptionError(
+            "engine_mode",
+            asked,
             f"LoRA adapters for {plan.spec.model_id!r} on a CPU need engine_mode 'inline': in a "
-            f"process of its own, vLLM's engine would apply them to requests that name none"
+            f"process of its own, vLLM's engine would apply them to requests that name none",
+            option="engine_mode",
+            value="inline",
         )
     return mode
 
@@ -219,15 +223,16 @@ def _known_types() -> set[str]:
 
 
 def _engine_args(plan: EnginePlan) -> Any:
-    """Return vLLM's EngineArgs; raises ValueError for an option that they do not have."""
+    """Return vLLM's EngineArgs; raises InvalidOptionError for an option that they do not have."""
     from vllm import EngineArgs
 
     spec = plan.spec
     known = [f.name for f in fields(EngineArgs) if f.name not in _OURS]
-    for name in spec.arguments:
+    for name, value in spec.arguments.items():
         if name not in known:
             hint = "it is set from the model" if name in _OURS else nearest(name, known)
-            raise ValueError(f"unknown engine option {name!r}; {hint}")
+            problem = f"unknown engine option {name!r}"
+            raise InvalidOptionError(name, value, problem, hint=hint)
     purpose: dict[str, Any] = {"runner": "pooling"}
     if spec.role is Role.GENERATE:  # with equal priorities, first come, first served as ever
         purpose = {"runner": "generate", "scheduling_policy": "priority"}

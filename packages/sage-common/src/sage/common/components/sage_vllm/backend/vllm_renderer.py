@@ -8,12 +8,21 @@ from itertools import count
 from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import LoraAdapter, Prompt
-from sage.common.components.sage_vllm.errors import InvalidRequestError, NoChatTemplateError
+from sage.common.components.sage_vllm.errors import (
+    InvalidRequestError,
+    NoChatTemplateError,
+    PromptTooLongError,
+)
 from sage.common.components.sage_vllm.requests.sampling_options import (
     DEFAULT_MAX_TOKENS,
     REQUEST_OPTIONS,
     STRUCTURE_OPTIONS,
 )
+
+_TOO_MANY_TOKENS = "input_tokens"
+_TOO_LONG = (_TOO_MANY_TOKENS, "input_text")
+"""Which parameter vLLM says it refuses of a prompt that is too long: its tokens, or so many
+characters that it is not tokenised at all."""
 
 
 class VLLMRenderer:
@@ -33,6 +42,8 @@ class VLLMRenderer:
         self._vllm = vllm
         self._renderer = engine.renderer
         self._model_config = engine.model_config
+        self._max_model_len: int = engine.model_config.max_model_len
+        self._generates = engine.model_config.runner_type == "generate"
         self._lora_config = engine.vllm_config.lora_config
         self._pooling_params: dict[tuple[bool, int | None], Any] = {}
         self._adapters: dict[str, Any] = {}
@@ -108,8 +119,15 @@ class VLLMRenderer:
         return () if default is None else ("default",)
 
     def render(self, prompt: Prompt) -> Any:
-        """Apply the chat template if it is a conversation, tokenise, check the length."""
-        return self._render(prompt, {})
+        """Apply the chat template if it is a conversation, tokenise, check the length.
+
+        Raises InvalidRequestError; of its kinds PromptTooLongError and NoChatTemplateError.
+        """
+        rendered = self._render(prompt, {})
+        tokens = len(rendered.get("prompt_token_ids", ()))
+        if self._generates and tokens >= self._max_model_len:  # vLLM's engine refuses it later
+            raise PromptTooLongError(self._model_id, tokens, self._max_model_len)
+        return rendered
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Return how many tokens a prompt has, be it longer than the model takes."""
@@ -130,7 +148,11 @@ class VLLMRenderer:
         except self._vllm.ChatTemplateResolutionError as error:
             raise NoChatTemplateError(self._model_id) from error
         except self._vllm.refusals as error:
-            raise InvalidRequestError(self._model_id, str(error)) from error
+            parameter = getattr(error, "parameter", None)
+            if parameter not in _TOO_LONG:
+                raise InvalidRequestError(self._model_id, str(error)) from error
+            tokens = self.count_tokens(prompt) if parameter == _TOO_MANY_TOKENS else None
+            raise PromptTooLongError(self._model_id, tokens, self._max_model_len) from error
 
     def render_texts(self, texts: Sequence[str]) -> list[Any]:
         """Do the same with many texts, tokenised together on all cores.

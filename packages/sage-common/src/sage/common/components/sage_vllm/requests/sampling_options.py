@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sage.common.components.sage_vllm.errors import InvalidOptionError
 from sage.common.components.sage_vllm.requests.unicode import check_unicode
 from sage.common.core.errors import nearest
 
@@ -57,36 +58,46 @@ of 16 tokens cuts every answer short."""
 
 
 def check_sampling_options(options: Mapping[str, Any], where: str) -> None:
-    """Raise ValueError for an option that does not exist or has no sense, naming what would.
+    """Raise InvalidOptionError for an option that does not exist or does not accept its value.
 
     A value of a wrong type has to be found here: in vLLM it may take the whole engine down.
     """
     for name, value in options.items():
         if name not in _TYPE_OF:
-            raise ValueError(
-                f"unknown sampling option {name!r} in {where}; "
-                f"{nearest(str(name), sorted(SAMPLING_OPTIONS))}"
+            raise InvalidOptionError(
+                name,
+                value,
+                f"unknown sampling option {name!r} in {where}",
+                hint=nearest(str(name), sorted(SAMPLING_OPTIONS)),
             )
-        if value is not None and not _IS[_TYPE_OF[name]](value):
-            raise ValueError(f"{name} in {where} must be {_TYPE_OF[name]}, not {value!r}")
-        check_unicode(value, f"{name} in {where}")
+        if value is not None and not _IS[kind := _TYPE_OF[name]](value):
+            problem = f"{name} in {where} must be {kind}, not {value!r}"
+            raise InvalidOptionError(name, value, problem)
+        try:
+            check_unicode(value, f"{name} in {where}")
+        except ValueError as error:
+            raise InvalidOptionError(name, value, str(error)) from error
     structures = [name for name in STRUCTURE_OPTIONS if options.get(name) is not None]
     if len(structures) > 1:
-        raise ValueError(f"{' and '.join(structures)} in {where}: a text can follow only one")
+        problem = f"{' and '.join(structures)} in {where}: a text can follow only one"
+        raise InvalidOptionError(structures[-1], options[structures[-1]], problem)
 
 
 def check_on_error(on_error: object) -> None:
-    """Raise ValueError for an ``on_error`` that is neither "raise" nor "return"."""
+    """Raise InvalidOptionError for an ``on_error`` that is neither "raise" nor "return"."""
     if on_error not in ("raise", "return"):
-        raise ValueError(f"unknown on_error {on_error!r}; valid: raise, return")
+        problem = f"unknown on_error {on_error!r}"
+        raise InvalidOptionError("on_error", on_error, problem, hint="valid: raise, return")
 
 
 def check_embedding_options(normalize: object, dimensions: object) -> None:
-    """Raise ValueError for an option of ``embed`` of a wrong type, for the same reason."""
+    """Raise InvalidOptionError for an option of ``embed`` of a wrong type, for the same reason."""
     if not isinstance(normalize, bool):
-        raise ValueError(f"normalize must be True or False, not {normalize!r}")
+        problem = f"normalize must be True or False, not {normalize!r}"
+        raise InvalidOptionError("normalize", normalize, problem)
     if dimensions is not None and not _is_positive_integer(dimensions):
-        raise ValueError(f"dimensions must be a whole number above 0, not {dimensions!r}")
+        problem = f"dimensions must be a whole number above 0, not {dimensions!r}"
+        raise InvalidOptionError("dimensions", dimensions, problem)
 
 
 def _is_integer(value: Any) -> bool:

@@ -39,7 +39,11 @@ from sage.common.components.sage_vllm.engine_contract import (
     OnText,
     Prompt,
 )
-from sage.common.components.sage_vllm.errors import EngineClosedError, InvalidRequestError
+from sage.common.components.sage_vllm.errors import (
+    EngineClosedError,
+    InvalidRequestError,
+    PromptTooLongError,
+)
 from sage.common.components.sage_vllm.testing.bound_text import bound_text, misfit
 from sage.common.components.sage_vllm.testing.delay_line import DelayLine
 
@@ -207,10 +211,10 @@ class EchoEngine:
         if self._closed:
             raise EngineClosedError(self._info.model_id)
         words = text.split()
-        if not 0 < len(words) <= _MAX_WORDS:
-            raise InvalidRequestError(
-                self._info.model_id, f"the prompt has {len(words)} words; 1 to {_MAX_WORDS} fit"
-            )
+        if not words:
+            raise InvalidRequestError(self._info.model_id, "the prompt has no words")
+        if len(words) > _MAX_WORDS:
+            raise PromptTooLongError(self._info.model_id, len(words), _MAX_WORDS)
         return words
 
     def _count(self, prompt_tokens: int, completion_tokens: int) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
-from sage.common.components.sage_vllm.errors import InvalidRequestError
+from sage.common.components.sage_vllm.errors import InvalidRequestError, PromptTooLongError
 from sage.tools.cli.errors import CommandError, Interrupted
 from sage.tools.cli.run.answer import ShownAnswer, write_why_cut_off
 from sage.tools.cli.run.chat.commands import COMMANDS, run_command
@@ -86,8 +86,11 @@ class _Loop:
             if shown.text and self._chat.converses:
                 self._chat.conversation.add(text, shown.text)
             return
+        except PromptTooLongError as error:
+            raise self._too_long(error) from error
         except InvalidRequestError as error:
-            raise self._refusal(error) from error
+            hint = error.hint or "/set shows the options, /clear begins anew."
+            raise CommandError(error.problem, hint) from error
         except Exception:
             if shown.text:
                 shown.end_line()
@@ -100,13 +103,10 @@ class _Loop:
         shown.write_figures(result, quiet=self._chat.quiet)
         sys.stderr.flush()
 
-    def _refusal(self, error: InvalidRequestError) -> CommandError:
-        """Return what to say of a message that the engine did not take."""
-        is_too_long = getattr(error.__cause__, "parameter", None) in ("input_tokens", "input_text")
-        if not is_too_long and "maximum model length" not in str(error):
-            return CommandError(str(error), "/set shows the options, /clear begins anew.")
+    def _too_long(self, error: PromptTooLongError) -> CommandError:
+        """Return what to say of a message that the context has no room for."""
         return CommandError(
-            f"with this message the conversation exceeds the context of {self._chat.model_id}: "
-            f"{self._chat.tokens:,} of {self._chat.context:,} tokens were used before it",
+            f"with this message the conversation exceeds the context of {error.model_id}: "
+            f"{self._chat.tokens:,} of {error.max_model_len:,} tokens were used before it",
             "/clear begins a new conversation; /save FILE keeps this one first.",
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sage.common.components.sage_vllm.errors import InvalidOptionError
 from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
 from sage.common.core.errors import nearest
 from sage.common.core.local_path import local_path
@@ -63,9 +64,8 @@ def _set(chat: ChatState, argument: str) -> None:
     changed = {**chat.options, name: _value(text.strip())}
     try:
         check_sampling_options(changed, "/set")
-    except ValueError as error:
-        problem, _, hint = str(error).partition("; ")
-        raise CommandError(problem, hint or "/set shows what is set.") from error
+    except InvalidOptionError as error:
+        raise CommandError(error.problem, error.hint or "/set shows what is set.") from error
     chat.options = {option: value for option, value in changed.items() if value is not None}
 
 
