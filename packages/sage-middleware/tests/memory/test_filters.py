@@ -138,3 +138,14 @@ def test_a_bad_filter_says_what_is_valid(
     with pytest.raises(InvalidFilterError, match="bad filter for collection 'memory'"):
         memory.search([1, 1], where=where)
     assert memory.count() == len(RECORDS) + 1
+
+
+def test_a_bad_filter_has_its_way_out_beside_its_reason(memory: VDBMemoryCollection) -> None:
+    with pytest.raises(InvalidFilterError) as caught:
+        memory.count({"size": {"=>": 4}})
+    assert caught.value.reason == "field 'size' has the unknown operator '=>'"
+    assert caught.value.hint == "valid: ==, !=, <, <=, >, >=, in, not in"
+    with pytest.raises(InvalidFilterError) as caught:
+        memory.count({"nmae": "x"})
+    assert caught.value.reason == "'nmae' is no field to filter by"
+    assert str(caught.value.hint).startswith("did you mean 'name'? (fields are declared")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sage.common.components.sage_vllm.engine_contract import EngineInfo, EngineSpec, Role
-from sage.common.components.sage_vllm.errors import EngineError
+from sage.common.components.sage_vllm.errors import EngineError, InvalidOptionError
 from sage.common.components.sage_vllm.fit.gpu_shares import gpu_shares
 from sage.common.components.sage_vllm.fit.kv_cache import KVCache
 from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError, fit_of
@@ -172,12 +172,16 @@ def test_what_the_user_sets_is_kept(tmp_path: Path) -> None:
 
 def test_shares_that_exceed_the_device_are_refused(tmp_path: Path) -> None:
     memory = {"free": 20 * GB, "total": 20 * GB}
-    with pytest.raises(ValueError, match=r"engine=.*0\.8.*embedding_engine=.*0\.3.* exceed 1"):
+    says = r"engine=.*0\.8.*embedding_engine=.*0\.3.* exceed 1"
+    with pytest.raises(InvalidOptionError, match=says) as caught:
         gpu_shares(*specs(tmp_path, 0.8, 0.3), **memory)
-    with pytest.raises(ValueError, match=r"\(what it needs\) exceed 1"):
+    assert (caught.value.option, caught.value.value) == ("engine.gpu_memory_utilization", 0.7)
+    assert caught.value.hint == "lower one of them, such as engine={'gpu_memory_utilization': 0.7}"
+    with pytest.raises(InvalidOptionError, match=r"\(what it needs\) exceed 1"):
         gpu_shares(*specs(tmp_path, 1.0), **memory)
-    with pytest.raises(ValueError, match="not 70"):
+    with pytest.raises(InvalidOptionError, match="not 70") as caught:
         gpu_shares(*specs(tmp_path, 70), **memory)
+    assert (caught.value.name, caught.value.given) == ("gpu_memory_utilization", 70)
     with pytest.raises(InsufficientMemoryError, match=r"'test/embed' takes 0\.95"):
         gpu_shares(*specs(tmp_path, None, 0.95), **memory)
 

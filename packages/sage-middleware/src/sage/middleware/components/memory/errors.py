@@ -8,6 +8,8 @@ MemoryCollectionError        (SageError)
 ├── InvalidFilterError       (ValueError)   a filter on no field, or with a value of no use
 ├── InvalidRecordError       (ValueError)   a text, metadata, id or vector that cannot be stored
 └── MemoryStorageError       (OSError)      the files could not be read or written
+
+UnusableValueError           (SageError, ValueError)  a field, a filter or a record by itself
 """
 
 from __future__ import annotations
@@ -15,6 +17,10 @@ from __future__ import annotations
 from typing import Unpack
 
 from sage.common.core.errors import SageError, WayOut, nearest
+
+
+class UnusableValueError(SageError, ValueError):
+    """A declared field, or what becomes the problem of an invalid filter or record."""
 
 
 class MemoryCollectionError(SageError):
@@ -81,18 +87,19 @@ class EmbedderMismatchError(MemoryCollectionError, ValueError):
 
 
 class InvalidFilterError(MemoryCollectionError, ValueError):
-    """A filter that the collection cannot apply; ``reason`` says why and what is valid."""
+    """A filter that the collection cannot apply, by ``reason``; the hint says what is valid."""
 
-    def __init__(self, collection: str, reason: str) -> None:
-        super().__init__(collection, f"bad filter for collection {collection!r}: {reason}")
+    def __init__(self, collection: str, reason: str, hint: str | None = None) -> None:
+        problem = f"bad filter for collection {collection!r}: {reason}"
+        super().__init__(collection, problem, hint=hint)
         self.reason = reason
 
 
 class InvalidRecordError(MemoryCollectionError, ValueError):
     """What was to be stored or searched for is not valid, by ``reason``; nothing was changed."""
 
-    def __init__(self, collection: str, reason: str) -> None:
-        super().__init__(collection, f"collection {collection!r}: {reason}")
+    def __init__(self, collection: str, reason: str, hint: str | None = None) -> None:
+        super().__init__(collection, f"collection {collection!r}: {reason}", hint=hint)
         self.reason = reason
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sage.common.core.errors import nearest
+from sage.middleware.components.memory.errors import UnusableValueError
 from sage.middleware.components.memory.records import Value
 
 FieldType = type[str] | type[int] | type[float] | type[bool]
@@ -19,43 +20,45 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def check_fields(fields: Mapping[str, Any]) -> dict[str, FieldType]:
-    """Return the declared fields, their types as types; raises ValueError.
+    """Return the declared fields, their types as types; raises UnusableValueError.
 
     A type is ``str``, ``int``, ``float`` or ``bool``, or the name of one as configurations have.
     """
     checked: dict[str, FieldType] = {}
     for name, given in fields.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name == "id":
-            raise ValueError(f"a field's name is letters, digits and _, and not 'id', not {name!r}")
+            raise UnusableValueError(
+                f"a field's name is letters, digits and _, and not 'id', not {name!r}"
+            )
         type_name = given if isinstance(given, str) else getattr(given, "__name__", repr(given))
         if type_name not in _TYPES:
-            raise ValueError(
-                f"field {name!r} has the unknown type {type_name!r}; "
-                f"{nearest(type_name, list(_TYPES))}"
+            raise UnusableValueError(
+                f"field {name!r} has the unknown type {type_name!r}",
+                hint=nearest(type_name, list(_TYPES)),
             )
         checked[name] = _TYPES[type_name]
     return checked
 
 
 def check_metadata(metadata: Any, fields: Mapping[str, FieldType]) -> dict[str, Value]:
-    """Return a text's metadata as it is stored; raises ValueError for what cannot be.
+    """Return a text's metadata as it is stored; raises UnusableValueError for what cannot be.
 
     None means not given, numbers and texts of NumPy are those of Python.
     """
     if metadata is None:
         return {}
     if not isinstance(metadata, Mapping):
-        raise ValueError(f"metadata must be a flat dict, not {metadata!r}")
+        raise UnusableValueError(f"metadata must be a flat dict, not {metadata!r}")
     checked: dict[str, Value] = {}
     for name, given in metadata.items():
         if not isinstance(name, str):
-            raise ValueError(f"metadata has the key {name!r}; keys are strings")
+            raise UnusableValueError(f"metadata has the key {name!r}", hint="keys are strings")
         value = plain(given)
         if value is None:
             continue
         problem = value_problem(value, fields.get(name), lists=True)
         if problem:
-            raise ValueError(f"metadata {name!r} is {given!r}: {problem}")
+            raise UnusableValueError(f"metadata {name!r} is {given!r}: {problem}")
         checked[str(name)] = value
     return checked
 

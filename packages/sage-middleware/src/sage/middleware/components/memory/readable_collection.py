@@ -15,6 +15,7 @@ from sage.middleware.components.memory.errors import (
     DimensionMismatchError,
     InvalidFilterError,
     InvalidRecordError,
+    UnusableValueError,
 )
 from sage.middleware.components.memory.lance.filters import filter_expression
 from sage.middleware.components.memory.lance.text_index import check_language
@@ -172,8 +173,8 @@ class ReadableCollection:
     def _ids(self, ids: Any) -> list[str]:
         try:
             return checked_strings("id", ids)
-        except ValueError as error:
-            raise InvalidRecordError(self.name, str(error)) from error
+        except UnusableValueError as error:
+            raise InvalidRecordError(self.name, error.problem, error.hint) from error
 
     def _query_vector(self, query: str | Sequence[float]) -> Vectors:
         if isinstance(query, str):
@@ -186,8 +187,8 @@ class ReadableCollection:
     def _given_vectors(self, given: Any, count: int | None) -> Vectors:
         try:
             return to_array(given, count)
-        except ValueError as error:
-            raise InvalidRecordError(self.name, str(error)) from error
+        except UnusableValueError as error:
+            raise InvalidRecordError(self.name, error.problem, error.hint) from error
 
     def _needed_embedder(self) -> CollectionEmbedder:
         if self._embedder is None:
@@ -202,8 +203,8 @@ class ReadableCollection:
             return None
         try:
             return filter_expression(where, self.fields)
-        except ValueError as error:
-            raise InvalidFilterError(self.name, str(error)) from error
+        except UnusableValueError as error:
+            raise InvalidFilterError(self.name, error.problem, error.hint) from error
 
     def _check_dim(self, vectors: Vectors) -> None:
         stored, given = self.dim, vectors.shape[1]

@@ -8,7 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sage.middleware.components.memory.errors import DuplicateIdError, InvalidRecordError
+from sage.middleware.components.memory.errors import (
+    DuplicateIdError,
+    InvalidRecordError,
+    UnusableValueError,
+)
 from sage.middleware.components.memory.metadata import FieldType, check_metadata, is_unicode
 from sage.middleware.components.memory.records import Value
 
@@ -43,8 +47,8 @@ class Rows:
             _check_length("metadata", metadata, count)
             _check_length("ids", ids, count)
             metadata = [_metadata(number, one, fields) for number, one in enumerate(metadata)]
-        except ValueError as error:
-            raise InvalidRecordError(collection, str(error)) from error
+        except UnusableValueError as error:
+            raise InvalidRecordError(collection, error.problem, error.hint) from error
         twice = [id_ for id_, times in Counter(ids).items() if times > 1]
         if twice:
             raise DuplicateIdError(collection, twice)
@@ -52,13 +56,13 @@ class Rows:
 
 
 def checked_strings(kind: str, given: Any) -> list[str]:
-    """Return a list of strings that can be stored; raises ValueError."""
+    """Return a list of strings that can be stored; raises UnusableValueError."""
     strings = _listed(f"{kind}s", given)
     for number, one in enumerate(strings):
         if not isinstance(one, str) or not one:
-            raise ValueError(f"{kind} {number} must be a non-empty string, not {one!r}")
+            raise UnusableValueError(f"{kind} {number} must be a non-empty string, not {one!r}")
         if not is_unicode(one):
-            raise ValueError(f"{kind} {number} is no valid Unicode: {one!r}")
+            raise UnusableValueError(f"{kind} {number} is no valid Unicode: {one!r}")
     return strings
 
 
@@ -69,17 +73,17 @@ def one(value: Any) -> list[Any] | None:
 
 def _listed(name: str, given: Any) -> list[Any]:
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
-        raise ValueError(f"{name} must be a list, not {given!r}")
+        raise UnusableValueError(f"{name} must be a list, not {given!r}")
     return list(given)
 
 
 def _check_length(name: str, values: Sequence[Any], count: int) -> None:
     if len(values) != count:
-        raise ValueError(f"{len(values)} {name} were given for {count} texts")
+        raise UnusableValueError(f"{len(values)} {name} were given for {count} texts")
 
 
 def _metadata(number: int, given: Any, fields: Mapping[str, FieldType]) -> dict[str, Value]:
     try:
         return check_metadata(given, fields)
-    except ValueError as error:
-        raise ValueError(f"text {number}: {error}") from None
+    except UnusableValueError as error:
+        raise UnusableValueError(f"text {number}: {error.problem}", hint=error.hint) from None

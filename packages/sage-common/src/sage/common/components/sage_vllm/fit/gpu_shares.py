@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
+from sage.common.components.sage_vllm.errors import InvalidOptionError
 from sage.common.components.sage_vllm.fit.memory_check import (
     DEFAULT_SHARE,
     Fit,
@@ -38,7 +39,7 @@ def gpu_shares(
         total: bytes that it has.
 
     Raises:
-        ValueError: the two shares exceed 1.
+        InvalidOptionError: the two shares exceed 1 together, or one is none.
         InsufficientMemoryError: nothing would be left for the text engine.
         BrokenModelError: the embedding model's files are not readable.
     """
@@ -61,11 +62,16 @@ def gpu_shares(
     else:
         text_share = asked_text
     if text_share + embedding_share > 1 + 1e-9:  # 0.7 + 0.3 may be a little more
-        raise ValueError(
+        raise InvalidOptionError(
+            _SHARE,
+            asked_text,
             f"engine={{'{_SHARE}': {text_share:g}}} and "
             f"embedding_engine={{'{_SHARE}': {embedding_share:g}}}"
             f"{'' if asked_embedding is not None else ' (what it needs)'} "
-            f"exceed 1 together: they share one device, so lower one of them"
+            f"exceed 1 together, and they share one device",
+            hint="lower one of them, such as",
+            option=f"engine.{_SHARE}",
+            value=_floor(1 - embedding_share) or None,
         )
     return text_share, embedding_share
 
@@ -75,7 +81,8 @@ def _asked(spec: EngineSpec) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ValueError(f"{_SHARE} must be above 0 and at most 1, not {value!r}")
+        problem = f"{_SHARE} must be above 0 and at most 1, not {value!r}"
+        raise InvalidOptionError(_SHARE, value, problem)
     return float(value)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sage.common.components.sage_embedding import EmbeddingModel, get_embedding_model
 from sage.common.components.sage_vllm import VLLMService
+from sage.middleware.components.memory.errors import UnusableValueError
 
 Vectors = NDArray[np.float32]
 
@@ -60,19 +61,23 @@ class Embedder:
 def to_array(vectors: Any, count: int | None) -> Vectors:
     """Return vectors as an array of one row each.
 
-    Raises ValueError for what are no vectors, or not as many as ``count``.
+    Raises UnusableValueError for what are no vectors, or not as many as ``count``.
     """
     try:
         array = np.asarray(vectors, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"vectors must be lists of numbers of one length ({error})") from error
+        raise UnusableValueError(
+            f"vectors must be lists of numbers of one length ({error})"
+        ) from error
     if array.ndim != 2 or not array.shape[1]:
-        raise ValueError(f"vectors must be a list of lists of numbers, not of shape {array.shape}")
+        raise UnusableValueError(
+            f"vectors must be a list of lists of numbers, not of shape {array.shape}"
+        )
     if count is not None and len(array) != count:
-        raise ValueError(f"there are {len(array)} vectors for {count} texts")
+        raise UnusableValueError(f"there are {len(array)} vectors for {count} texts")
     bad = np.flatnonzero(~np.isfinite(array).all(axis=1) | ~array.any(axis=1))
     if len(bad):
-        raise ValueError(
+        raise UnusableValueError(
             f"vector {bad[0]} has no direction: it is all zeros, or a number in it is not finite"
         )
     return array

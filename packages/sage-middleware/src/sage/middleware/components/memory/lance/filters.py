@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sage.common.core.errors import nearest
+from sage.middleware.components.memory.errors import UnusableValueError
 from sage.middleware.components.memory.metadata import FieldType, plain, value_problem
 
 _COMPARISONS = {"==": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
@@ -32,16 +33,17 @@ def ids_expression(ids: list[str]) -> str:
 
 
 def filter_expression(where: Mapping[str, Any], fields: Mapping[str, FieldType]) -> str | None:
-    """Return the SQL expression of a filter, None for an empty one; raises ValueError."""
+    """Return the SQL expression of a filter, None for an empty one; raises UnusableValueError."""
     if not isinstance(where, Mapping):
-        raise ValueError(f"it must be a dict such as {{'year': 2024}}, not {where!r}")
+        raise UnusableValueError(f"it must be a dict such as {{'year': 2024}}, not {where!r}")
     known: dict[str, FieldType] = {"id": str, **fields}
     parts: list[str] = []
     for field, condition in where.items():
         if field not in known:
-            raise ValueError(
-                f"{field!r} is no field to filter by; {nearest(str(field), list(known))} "
-                f"(fields are declared when the collection is made: fields={{'name': type}})"
+            raise UnusableValueError(
+                f"{field!r} is no field to filter by",
+                hint=f"{nearest(str(field), list(known))} (fields are declared when the collection "
+                "is made: fields={'name': type})",
             )
         name = "`id`" if field == "id" else f"`{column(field)}`"
         for operator, value in _conditions(condition):
@@ -60,12 +62,13 @@ def _conditions(condition: Any) -> list[tuple[Any, Any]]:
 
 def _part(field: str, name: str, type_: FieldType, operator: Any, value: Any) -> str:
     if operator not in _OPERATORS:
-        raise ValueError(
-            f"field {field!r} has the unknown operator {operator!r}; valid: {', '.join(_OPERATORS)}"
+        raise UnusableValueError(
+            f"field {field!r} has the unknown operator {operator!r}",
+            hint=f"valid: {', '.join(_OPERATORS)}",
         )
     if operator in _MEMBERSHIPS:
         if not isinstance(value, list | tuple | set | frozenset):
-            raise ValueError(f"{operator!r} of field {field!r} takes a list, not {value!r}")
+            raise UnusableValueError(f"{operator!r} of field {field!r} takes a list, not {value!r}")
         literals = [_checked(field, type_, one) for one in value]
         if not literals:
             return "false" if operator == "in" else "true"
@@ -81,7 +84,7 @@ def _checked(field: str, type_: FieldType, value: Any) -> str:
     value = plain(value)
     problem = value_problem(value, type_)
     if problem:
-        raise ValueError(f"field {field!r} is compared with {value!r}: {problem}")
+        raise UnusableValueError(f"field {field!r} is compared with {value!r}: {problem}")
     return _literal(value)
 
 
