@@ -196,7 +196,9 @@ def test_each_record_may_have_a_deadline_of_its_own(environment: Any, run: Any) 
 
 
 def test_json_at_its_deadline_is_no_object(environment: Any, run: Any) -> None:
-    with pytest.raises(UnfinishedAnswerError, match=r"'deadline'\).*; raise deadline"):
+    with pytest.raises(
+        UnfinishedAnswerError, match=r"\(finish_reason 'deadline'\).*; raise deadline"
+    ):
         run(environment(HurriedEngine), [TEXT], VLLMServiceGenerator,
             json_schema=SCHEMA, deadline=0.5)  # fmt: skip
 

@@ -35,7 +35,9 @@ def as_line(record: Any) -> bytes:
     try:
         text = _dumps(record, ensure_ascii=False)
     except ValueError as error:
-        if "float" not in str(error):  # but that it contains itself
+        # Python's json has no types of errors, so its words have to tell that a number is not
+        # finite from a record that contains itself; the other ValueErrors are from here.
+        if not str(error).startswith("Out of range float"):
             raise
         found = next(not_finite_in(record, "record"), "a number of the record is not finite")
         raise ValueError(
@@ -72,7 +74,7 @@ def _dumps(record: Any, *, ensure_ascii: bool) -> str:
     try:
         return dumps(record)
     except TypeError as error:
-        if not str(error).startswith("keys must be"):
+        if not str(error).startswith("keys must be"):  # json's words: it has no type for that
             raise
         return dumps(_with_text_keys(record))
 
