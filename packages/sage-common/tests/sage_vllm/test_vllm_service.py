@@ -359,8 +359,9 @@ def test_a_missing_model_names_the_command_that_gets_it(model_root: Path) -> Non
     config = {"model_id": "test/tiny-cat", "model_root": model_root}
     with pytest.raises(ModelNotFoundError) as caught, VLLMService(config):
         pass
-    assert "sage llm model download --model test/tiny-cat" in str(caught.value)
-    assert CHAT_MODEL in str(caught.value)
+    way_out = f"Use {CHAT_MODEL}, or get another one: `sage llm model download --model"
+    assert way_out in str(caught.value.hint)
+    assert caught.value.near == (CHAT_MODEL,)
 
 
 def test_an_unknown_engine_option_is_named(model_root: Path) -> None:
