@@ -138,7 +138,11 @@ def test_a_switch_that_fails_leaves_the_model_serving(
     import_model("test/vast", vast, root=model_root)
     _widen(_copy_in_registry(model_root, "test/vast") / "config.json")
     for model_id, error, says in (
-        ("test/absent", ModelNotFoundError, "sage llm model download --model test/absent"),
+        (
+            "test/absent",
+            ModelNotFoundError,
+            r"Model .test/absent. is not in the registry .*sage llm model download --model",
+        ),
         ("test/cut", EngineError, "model.safetensors"),
         ("test/broken", EngineError, "config.json"),
         ("test/vast", InsufficientMemoryError, "max_model_len"),
