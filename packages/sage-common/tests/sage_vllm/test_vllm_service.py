@@ -361,7 +361,7 @@ def test_a_missing_model_names_the_command_that_gets_it(model_root: Path) -> Non
         pass
     way_out = f"Use {CHAT_MODEL}, or get another one: `sage llm model download --model"
     assert way_out in str(caught.value.hint)
-    assert caught.value.near == (CHAT_MODEL,)
+    assert caught.value.near == (CHAT_MODEL, BASE_MODEL)
 
 
 def test_an_unknown_engine_option_is_named(model_root: Path) -> None:
