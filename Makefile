@@ -30,6 +30,7 @@ zoo: setup
 
 bench: .venv/bench-ready
 	@$(RUN) benchmarks/pipeline_throughput.py $(ARGS)
+	@$(RUN) benchmarks/busy_neighbour.py
 	@$(RUN) benchmarks/service_latency.py
 	@$(RUN) benchmarks/embedding_throughput.py $(ARGS)
 	@$(RUN) benchmarks/against_others.py $(ARGS)

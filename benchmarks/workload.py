@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,12 @@ def offline_batch(model: Path, prompts: list[str], began: float) -> dict[str, fl
     }
 
 
-def pipeline(model: Path, prompts: list[str], began: float) -> dict[str, float]:
+def pipeline(
+    model: Path,
+    prompts: list[str],
+    began: float,
+    beside: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> dict[str, float]:
     """Return a stream of records, handed over one at a time, through VLLMServiceGenerator."""
     from sage.libs.operators import VLLMServiceGenerator
 
@@ -85,8 +92,9 @@ def pipeline(model: Path, prompts: list[str], began: float) -> dict[str, float]:
         env.call_service("vllm_service", prompts[0], method="generate", max_tokens=1)
         first_token = time.time() - began
         env.from_source(one_at_a_time).map(VLLMServiceGenerator, **SAMPLING).sink(count)
-        env.submit(autostop=False)
-        env.wait()
+        with beside():
+            env.submit(autostop=False)
+            env.wait()
         in_all = time.time() - began
         occupancy = env.call_service("vllm_service", method="stats")["batch_occupancy"]
     return {

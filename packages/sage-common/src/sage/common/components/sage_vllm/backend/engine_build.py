@@ -16,10 +16,9 @@ from sage.common.components.sage_vllm.backend.cpu_kernels import (
     kernel_priorities,
     register_cpu_kernels,
 )
-from sage.common.components.sage_vllm.backend.engine_process import forked_processes
+from sage.common.components.sage_vllm.backend.engine_process import tied_processes
 from sage.common.components.sage_vllm.backend.inline_patches import (
     keep_adapters_off_plain_requests,
-    take_first_of_kv_cache,
 )
 from sage.common.components.sage_vllm.backend.scheduler_load import LoadRecorder
 from sage.common.components.sage_vllm.backend.shared_process import (
@@ -40,6 +39,7 @@ from sage.common.components.sage_vllm.host.engine_environment import (
     environment,
 )
 from sage.common.components.sage_vllm.host.malloc_tuning import tune_malloc
+from sage.common.components.sage_vllm.host.mapped_memory import take_first_blocks
 from sage.common.components.sage_vllm.host.usable_cores import usable_cores
 from sage.common.core.errors import nearest
 
@@ -152,11 +152,11 @@ def _start(plan: EnginePlan, mode: Mode, engine_args: Any) -> Any:
     on_cpu, inline = plan.device.kind == "cpu", mode == "inline"
     with (
         environment(engine_environment(inline=inline, on_cpu=on_cpu)),
-        forked_processes(utils) if on_cpu and not inline else nullcontext(),
+        nullcontext() if inline else tied_processes(utils, forked=on_cpu),
     ):
         engine = _build_engine(plan.spec, engine_args)
     if on_cpu and inline and not inline_runtimes:  # another one needs the cores to serve
-        engine.collective_rpc(take_first_of_kv_cache)
+        engine.collective_rpc(lambda worker: take_first_blocks(worker.model_runner.kv_caches))
     return engine
 
 

@@ -2,7 +2,8 @@
 
 vLLM takes an inline engine for the only one there is: its kernels, its garbage collections, its
 teardown. Each change says what would happen without it. They are made when an inline engine is
-built, once, in the modules and classes of vLLM that the builders hand over.
+built, once, in the modules and classes of vLLM that the builders hand over. Architecture decision
+11 lists them, with the test that fails when vLLM changes under one of them.
 """
 
 from __future__ import annotations
@@ -10,20 +11,55 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from sage.common.components.sage_vllm.host.mapped_memory import map_zeros
-
-_TAKEN_AT_ONCE = 1 << 30  # bytes
 
 one_at_a_time = threading.RLock()
 """Held where inline engines compute."""
 
 
+class ParallelState(Protocol):
+    """vLLM's module ``distributed.parallel_state``."""
+
+    destroy_model_parallel: Callable[[], None]
+    destroy_distributed_environment: Callable[[], None]
+
+
+class LoraOperations(Protocol):
+    """vLLM's modules ``lora.ops.torch_ops.lora_ops`` and ``lora.punica_wrapper.punica_cpu``."""
+
+    bgmv_shrink: Callable[..., None]
+
+
+class ForwardContexts(Protocol):
+    """vLLM's module ``forward_context``."""
+
+    override_forward_context: Callable[[Any], AbstractContextManager[None]]
+
+
+class Platform(Protocol):
+    """vLLM's class of the platform that it runs on."""
+
+    register_triton_kernel_overrides: ClassVar[Any]  # a classmethod: it is replaced by another one
+
+
+class ModuleWithTorch(Protocol):
+    """A module of vLLM that imports torch: ``v1.worker.utils``, where KV caches are allocated."""
+
+    torch: Any
+
+
+class ModuleWithGC(Protocol):
+    """A module of vLLM that imports gc."""
+
+    gc: Any
+
+
 @contextmanager
-def process_groups_kept(parallel_state: Any) -> Iterator[None]:
+def process_groups_kept(parallel_state: ParallelState) -> Iterator[None]:
     """Keep vLLM from destroying torch's process groups, which other inline engines still need.
 
     An EngineCore that shuts down always destroys them, by these functions of this module of vLLM.
@@ -39,7 +75,7 @@ def process_groups_kept(parallel_state: Any) -> Iterator[None]:
             setattr(parallel_state, name, original)
 
 
-def keep_adapters_off_plain_requests(lora_ops: Any, punica_cpu: Any) -> None:
+def keep_adapters_off_plain_requests(lora_ops: LoraOperations, punica_cpu: LoraOperations) -> None:
     """Mend vLLM's LoRA on the CPU, which adapts requests that name no adapter too.
 
     Beside a request with an adapter, theirs is numbered -1, and that picks the last adapter that
@@ -58,7 +94,9 @@ def keep_adapters_off_plain_requests(lora_ops: Any, punica_cpu: Any) -> None:
     lora_ops.bgmv_shrink = punica_cpu.bgmv_shrink = shrink_adapted
 
 
-def make_forward_passes_one_at_a_time(forward_context: Any, model_runner: Any) -> None:
+def make_forward_passes_one_at_a_time(
+    forward_context: ForwardContexts, model_runner: type[Any]
+) -> None:
     """Keep a model's first passes, in the build of an inline engine, out of others' steps.
 
     vLLM keeps the context of a forward pass in a global of a module, and its kernels for the CPU
@@ -85,7 +123,7 @@ def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def register_kernels_once(platform: Any) -> None:
+def register_kernels_once(platform: type[Platform]) -> None:
     """Let the first engine alone put the CPU's kernels in the place of Triton's.
 
     Each further time goes over every name of every module, which keeps the GIL from the engines
@@ -121,22 +159,9 @@ class _TorchWithMappedZeros:
         return torch.frombuffer(map_zeros(size[0]), dtype=dtype)
 
 
-def map_kv_caches(worker_utils: Any) -> None:
+def map_kv_caches(worker_utils: ModuleWithTorch) -> None:
     """Map the KV caches that are allocated in vLLM's module of this name."""
     worker_utils.torch = _TorchWithMappedZeros(worker_utils.torch)
-
-
-def take_first_of_kv_cache(worker: Any) -> None:
-    """Take now the memory of a mapped KV cache's first blocks, in which the first batch computes.
-
-    A virtual machine that gets its memory from its host as it is used may take two seconds for a
-    GB, and the first batch would wait for it.
-    """
-    # A layer of another kind than attention has a list of states in place of a tensor.
-    caches = [cache for cache in worker.model_runner.kv_caches if getattr(cache, "nbytes", 0)]
-    in_all = sum(cache.nbytes for cache in caches)
-    for cache in caches:  # its blocks are its first dimension, and are used in their order
-        cache[: len(cache) * min(_TAKEN_AT_ONCE, in_all) // in_all].zero_()
 
 
 class _BriefGC:
@@ -151,7 +176,7 @@ class _BriefGC:
     unfreeze = freeze
 
 
-def keep_collections_short(*modules: Any) -> None:
+def keep_collections_short(*modules: ModuleWithGC) -> None:
     """Freeze what importing vLLM has made, once: some 650,000 objects.
 
     These modules of vLLM collect garbage whenever an engine is built or shut down. Going over all

@@ -6,7 +6,7 @@ from sage.common.components.sage_vllm.errors import VLLMNotInstalledError
 from sage.common.components.sage_vllm.fit.device import Device, this_cpu
 from sage.common.components.sage_vllm.host.engine_environment import (
     environment,
-    quiet_environment,
+    import_environment,
     quiet_warnings,
 )
 
@@ -14,7 +14,7 @@ from sage.common.components.sage_vllm.host.engine_environment import (
 def import_vllm(model_id: str) -> None:
     """Import vLLM, which then says little; raises VLLMNotInstalledError, which names the model."""
     try:
-        with environment(quiet_environment()):
+        with environment(import_environment()):
             import vllm  # noqa: F401 - first, so that where both are missing it is the one named
             from transformers.utils.logging import get_logger  # noqa: F401 - reads its level
     except ImportError as error:

@@ -18,6 +18,7 @@ from functools import cache
 
 from sage.common.components.sage_vllm.host.lifeline import HOST_VARIABLE
 from sage.common.components.sage_vllm.host.malloc_tuning import MALLOC_ENVIRONMENT
+from sage.common.components.sage_vllm.host.openmp import bounded_spinning
 
 _QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -43,6 +44,11 @@ def _folders_without_home() -> dict[str, str]:
     return {"VLLM_CACHE_ROOT": f"{folder}/cache", "VLLM_CONFIG_ROOT": f"{folder}/config"}
 
 
+def import_environment() -> dict[str, str]:
+    """Return the settings that vLLM, and torch with it, is imported with."""
+    return quiet_environment() | bounded_spinning()
+
+
 def quiet_warnings() -> None:
     """Leave out what vLLM and torch say of each other at every start: it helps no user of ours."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
@@ -51,7 +57,7 @@ def quiet_warnings() -> None:
 
 def engine_environment(*, inline: bool, on_cpu: bool) -> dict[str, str]:
     """Return the settings that an engine, and its process where it has one, is built with."""
-    settings = quiet_environment()
+    settings = import_environment()
     if inline:
         return {**settings, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     settings |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", HOST_VARIABLE: str(os.getpid())}

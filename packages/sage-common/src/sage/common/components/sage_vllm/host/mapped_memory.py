@@ -6,8 +6,11 @@ import ctypes
 import mmap
 import os
 import weakref
+from collections.abc import Iterable
 from contextlib import suppress
+from typing import Protocol, runtime_checkable
 
+_TAKEN_AT_ONCE = 1 << 30  # bytes
 _mappings: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
 
@@ -18,6 +21,35 @@ def map_zeros(size: int) -> mmap.mmap:
         mapping.madvise(mmap.MADV_HUGEPAGE)
     _mappings.add(mapping)
     return mapping
+
+
+@runtime_checkable
+class Cache(Protocol):
+    """A KV cache of one layer, a tensor: its blocks are its first dimension."""
+
+    nbytes: int
+
+    def __len__(self) -> int:
+        """Return the number of its blocks."""
+
+    def __getitem__(self, part: slice) -> Cache:
+        """Return some of its blocks."""
+
+    def zero_(self) -> object:
+        """Write zeros to all of it."""
+
+
+def take_first_blocks(caches: Iterable[object]) -> None:
+    """Take now the memory of mapped KV caches' first blocks, in which the first batch computes.
+
+    A virtual machine that gets its memory from its host as it is used may take two seconds for a
+    GB, and the first batch would wait for it. It is one GB of all caches together.
+    """
+    # A layer of another kind than attention has a list of states in place of a tensor.
+    tensors = [cache for cache in caches if isinstance(cache, Cache) and cache.nbytes]
+    in_all = sum(cache.nbytes for cache in tensors)
+    for cache in tensors:  # blocks are used in their order
+        cache[: len(cache) * min(_TAKEN_AT_ONCE, in_all) // in_all].zero_()
 
 
 def promised_bytes() -> int:

@@ -30,9 +30,77 @@ if __name__ == "__main__":
         time.sleep(600)
 """
 
+HOSTS = """
+import os, signal, sys, time
+from pathlib import Path
+import vllm.v1.engine.core, vllm.v1.engine.llm_engine
+from sage.common.components.sage_vllm.backend import engine_build
+from sage.common.components.sage_vllm.service import VLLMService
 
+
+def be_host(up):
+    config = {
+        "model_id": "test/tiny-chat", "model_root": Path(sys.argv[1]), "engine_mode": "process",
+        # With the norms of vLLM itself: ours are registered in forks alone.
+        "engine": {"kv_cache_memory_bytes": 64 << 20, "ir_op_priority": {}},
+    }
+    with VLLMService(config):
+        os.write(up, b"up")
+        time.sleep(600)
+
+
+if __name__ == "__main__":
+    if sys.argv[2] == "as on a GPU":
+        tied = engine_build.tied_processes
+        engine_build.tied_processes = lambda utils, forked: tied(utils, forked=False)
+    whole_start, moments = None, int(sys.argv[3])
+    for moment in range(moments, -1, -1):
+        is_up, up = os.pipe()
+        began = time.monotonic()
+        if (host := os.fork()) == 0:
+            os.setsid()
+            be_host(up)
+        os.close(up)
+        if whole_start is None:
+            assert os.read(is_up, 2) == b"up"
+            whole_start = time.monotonic() - began
+        else:
+            time.sleep(whole_start * moment / moments)
+        os.kill(host, signal.SIGKILL)
+        os.waitpid(host, 0)
+        print(host, time.monotonic(), flush=True)
+"""
+
+
+@pytest.mark.parametrize(("start", "moments"), [("forked", 20), ("as on a GPU", 5)])
+def test_no_process_outlives_a_host_that_is_killed_while_its_engine_starts(
+    model_root: Path,
+    tmp_path: Path,
+    session_members: Callable[[int], list[str]],
+    start: str,
+    moments: int,
+) -> None:
+    script = tmp_path / "hosts.py"
+    script.write_text(HOSTS)
+    command = [sys.executable, str(script), str(model_root), start, str(moments)]
+    killed = 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as hosts:
+        assert hosts.stdout is not None
+        try:
+            for line in hosts.stdout:
+                host, when = line.split()
+                while (left := session_members(int(host))) and time.monotonic() < float(when) + 5:
+                    time.sleep(0.05)
+                assert left == []
+                killed += 1
+        finally:
+            hosts.kill()
+    assert killed == moments + 1
+
+
+@pytest.mark.parametrize("stopped", ["VLLM::Worker", "VLLM::EngineCor"])
 def test_no_engine_process_outlives_a_killed_host(
-    model_root: Path, tmp_path: Path, session_members: Callable[[int], list[str]]
+    model_root: Path, tmp_path: Path, session_members: Callable[[int], list[str]], stopped: str
 ) -> None:
     script = tmp_path / "host.py"
     script.write_text(HOST)
@@ -44,12 +112,12 @@ def test_no_engine_process_outlives_a_killed_host(
         assert host.stdout is not None
         assert host.stdout.readline() == b"up\n"
         assert len(session_members(host.pid)) >= 3  # host, engine and worker
-        (worker,) = (
+        (process,) = (
             process
             for process in psutil.Process(host.pid).children(recursive=True)
-            if process.name().startswith("VLLM::Worker")
+            if process.name().startswith(stopped)
         )
-        worker.suspend()  # it hangs, and so cannot end by itself
+        process.suspend()  # it hangs, and so cannot end by itself
         host.kill()
     deadline = time.monotonic() + 5
     while session_members(host.pid) and time.monotonic() < deadline:
