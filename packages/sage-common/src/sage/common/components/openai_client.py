@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -36,7 +38,10 @@ def openai_client(
 def async_openai_client(
     *, base_url: str | None = None, api_key: str | None = None, **options: Any
 ) -> AsyncOpenAI:
-    """Return the official asynchronous client; as ``openai_client``."""
+    """Return the official asynchronous client; as ``openai_client``.
+
+    It opens no more connections than this process may open files; more requests wait for one.
+    """
     client: AsyncOpenAI = _make("AsyncOpenAI", base_url, api_key, options)
     return client
 
@@ -63,6 +68,13 @@ def _make(kind: str, base_url: str | None, api_key: str | None, options: dict[st
         import openai
     except ImportError as error:
         raise PackageNotInstalledError("openai", "isage-common[openai]", str(error)) from error
+    if kind == "AsyncOpenAI":
+        usual = openai.DEFAULT_CONNECTION_LIMITS
+        limits = type(usual)(
+            max_connections=min(usual.max_connections or _most_connections(), _most_connections()),
+            max_keepalive_connections=usual.max_keepalive_connections,
+        )
+        options = {"http_client": openai.DefaultAsyncHttpxClient(limits=limits), **options}
     try:
         return getattr(openai, kind)(base_url=base_url, api_key=api_key, **options)
     except openai.OpenAIError as error:  # all that the constructor raises it for is a missing key
@@ -70,3 +82,9 @@ def _make(kind: str, base_url: str | None, api_key: str | None, options: dict[st
             "no API key for the OpenAI-compatible endpoint: pass api_key= or set OPENAI_API_KEY; "
             "a server that wants no key takes any string"
         ) from error
+
+
+def _most_connections() -> int:
+    """Return how many connections leave files enough for all else that this process opens."""
+    files, _most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if files == resource.RLIM_INFINITY else max(files // 2, files - 128)
