@@ -1,4 +1,4 @@
-"""A user without a home folder and without an entry in /etc/passwd, as in many containers."""
+"""No home, and no entry in /etc/passwd, as in many containers; a home that cannot be written."""
 
 from __future__ import annotations
 
@@ -116,3 +116,28 @@ def test_the_command_line_says_the_same(run: Run, tmp_path: Path) -> None:
     models = str(tmp_path / "work" / "models")
     done = run(sage, "llm", "model", "show", SAGE_VLLM_MODEL_ROOT=models)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_service_works_with_a_home_that_cannot_be_written(
+    model_root: Path, tmp_path: Path
+) -> None:
+    mount = f"mount --bind {tmp_path} {tmp_path} && mount -o remount,ro,bind {tmp_path}"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], check=False).returncode:
+        pytest.skip("mounting needs a privileged user")
+    kept = {name: value for name, value in os.environ.items() if name != "SAGE_RUN_ROOT"}
+    done = subprocess.run(
+        [
+            *("unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh"),
+            *(sys.executable, "-c", SERVICE, str(model_root)),
+        ],
+        env={**kept, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["tokens"] == 8
+    assert "Read-only file system" in done.stderr
+    assert "SAGE_RUN_ROOT sets another folder" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 from sage.common.components.sage_vllm.host.lifeline import HOST_VARIABLE
 from sage.common.components.sage_vllm.host.malloc_tuning import MALLOC_ENVIRONMENT
@@ -30,18 +31,25 @@ _QUIET = {
 
 def quiet_environment() -> dict[str, str]:
     """Return the settings by which they say little, but those that the user has made."""
-    settings = {**_QUIET, **_folders_without_home()}
+    settings = {**_QUIET, **_folders_of_vllm()}
     return {name: value for name, value in settings.items() if name not in os.environ}
 
 
 @cache
-def _folders_without_home() -> dict[str, str]:
-    """Return where vLLM keeps its files where there is no home, else in a folder named "~"."""
-    if os.path.expanduser("~") != "~":  # noqa: PTH111 - as vLLM does; Path.home() raises
+def _folders_of_vllm() -> dict[str, str]:
+    """Return where vLLM keeps its files if it cannot keep them at home; empty if it can.
+
+    Without a home it would make a folder named "~", and log a page for one that is read-only.
+    """
+    at_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(os.path.expanduser(at_home))  # noqa: PTH111 - as vLLM does; Path's raises
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if folder.is_absolute() and os.access(folder, os.W_OK):
         return {}
-    folder = tempfile.mkdtemp(prefix="sage-vllm-")  # nobody else can have put files there
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return {"VLLM_CACHE_ROOT": f"{folder}/cache", "VLLM_CONFIG_ROOT": f"{folder}/config"}
+    ours = tempfile.mkdtemp(prefix="sage-vllm-")  # nobody else can have put files there
+    atexit.register(shutil.rmtree, ours, ignore_errors=True)
+    return {"VLLM_CACHE_ROOT": f"{ours}/cache", "VLLM_CONFIG_ROOT": f"{ours}/config"}
 
 
 def import_environment() -> dict[str, str]:
