@@ -39,7 +39,7 @@ def ask(pool: EnginePool, prompt: str = "hello") -> Future[Any]:
         engine.submit(prompt, {}).add_done_callback(settle)
         return answered
 
-    return pool.text.call(start)
+    return pool.call("generate", start)
 
 
 def embedder(pool: EnginePool) -> Future[Any]:
@@ -48,9 +48,7 @@ def embedder(pool: EnginePool) -> Future[Any]:
         future.set_result(engine.info.model_id)
         return future
 
-    called = pool.embedding.call(start)
-    pool.ensure_embedding()
-    return called
+    return pool.call("embed", start)
 
 
 # -- states ---------------------------------------------------------------------------------------

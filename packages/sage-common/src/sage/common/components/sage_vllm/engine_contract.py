@@ -130,10 +130,14 @@ class Generation:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedding:
-    """The vector of one text, as the model's pooler gives it."""
+    """The vector of one text, as the model's pooler gives it.
+
+    ``truncated`` says that only the beginning of the text was embedded.
+    """
 
     vector: Sequence[float]
     token_count: int
+    truncated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,12 +207,20 @@ class Engine(Protocol):
         ...
 
     def embed(
-        self, text: str, *, normalize: bool, dimensions: int | None = None
+        self,
+        text: str,
+        *,
+        normalize: bool,
+        dimensions: int | None = None,
+        truncate: bool = False,
     ) -> Future[Embedding]:
-        """Start an embedding; Future and errors as of ``submit``."""
+        """Start an embedding; Future and errors as of ``submit``.
+
+        ``truncate`` embeds the beginning of a text that is too long, where it would be refused.
+        """
         ...
 
-    def count_tokens(self, prompt: Prompt) -> int:
+    def count_tokens(self, prompt: Prompt, *, chat_template: str | None = None) -> int:
         """Return how many tokens a prompt has, those of the chat template included."""
         ...
 

@@ -127,16 +127,23 @@ class PromptTooLongError(InvalidRequestError):
         prompt_tokens: how many tokens the prompt has; None for one of so many characters that it
             was not counted.
         max_model_len: how many tokens a prompt and its answer can have.
+        hint: what to do about it.
     """
 
-    def __init__(self, model_id: str, prompt_tokens: int | None, max_model_len: int) -> None:
+    def __init__(
+        self,
+        model_id: str,
+        prompt_tokens: int | None,
+        max_model_len: int,
+        hint: str = "shorten the prompt, or use a model with a longer context",
+    ) -> None:
         count = "more" if prompt_tokens is None else prompt_tokens
         full = ", which leaves no room for an answer" if prompt_tokens == max_model_len else ""
         super().__init__(
             model_id,
             f"the maximum context length of {model_id!r} is {max_model_len} tokens, and this "
             f"prompt has {count}{full}",
-            hint="shorten the prompt, or use a model with a longer context",
+            hint=hint,
         )
         self.prompt_tokens = prompt_tokens
         self.max_model_len = max_model_len

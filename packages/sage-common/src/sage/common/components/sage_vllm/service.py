@@ -112,7 +112,8 @@ class VLLMService(BaseService):
                 (a dict), ``choice`` (a list of strings), ``regex`` or ``grammar`` (EBNF);
                 ``deadline``, seconds after which the text so far is the result; ``priority``, a
                 whole number of which lower ones go first; ``lora``, the id of an adapter in the
-                registry. An item's own options go before them. ``on_error="return"`` puts
+                registry; ``chat_template``, the name of one of the model's. An item's own options
+                override them. ``on_error="return"`` puts
                 ``{"error": {"type", "message"}}`` in the slot of a prompt that failed; by default
                 the first error aborts the other prompts and is raised.
 
@@ -134,12 +135,12 @@ class VLLMService(BaseService):
     def generate_async(
         self, prompts: Any, *, on_error: str = "raise", **options: Any
     ) -> Future[list[GenerateResult]]:
-        """Do the same without waiting; cancelling the Future aborts the generation."""
+        """Generate, and return a Future of the results; cancelling it aborts the generation."""
         check_on_error(on_error)
         self._check_open()
         items = self._prompts.read(prompts, options)
         call = GenerationCall(items, return_errors=on_error == "return")
-        return self._engines.text.call(call)
+        return self._engines.call("generate", call)
 
     def stream(self, prompt: Any, **options: Any) -> TextStream:
         """Generate one text and yield it piece by piece.
@@ -154,19 +155,30 @@ class VLLMService(BaseService):
             raise ValueError(f"a stream has one prompt, not {len(items)}")
         pieces: SimpleQueue[str | None] = SimpleQueue()
         call = GenerationCall(items, on_text=pieces.put)
-        return TextStream(pieces, self._engines.text.call(call))
+        return TextStream(pieces, self._engines.call("generate", call))
 
-    def count_tokens(self, prompts: Any) -> list[int]:
-        """Return how many tokens each prompt has, in the shapes that ``generate`` takes."""
+    def count_tokens(
+        self, prompts: Any, *, role: Role | None = None, chat_template: str | None = None
+    ) -> list[int]:
+        """Return how many tokens each prompt has, in the shapes that ``generate`` accepts.
+
+        ``role`` says for which model, ``"generate"`` or ``"embed"``: the text model, or the only
+        one, unless given. Tokens that the model adds by itself are counted.
+        """
         self._check_open()
         items = parse_prompts(prompts)
+        if role is None:
+            role = "embed" if self.config.model_id is None else "generate"
+        template = chat_template or self.config.sampling.get("chat_template")
 
         def start(engine: Engine) -> Future[list[int]]:
             counted: Future[list[int]] = Future()
-            counted.set_result([engine.count_tokens(item.prompt) for item in items])
+            counted.set_result(
+                [engine.count_tokens(item.prompt, chat_template=template) for item in items]
+            )
             return counted
 
-        counts: list[int] = self._wait(self._engines.text.call(start))
+        counts: list[int] = self._wait(self._engines.call(role, start))
         return counts
 
     def embed(self, texts: str | Sequence[str], **options: Any) -> EmbedResult:
@@ -175,14 +187,20 @@ class VLLMService(BaseService):
         Args:
             texts: a string or a list of strings, as many as memory holds.
             options: ``normalize`` (True by default) scales each vector to length 1;
-                ``dimensions`` shortens the vectors, where the model was trained for it.
+                ``dimensions`` shortens the vectors, where the model was trained for it;
+                ``truncate=True`` embeds the beginning of a text that is too long for the model.
+                ``on_error="return"`` puts None in the place of a vector that could not be made,
+                and the reason in ``errors``; by default the first error is raised.
 
         Returns:
             ``vectors`` (a list of floats per text), ``dim``, ``model_id``, ``tokens_used``
-            (``prompt``, ``total``) and ``latency``, seconds from the call to the last vector.
+            (``prompt``, ``total``) and ``latency``, seconds from the call to the last vector;
+            with ``truncate=True`` also ``truncated``, how many texts were cut; with
+            ``on_error="return"`` also ``errors``, a list of ``{"index", "type", "message"}``.
 
         Raises:
-            ValueError: a text or an option is not valid.
+            ValueError: a text or an option is not valid; it says which.
+            PromptTooLongError: a text is too long, without ``truncate``; it says which.
         """
         result: EmbedResult = self._wait(self.embed_async(texts, **options))
         return result
@@ -193,14 +211,21 @@ class VLLMService(BaseService):
         *,
         normalize: bool = True,
         dimensions: int | None = None,
+        truncate: bool = False,
+        on_error: str = "raise",
     ) -> Future[EmbedResult]:
-        """Do the same without waiting; cancelling the Future aborts the embedding."""
+        """Embed texts and return a Future of the result; cancelling it aborts the embedding."""
         self._check_open()
-        check_embedding_options(normalize, dimensions)
-        call = EmbeddingCall(parse_texts(texts), normalize=normalize, dimensions=dimensions)
-        future = self._engines.embedding.call(call)
-        self._engines.ensure_embedding()
-        return future
+        check_on_error(on_error)
+        check_embedding_options(normalize=normalize, dimensions=dimensions, truncate=truncate)
+        call = EmbeddingCall(
+            parse_texts(texts),
+            normalize=normalize,
+            dimensions=dimensions,
+            truncate=truncate,
+            return_errors=on_error == "return",
+        )
+        return self._engines.call("embed", call)
 
     def stats(self) -> dict[str, Any]:
         """Return the counters of the engines since they were loaded, as plain data.
@@ -275,7 +300,7 @@ class VLLMService(BaseService):
         return self._wait(self.process_async(payload))
 
     def process_async(self, payload: ProcessPayload | Mapping[str, Any]) -> Future[Any]:
-        """Do the same without waiting."""
+        """Start a task and return a Future of its result."""
         tasks = {
             "generate": Task(run=self.generate_async, has_inputs=True, returns_future=True),
             "embed": Task(run=self.embed_async, has_inputs=True, returns_future=True),

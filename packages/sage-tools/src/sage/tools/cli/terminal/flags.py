@@ -7,6 +7,7 @@ from sage.common.core.errors import SageError, Setting
 _ENGINES = ("engine", "embedding_engine")
 _ENGINE = ("dtype", "gpu_memory_utilization", "max_model_len", "tensor_parallel_size")
 _SAMPLING = (
+    "chat_template",
     "deadline",
     "frequency_penalty",
     "max_tokens",

@@ -18,6 +18,7 @@ from sage.common.components.sage_vllm.requests.sampling_options import (
     REQUEST_OPTIONS,
     STRUCTURE_OPTIONS,
 )
+from sage.common.core.errors import nearest
 
 _TOO_MANY_TOKENS = "input_tokens"
 _TOO_LONG = (_TOO_MANY_TOKENS, "input_text")
@@ -110,77 +111,133 @@ class VLLMRenderer:
         """Return the names of the model's chat templates; see EngineInfo."""
         if not isinstance(self._renderer, self._vllm.HfRenderer):
             return ("default",)  # a tokenizer that knows how its own model converses
-        tokenizer = self._renderer.get_tokenizer()
-        if isinstance(named := tokenizer.chat_template, dict):
+        if named := self._named_templates():
             return tuple(sorted(named))
         default = self._vllm.resolve_chat_template(
-            tokenizer, None, None, model_config=self._model_config
+            self._renderer.get_tokenizer(), None, None, model_config=self._model_config
         )
         return () if default is None else ("default",)
 
-    def render(self, prompt: Prompt) -> Any:
+    def _named_templates(self) -> Mapping[str, str]:
+        templates: Any = getattr(self._renderer.get_tokenizer(), "chat_template", None)
+        return templates if isinstance(templates, dict) else {}
+
+    def render(self, prompt: Prompt, chat_template: str | None = None) -> Any:
         """Apply the chat template if it is a conversation, tokenise, check the length.
 
         Raises InvalidRequestError; of its kinds PromptTooLongError and NoChatTemplateError.
         """
-        rendered = self._render(prompt, {})
+        rendered = self._render(prompt, chat_template, {})
         tokens = len(rendered.get("prompt_token_ids", ()))
         if self._generates and tokens >= self._max_model_len:  # vLLM's engine refuses it later
             raise PromptTooLongError(self._model_id, tokens, self._max_model_len)
         return rendered
 
-    def count_tokens(self, prompt: Prompt) -> int:
+    def count_tokens(self, prompt: Prompt, chat_template: str | None = None) -> int:
         """Return how many tokens a prompt has, be it longer than the model takes."""
         renderer = self._renderer
         text = isinstance(prompt, str)
         params = renderer.default_cmpl_tok_params if text else renderer.default_chat_tok_params
         unlimited = {"tok_params": replace(params, max_total_tokens=None)}
-        return len(self._render(prompt, unlimited)["prompt_token_ids"])
+        return len(self._render(prompt, chat_template, unlimited)["prompt_token_ids"])
 
-    def _render(self, prompt: Prompt, arguments: Mapping[str, Any]) -> Any:
+    def _render(
+        self, prompt: Prompt, chat_template: str | None, arguments: Mapping[str, Any]
+    ) -> Any:
         try:
             if isinstance(prompt, str):
                 parsed = self._vllm.parse_model_prompt(self._model_config, prompt)
                 return self._renderer.render_cmpl([parsed], **arguments)[0]
-            conversation = [list(prompt)]
-            _, rendered = self._renderer.render_chat(conversation, self._chat_params, **arguments)
+            params = self._chat_params_of(chat_template)
+            _, rendered = self._renderer.render_chat([list(prompt)], params, **arguments)
             return rendered[0]
-        except self._vllm.ChatTemplateResolutionError as error:
-            raise NoChatTemplateError(self._model_id) from error
-        except self._vllm.refusals as error:
+        except InvalidRequestError:
+            raise
+        except self._vllm.ChatTemplateResolutionError:
+            raise NoChatTemplateError(self._model_id) from None
+        except self._vllm.refusals as error:  # from None: what of vLLM led here helps nobody
             parameter = getattr(error, "parameter", None)
             if parameter not in _TOO_LONG:
-                raise InvalidRequestError(self._model_id, str(error)) from error
-            tokens = self.count_tokens(prompt) if parameter == _TOO_MANY_TOKENS else None
-            raise PromptTooLongError(self._model_id, tokens, self._max_model_len) from error
+                raise InvalidRequestError(self._model_id, str(error)) from None
+            counted = parameter == _TOO_MANY_TOKENS
+            tokens = self.count_tokens(prompt, chat_template) if counted else None
+            raise PromptTooLongError(self._model_id, tokens, self._max_model_len) from None
 
-    def render_texts(self, texts: Sequence[str]) -> list[Any]:
+    def _chat_params_of(self, name: str | None) -> Any:
+        """Return how vLLM is to make a text of a conversation, by the template of this name."""
+        named = self._named_templates()
+        if name is None and named and "default" not in named:
+            raise InvalidRequestError(
+                self._model_id,
+                f"{self._model_id!r} has several chat templates and no default: "
+                f"{', '.join(sorted(named))}",
+                hint="choose one of them with",
+                option="sampling.chat_template",
+            )
+        if name in (None, "default"):
+            return self._chat_params
+        if name not in named:
+            raise InvalidRequestError(
+                self._model_id,
+                f"{self._model_id!r} has no chat template {name!r}",
+                hint=nearest(str(name), list(named or self.chat_templates())),
+            )
+        return replace(self._chat_params, chat_template=named[name])
+
+    def render_texts(self, texts: Sequence[tuple[str, bool]]) -> list[Any]:
         """Do the same with many texts, tokenised together on all cores.
 
-        What is wrong with a text takes its place in the list.
+        Each text comes with whether to truncate it if it is too long, and becomes a pair: what the
+        engine takes, and whether it was truncated. What is wrong with a text takes its place.
         """
+        try:
+            return self._render_together(texts)
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked for the text
+            if len(texts) > 1:
+                return [rendered for text in texts for rendered in self.render_texts([text])]
+            if getattr(error, "parameter", None) in _TOO_LONG:
+                return [self._text_too_long(texts[0][0])]
+            if isinstance(error, self._vllm.refusals):
+                return [InvalidRequestError(self._model_id, str(error))]
+            return [error]
+
+    def _render_together(self, texts: Sequence[tuple[str, bool]]) -> list[Any]:
         renderer = self._renderer
         params, tokenizer = renderer.default_cmpl_tok_params, renderer.get_tokenizer()
-        try:
-            prompts = [params.apply_pre_tokenization(tokenizer, {"prompt": text}) for text in texts]
-            found = tokenizer(
-                [prompt["prompt"] for prompt in prompts],
-                return_attention_mask=False,  # making lists of these takes longer than tokenising
-                return_token_type_ids=False,
-                **params.get_encode_kwargs(),
-            )
-            rendered: list[Any] = renderer.render_cmpl(
-                [{"prompt_token_ids": token_ids} for token_ids in found["input_ids"]]
-            )
-        except Exception:  # noqa: BLE001 - found again where it belongs
-            return [self._rendered_or_error(text) for text in texts]
-        return rendered
+        limit = params.max_total_tokens
+        # vLLM's own check refuses texts by their characters already, those to truncate too.
+        prompts = [
+            text
+            if truncate
+            else params.apply_pre_tokenization(tokenizer, {"prompt": text})["prompt"]
+            for text, truncate in texts
+        ]
+        found = tokenizer(
+            prompts,
+            return_attention_mask=False,  # making lists of these takes longer than tokenising
+            return_token_type_ids=False,
+            **params.get_encode_kwargs(),
+        )["input_ids"]
+        too_long = [limit is not None and len(token_ids) > limit for token_ids in found]
+        for index, (text, truncate) in enumerate(texts):
+            if too_long[index] and truncate:
+                found[index] = tokenizer(text, truncation=True, max_length=limit)["input_ids"]
+        fits = [
+            {"prompt_token_ids": token_ids}
+            for token_ids, long, (_, truncate) in zip(found, too_long, texts, strict=True)
+            if truncate or not long
+        ]
+        rendered = iter(renderer.render_cmpl(fits) if fits else ())
+        return [
+            (next(rendered), long) if truncate or not long else self._text_too_long(text)
+            for long, (text, truncate) in zip(too_long, texts, strict=True)
+        ]
 
-    def _rendered_or_error(self, text: str) -> Any:
-        try:
-            return self.render(text)
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked for this text
-            return error
+    def _text_too_long(self, text: str) -> PromptTooLongError:
+        hint = "shorten the text, or embed its beginning with truncate=True"
+        return PromptTooLongError(
+            self._model_id, self.count_tokens(text), self._max_model_len, hint
+        )
 
     def _lora_request(self, adapter: LoraAdapter) -> Any:
         lora = self._lora_config

@@ -33,6 +33,8 @@ class EngineRequest:
         "started",
         "text",
         "to_result",
+        "truncate",
+        "truncated",
         "unfinished",
     )
 
@@ -46,6 +48,7 @@ class EngineRequest:
         arguments: Mapping[str, Any] | None = None,
         deadline: float | None = None,
         on_text: OnText | None = None,
+        truncate: bool = False,
     ) -> None:
         self.id = request_id
         self.input = engine_input
@@ -53,6 +56,8 @@ class EngineRequest:
         self.to_result = to_result
         self.arguments = arguments or {}
         self.on_text = on_text
+        self.truncate = truncate  # a text that is too long
+        self.truncated = False
         self.future: Future[Any] = Future()
         self.started = time.perf_counter()
         self.deadline = None if deadline is None else self.started + deadline
@@ -112,10 +117,11 @@ def to_generation(request: EngineRequest, output: Any) -> tuple[Generation, int,
     return generation, prompt_tokens, sum(c.token_count for c in found)
 
 
-def to_embedding(_request: EngineRequest, output: Any) -> tuple[Embedding, int, int]:
+def to_embedding(request: EngineRequest, output: Any) -> tuple[Embedding, int, int]:
     """Return a finished request's vector and its numbers of prompt and completion tokens."""
     tokens = len(output.prompt_token_ids)
-    return Embedding(vector=output.outputs.data.tolist(), token_count=tokens), tokens, 0
+    vector = output.outputs.data.tolist()
+    return Embedding(vector=vector, token_count=tokens, truncated=request.truncated), tokens, 0
 
 
 def _completion(completion: Any) -> Completion:

@@ -111,15 +111,15 @@ class StepLoop:
         while waiting and waiting[0].future.cancelled():
             waiting.popleft()
         room = max(0, self._most_in_flight - len(self._work.in_flight))
-        texts = [request.input for request in islice(waiting, room)]
+        texts = [(request.input, request.truncate) for request in islice(waiting, room)]
         if not texts:
             return
-        for engine_input in self._renderer.render_texts(texts):
+        for rendered in self._renderer.render_texts(texts):
             request = waiting.popleft()  # not before: one that kills may be before it
-            if isinstance(engine_input, Exception):
-                request.fail(engine_input)
+            if isinstance(rendered, Exception):
+                request.fail(rendered)
             else:
-                request.input = engine_input
+                request.input, request.truncated = rendered
                 self._add_one(request)
 
     def _add_one(self, request: EngineRequest) -> None:

@@ -86,7 +86,7 @@ class VLLMEngine:
         return self._start(
             EngineRequest(
                 f"r{next(self._ids)}",
-                renderer.render(prompt),
+                renderer.render(prompt, options.get("chat_template")),
                 params,
                 to_generation,
                 arguments=renderer.request_arguments(options),
@@ -96,15 +96,21 @@ class VLLMEngine:
         )
 
     def embed(
-        self, text: str, *, normalize: bool, dimensions: int | None = None
+        self,
+        text: str,
+        *,
+        normalize: bool,
+        dimensions: int | None = None,
+        truncate: bool = False,
     ) -> Future[Embedding]:
         """Start an embedding; see Engine.embed."""
         params = self._open_renderer().pooling_params(normalize=normalize, dimensions=dimensions)
-        return self._start(EngineRequest(f"r{next(self._ids)}", text, params, to_embedding))
+        request_id = f"r{next(self._ids)}"
+        return self._start(EngineRequest(request_id, text, params, to_embedding, truncate=truncate))
 
-    def count_tokens(self, prompt: Prompt) -> int:
+    def count_tokens(self, prompt: Prompt, *, chat_template: str | None = None) -> int:
         """Return how many tokens a prompt has; see Engine.count_tokens."""
-        return self._open_renderer().count_tokens(prompt)
+        return self._open_renderer().count_tokens(prompt, chat_template)
 
     def stats(self) -> EngineStats:
         """Return the counters as of the last step."""

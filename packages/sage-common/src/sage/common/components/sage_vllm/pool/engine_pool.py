@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.engine_contract import EngineFactory, EngineSpec, Role
 from sage.common.components.sage_vllm.errors import EngineClosedError
 from sage.common.components.sage_vllm.pool.engine_loader import EngineLoader
-from sage.common.components.sage_vllm.pool.engine_slot import EngineSlot
+from sage.common.components.sage_vllm.pool.engine_slot import EngineSlot, Start
 from sage.common.components.sage_vllm.pool.engine_switch import switch_engine
 
 logger = logging.getLogger(__name__)
@@ -121,13 +122,21 @@ class EnginePool:
         """Whether an engine has its model from this folder, or is about to."""
         return self._loader.is_loaded(path)
 
-    # -- the embedding engine -------------------------------------------------------------------
+    # -- calls ----------------------------------------------------------------------------------
 
-    def ensure_embedding(self) -> None:
-        """Have the fallback for embedding loaded, unless there is an embedding engine.
+    def call(self, role: Role, start: Start) -> Future[Any]:
+        """Start a call on the engine of a role, or as soon as there is one; see EngineSlot.call.
 
-        To be called after a call was put into the slot: a switch may empty it at any time.
+        The text model embeds, converted, where no embedding model is configured.
         """
+        if role == "generate":
+            return self.text.call(start)
+        called = self.embedding.call(start)
+        self._ensure_embedding()  # not before: a switch may empty the slot at any time
+        return called
+
+    def _ensure_embedding(self) -> None:
+        """Have the fallback for embedding loaded, unless there is an embedding engine."""
         with self._fallback_lock:
             if self.embedding.engine is not None or self._fallback_loading:
                 return

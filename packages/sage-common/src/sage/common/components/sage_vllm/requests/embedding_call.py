@@ -5,38 +5,69 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import Embedding, Engine
-from sage.common.components.sage_vllm.requests.gather import gather, then
+from sage.common.components.sage_vllm.requests.gather import attempt, gather, then
 from sage.common.components.sage_vllm.requests.result_types import EmbedResult
-from sage.common.components.sage_vllm.requests.results import embedding_result
+from sage.common.components.sage_vllm.requests.results import (
+    embedding_errors,
+    embedding_result,
+)
 from sage.common.components.sage_vllm.requests.unicode import check_unicode
 
 
 class EmbeddingCall:
     """Starts its texts on an engine, all or none; a slot may start it later than it was made.
 
+    Args:
+        texts: what to embed.
+        normalize, dimensions, truncate: as of Engine.embed, for all texts.
+        return_errors: name a text's error in the result, instead of ending the call with it.
+
     Raises ValueError for a text with half a character, which has no tokens.
     """
 
-    def __init__(self, texts: Sequence[str], *, normalize: bool, dimensions: int | None) -> None:
+    def __init__(
+        self,
+        texts: Sequence[str],
+        *,
+        normalize: bool = True,
+        dimensions: int | None = None,
+        truncate: bool = False,
+        return_errors: bool = False,
+    ) -> None:
         for index, text in enumerate(texts):
             check_unicode(text, f"text {index}")
         self._texts = texts
-        self._normalize = normalize
-        self._dimensions = dimensions
+        self._options: dict[str, Any] = {
+            "normalize": normalize,
+            "dimensions": dimensions,
+            "truncate": truncate,
+        }
+        self._return_errors = return_errors
         self._began = time.perf_counter()
 
     def __call__(self, engine: Engine) -> Future[EmbedResult]:
         """Submit the texts; return a Future of the dict that VLLMService.embed describes."""
+        return_errors = self._return_errors
 
-        def combine(embeddings: Sequence[Embedding]) -> EmbedResult:
+        def combine(embeddings: Sequence[Embedding | Exception]) -> EmbedResult:
             latency = time.perf_counter() - self._began
-            return embedding_result(engine.info.model_id, embeddings, latency)
+            result = embedding_result(engine.info.model_id, embeddings, latency)
+            if self._options["truncate"]:
+                cut = [
+                    each for each in embeddings if isinstance(each, Embedding) and each.truncated
+                ]
+                result["truncated"] = len(cut)
+            if return_errors:
+                result["errors"] = embedding_errors(embeddings)
+            return result
 
+        def submit(text: str) -> Future[Embedding]:
+            return attempt(lambda: engine.embed(text, **self._options), return_errors=return_errors)
+
+        submitted = map(submit, self._texts)
         if len(self._texts) == 1:
-            return then(self._submit(engine, self._texts[0]), lambda only: combine([only]))
-        return gather((self._submit(engine, text) for text in self._texts), combine)
-
-    def _submit(self, engine: Engine, text: str) -> Future[Embedding]:
-        return engine.embed(text, normalize=self._normalize, dimensions=self._dimensions)
+            return then(next(submitted), lambda one: combine([one]), return_errors=return_errors)
+        return gather(submitted, combine, return_errors=return_errors, item="text")

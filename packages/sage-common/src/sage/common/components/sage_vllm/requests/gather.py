@@ -1,11 +1,18 @@
-"""Futures made of other Futures: ``gather`` of many, ``then`` of one."""
+"""Futures of what an engine does: ``attempt`` one, ``gather`` many, ``then`` convert one."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from copy import copy
 from typing import Any
+
+from sage.common.components.sage_vllm.errors import (
+    EngineClosedError,
+    EngineError,
+    InvalidRequestError,
+)
 
 
 def gather(
@@ -13,15 +20,16 @@ def gather(
     combine: Callable[[list[Any]], Any],
     *,
     return_errors: bool = False,
+    item: str = "item",
 ) -> Future[Any]:
     """Return a Future of ``combine(results)``, with the results in the order of ``futures``.
 
     ``futures`` may be a generator that starts one piece of work after the other: if it raises,
     what was started is cancelled. Later, the first error cancels the others and becomes the
     Future's; with ``return_errors`` an error takes its result's place instead. Cancelling the
-    Future cancels them all.
+    Future cancels them all. An InvalidRequestError that is raised says which ``item`` it is of.
     """
-    parts = _all_or_none(futures)
+    parts = _all_or_none(futures, item)
     combined: Future[Any] = Future()
     if not parts:
         _settle(combined, combine, [])
@@ -43,7 +51,7 @@ def gather(
             last = left == 0
             failed = error is not None and not return_errors and not failure
             if failed and error is not None:
-                failure.append(error)
+                failure.append(_of_item(error, f"{item} {index}"))
         if failed:
             _cancel(parts)
         if last and combined.set_running_or_notify_cancel():
@@ -56,6 +64,23 @@ def gather(
     for index, part in enumerate(parts):
         part.add_done_callback(lambda done, index=index: settle(index, done))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
     return combined
+
+
+def attempt(start: Callable[[], Future[Any]], *, return_errors: bool) -> Future[Any]:
+    """Return the Future of what ``start`` starts; with ``return_errors`` one of what it raises.
+
+    EngineClosedError is always raised: the slot may have another engine for the whole call.
+    """
+    try:
+        return start()
+    except EngineClosedError:
+        raise
+    except (EngineError, ValueError) as error:
+        if not return_errors:
+            raise
+        failed: Future[Any] = Future()
+        failed.set_exception(error)
+        return failed
 
 
 def then(
@@ -96,14 +121,26 @@ def hand_over(
     outer.add_done_callback(lambda done: inner.cancel() if done.cancelled() else None)
 
 
-def _all_or_none(futures: Iterable[Future[Any]]) -> list[Future[Any]]:
+def _all_or_none(futures: Iterable[Future[Any]], item: str) -> list[Future[Any]]:
     started: list[Future[Any]] = []
     try:
         started.extend(futures)  # one by one: those before one that raises are in the list
-    except BaseException:
+    except BaseException as error:
         _cancel(started)
-        raise
+        named = _of_item(error, f"{item} {len(started)}")
+        if named is error:
+            raise
+        raise named from None
     return started
+
+
+def _of_item(error: BaseException, which: str) -> BaseException:
+    if not isinstance(error, InvalidRequestError):
+        return error
+    named = copy(error)
+    named.problem = f"{which}: {error.problem}"
+    named.args = (named.problem,)
+    return named
 
 
 def _cancel(futures: Iterable[Future[Any]]) -> None:

@@ -8,8 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import Engine, Generation, OnText
-from sage.common.components.sage_vllm.errors import EngineClosedError, EngineError
-from sage.common.components.sage_vllm.requests.gather import gather, then
+from sage.common.components.sage_vllm.requests.gather import attempt, gather, then
 from sage.common.components.sage_vllm.requests.inputs import PromptItem
 from sage.common.components.sage_vllm.requests.result_types import GenerateResult
 from sage.common.components.sage_vllm.requests.results import generation_result
@@ -55,19 +54,13 @@ class GenerationCall:
             ]
 
         submitted = (self._submit(engine, item) for item in self._items)
-        return gather(submitted, together, return_errors=return_errors)
+        return gather(submitted, together, return_errors=return_errors, item="prompt")
 
     def _submit(self, engine: Engine, item: PromptItem) -> Future[Generation]:
-        try:
-            return engine.submit(item.prompt, self._as_of_now(item.options), self._on_text)
-        except EngineClosedError:
-            raise  # the slot may have another engine for the whole call
-        except (EngineError, ValueError) as error:
-            if not self._return_errors:
-                raise
-            failed: Future[Generation] = Future()
-            failed.set_exception(error)
-            return failed
+        return attempt(
+            lambda: engine.submit(item.prompt, self._as_of_now(item.options), self._on_text),
+            return_errors=self._return_errors,
+        )
 
     def _as_of_now(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return options with their deadline less what the call has waited for an engine."""

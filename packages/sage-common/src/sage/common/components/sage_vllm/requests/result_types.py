@@ -60,14 +60,28 @@ class GenerateResult(Choice):
     error: NotRequired[ErrorResult]
 
 
+class EmbedError(TypedDict):
+    """What is wrong with the text of this ``index``."""
+
+    index: int
+    type: str
+    message: str
+
+
 class EmbedResult(TypedDict):
-    """What ``embed`` returns: a vector of ``dim`` floats per text; ``latency`` is in seconds."""
+    """What ``embed`` returns: a vector of ``dim`` floats per text; ``latency`` is in seconds.
+
+    With ``truncate=True`` it says how many texts were ``truncated``; with ``on_error="return"``
+    the vector of a text that has one of the ``errors`` is None.
+    """
 
     vectors: list[list[float]]
     dim: int
     model_id: str
     tokens_used: TokensUsed
     latency: float
+    truncated: NotRequired[int]
+    errors: NotRequired[list[EmbedError]]
 
 
 class ProcessPayload(TypedDict):

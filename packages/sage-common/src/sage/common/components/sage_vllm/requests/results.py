@@ -15,6 +15,7 @@ from sage.common.components.sage_vllm.engine_contract import (
 )
 from sage.common.components.sage_vllm.requests.result_types import (
     Choice,
+    EmbedError,
     EmbedResult,
     GenerateResult,
 )
@@ -82,14 +83,27 @@ def engine_stats_record(engine: Engine | None) -> dict[str, Any]:
     }
 
 
-def embedding_result(model_id: str, embeddings: Sequence[Embedding], latency: float) -> EmbedResult:
-    """Return the dict that VLLMService.embed describes."""
-    tokens = sum(embedding.token_count for embedding in embeddings)
-    vectors = [list(embedding.vector) for embedding in embeddings]
-    return {
+def embedding_result(
+    model_id: str, embeddings: Sequence[Embedding | Exception], latency: float
+) -> EmbedResult:
+    """Return the dict that VLLMService.embed describes, without ``truncated`` and ``errors``."""
+    made = [each for each in embeddings if isinstance(each, Embedding)]
+    tokens = sum(embedding.token_count for embedding in made)
+    vectors = [list(each.vector) if isinstance(each, Embedding) else None for each in embeddings]
+    result = {
         "vectors": vectors,
-        "dim": len(vectors[0]) if vectors else 0,
+        "dim": len(made[0].vector) if made else 0,
         "model_id": model_id,
         "tokens_used": {"prompt": tokens, "total": tokens},
         "latency": latency,
     }
+    return cast("EmbedResult", result)  # None in the place of a vector is for who asks for errors
+
+
+def embedding_errors(embeddings: Sequence[Embedding | Exception]) -> list[EmbedError]:
+    """Return what is wrong with each text that has no vector, and its index."""
+    return [
+        {"index": index, "type": type(each).__name__, "message": str(each)}
+        for index, each in enumerate(embeddings)
+        if isinstance(each, Exception)
+    ]

@@ -26,7 +26,7 @@ _TYPES: dict[str, tuple[str, ...]] = {
         "skip_special_tokens",
         "spaces_between_special_tokens",
     ),
-    "a string": ("grammar", "lora", "regex"),
+    "a string": ("chat_template", "grammar", "lora", "regex"),
     "a string or a list of strings": ("stop",),
     "a list of strings": ("bad_words", "choice"),
     "a list of whole numbers": ("allowed_token_ids", "stop_token_ids"),
@@ -46,9 +46,10 @@ STRUCTURE_OPTIONS = {
 """What the text must be, at most one of them, and vLLM's name of it: ``json_schema`` a JSON schema
 as a dict, ``choice`` a list of strings, ``regex`` and ``grammar`` (EBNF) strings."""
 
-REQUEST_OPTIONS = frozenset({"deadline", "lora", "priority"})
-"""``deadline`` (seconds, then the text so far is the result), ``lora`` (an adapter of the
-registry), ``priority`` (a whole number, lower goes first, 0 unless given)."""
+REQUEST_OPTIONS = frozenset({"chat_template", "deadline", "lora", "priority"})
+"""``chat_template`` (the name of one of the model's), ``deadline`` (seconds, then the text so far
+is the result), ``lora`` (an adapter of the registry), ``priority`` (a whole number, lower goes
+first, 0 unless given)."""
 
 SAMPLING_OPTIONS = frozenset(_TYPE_OF)
 
@@ -90,11 +91,11 @@ def check_on_error(on_error: object) -> None:
         raise InvalidOptionError("on_error", on_error, problem, hint="valid: raise, return")
 
 
-def check_embedding_options(normalize: object, dimensions: object) -> None:
+def check_embedding_options(*, normalize: object, dimensions: object, truncate: object) -> None:
     """Raise InvalidOptionError for an option of ``embed`` of a wrong type, for the same reason."""
-    if not isinstance(normalize, bool):
-        problem = f"normalize must be True or False, not {normalize!r}"
-        raise InvalidOptionError("normalize", normalize, problem)
+    for name, value in (("normalize", normalize), ("truncate", truncate)):
+        if not isinstance(value, bool):
+            raise InvalidOptionError(name, value, f"{name} must be True or False, not {value!r}")
     if dimensions is not None and not _is_positive_integer(dimensions):
         problem = f"dimensions must be a whole number above 0, not {dimensions!r}"
         raise InvalidOptionError("dimensions", dimensions, problem)

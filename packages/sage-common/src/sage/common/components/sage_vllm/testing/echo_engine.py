@@ -149,9 +149,18 @@ class EchoEngine:
         return self._line.later(seconds, complete)
 
     def embed(
-        self, text: str, *, normalize: bool, dimensions: int | None = None
+        self,
+        text: str,
+        *,
+        normalize: bool,
+        dimensions: int | None = None,
+        truncate: bool = False,
     ) -> Future[Embedding]:
         """Return a vector of 8 floats, or of ``dimensions``, made from the text's hash."""
+        words = text.split()
+        truncated = truncate and len(words) > _MAX_WORDS
+        if truncated:
+            text = " ".join(words[:_MAX_WORDS])
         words = self._words(text)
         digest = hashlib.sha256(text.encode()).digest()
         vector = [byte - 127.5 for byte in digest[: dimensions or _DIMENSIONS]]
@@ -159,7 +168,9 @@ class EchoEngine:
 
         def complete() -> Embedding:
             self._count(len(words), 0)
-            return Embedding(vector=[x / length for x in vector], token_count=len(words))
+            return Embedding(
+                vector=[x / length for x in vector], token_count=len(words), truncated=truncated
+            )
 
         return self._line.later(self._latency, complete)
 
@@ -177,7 +188,7 @@ class EchoEngine:
             max_batch_size=self._info.max_batch_size,
         )
 
-    def count_tokens(self, prompt: Prompt) -> int:
+    def count_tokens(self, prompt: Prompt, *, chat_template: str | None = None) -> int:  # noqa: ARG002 - it has one
         """Return the number of words."""
         return len(self._words(_text_of(prompt)))
 

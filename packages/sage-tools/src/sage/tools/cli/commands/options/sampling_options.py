@@ -53,6 +53,10 @@ class SamplingOptions:
         float | None,
         typer.Option("--deadline", min=0.001, help="Seconds, after which an answer ends as it is."),
     ] = None
+    chat_template: Annotated[
+        str | None,
+        typer.Option("--chat-template", help="Name of the chat template, of a model with several."),
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """Return the options that were given, by the service's names."""

@@ -47,7 +47,9 @@ class ChatState:
         if not (self.converses and self.conversation.turns):
             return 0
         try:
-            return self.service.count_tokens([self.conversation.messages])[0]
+            template = self.options.get("chat_template")
+            messages = self.conversation.messages
+            return self.service.count_tokens([messages], chat_template=template)[0]
         except InvalidRequestError:  # it was loaded, or the model changed, and it is too long
             return self.context
 
