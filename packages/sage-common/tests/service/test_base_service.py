@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from sage.common.service import BaseService
+from sage.common.service import BaseService, ServiceClosedError
 
 
 class Traced(BaseService):
@@ -40,7 +40,8 @@ def test_each_step_runs_once_and_in_order() -> None:
         service.open()
         service.trace.append("use")
     service.close()
-    service.open()
+    with pytest.raises(ServiceClosedError, match="does not open again; make a new one"):
+        service.open()
     assert service.trace == ["setup", "start", "use", "stop", "cleanup"]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sage.common.components.sage_vllm.background import in_background
-from sage.common.components.sage_vllm.engine_contract import Engine
+from sage.common.components.sage_vllm.engine_contract import Engine, Role
 from sage.common.components.sage_vllm.errors import EngineClosedError, EngineStartError
 from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
@@ -39,7 +39,7 @@ def ask(pool: EnginePool, prompt: str = "hello") -> Future[Any]:
         engine.submit(prompt, {}).add_done_callback(settle)
         return answered
 
-    return pool.call("generate", start)
+    return pool.call(Role.GENERATE, start)
 
 
 def embedder(pool: EnginePool) -> Future[Any]:
@@ -48,7 +48,7 @@ def embedder(pool: EnginePool) -> Future[Any]:
         future.set_result(engine.info.model_id)
         return future
 
-    return pool.call("embed", start)
+    return pool.call(Role.EMBED, start)
 
 
 # -- states ---------------------------------------------------------------------------------------

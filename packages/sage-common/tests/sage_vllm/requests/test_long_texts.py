@@ -78,6 +78,8 @@ def test_tokens_are_counted_by_a_service_that_only_embeds(embedder: VLLMService)
     assert long > 512
     with pytest.raises(ValueError, match="only embeds"):
         embedder.count_tokens("short", role="generate")
+    with pytest.raises(ValueError, match="unknown role 'embedd'; did you mean 'embed'"):
+        embedder.count_tokens("short", role="embedd")
 
 
 def test_a_prompt_that_leaves_no_room_for_an_answer_is_too_long(service: VLLMService) -> None:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sage.common.core.context import ContextBound
+from sage.common.service.errors import ServiceClosedError
 
 _RESERVED = {
     "setup": "acquires what the service needs",
@@ -94,7 +95,14 @@ class BaseService(ContextBound):
         return None
 
     def open(self) -> None:
-        """Run setup and start, once; one that fails is cleaned up before its error is raised."""
+        """Run setup and start, once; one that fails is cleaned up before its error is raised.
+
+        Raises ServiceClosedError for a service that was closed.
+        """
+        if self._closed:
+            raise ServiceClosedError(
+                self.ctx.name, "it has been closed, and does not open again; make a new one"
+            )
         if self._opened:
             return
         self._opened = True

@@ -10,9 +10,11 @@ from typing import Any
 from sage.common.components.sage_vllm.background import in_background
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.driver.vllm_engine import VLLMEngine
-from sage.common.components.sage_vllm.engine_contract import Engine, EngineFactory, Role
+from sage.common.components.sage_vllm.engine_contract import EngineFactory, Role
+from sage.common.components.sage_vllm.host.home_process import HomeProcess
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
 from sage.common.components.sage_vllm.requests.embedding_call import EmbeddingCall
+from sage.common.components.sage_vllm.requests.gather import wait_for
 from sage.common.components.sage_vllm.requests.generation_call import GenerationCall
 from sage.common.components.sage_vllm.requests.inputs import parse_prompts, parse_texts
 from sage.common.components.sage_vllm.requests.lora_adapter import LoraAdapters
@@ -28,16 +30,17 @@ from sage.common.components.sage_vllm.requests.sampling_options import (
     check_on_error,
 )
 from sage.common.components.sage_vllm.requests.text_stream import TextStream
+from sage.common.components.sage_vllm.requests.token_count import TokenCount, role_of
 from sage.common.components.sage_vllm.service_identity import service_identity
 from sage.common.components.sage_vllm.service_record import ServiceRecord
-from sage.common.components.sage_vllm.tasks.dispatch import Task, start_task
+from sage.common.components.sage_vllm.tasks.dispatch import start_task, tasks_of
 from sage.common.components.sage_vllm.tasks.model_tasks import ModelTasks
 from sage.common.service import BaseService, ServiceClosedError
 
 __all__ = ["VLLMService", "VLLMServiceConfig"]
 
 
-class VLLMService(BaseService):
+class VLLMService(ModelTasks, BaseService):
     """Generates and embeds with models of the registry; thread-safe.
 
     Calls from any number of threads and pipelines are batched together by the engine. Use it
@@ -61,16 +64,15 @@ class VLLMService(BaseService):
         self._engines = EnginePool(config, engine_factory)
         self._record = ServiceRecord(config, self._engines)
         self._capacity: int | None = None
-        adapters = LoraAdapters(config.model_root)
-        self._prompts = PromptReader(config.sampling, adapters)
-        self._models = ModelTasks(
-            config.model_root, self._engines, adapters, auto_reload=config.auto_reload
-        )
+        self._home = HomeProcess()
+        self._adapters = LoraAdapters(config.model_root)
+        self._prompts = PromptReader(config.sampling, self._adapters)
 
     # -- lifecycle ------------------------------------------------------------------------------
 
     def setup(self) -> None:
         """Load the configured models; raises ModelNotFoundError, EngineError or ValueError."""
+        self._home = HomeProcess()
         self._record.open(self.ctx.name)
         self._engines.open()
         self._record.tell()
@@ -80,7 +82,9 @@ class VLLMService(BaseService):
         self.cleanup()
 
     def cleanup(self) -> None:
-        """Free the engines and everything they hold."""
+        """Free the engines and everything they hold; in a fork of their process, do nothing."""
+        if not self._home.is_this():
+            return
         try:
             self._engines.close()
         finally:
@@ -129,7 +133,7 @@ class VLLMService(BaseService):
             PoisonRequestError: the engine died of this prompt each time.
             EngineClosedError, EngineDeadError: the service ended before the generation did.
         """
-        results: list[GenerateResult] = self._wait(self.generate_async(prompts, **options))
+        results: list[GenerateResult] = wait_for(self.generate_async(prompts, **options))
         return results
 
     def generate_async(
@@ -140,7 +144,7 @@ class VLLMService(BaseService):
         self._check_open()
         items = self._prompts.read(prompts, options)
         call = GenerationCall(items, return_errors=on_error == "return")
-        return self._engines.call("generate", call)
+        return self._engines.call(Role.GENERATE, call)
 
     def stream(self, prompt: Any, **options: Any) -> TextStream:
         """Generate one text and yield it piece by piece.
@@ -155,10 +159,10 @@ class VLLMService(BaseService):
             raise ValueError(f"a stream has one prompt, not {len(items)}")
         pieces: SimpleQueue[str | None] = SimpleQueue()
         call = GenerationCall(items, on_text=pieces.put)
-        return TextStream(pieces, self._engines.call("generate", call))
+        return TextStream(pieces, self._engines.call(Role.GENERATE, call))
 
     def count_tokens(
-        self, prompts: Any, *, role: Role | None = None, chat_template: str | None = None
+        self, prompts: Any, *, role: str | None = None, chat_template: str | None = None
     ) -> list[int]:
         """Return how many tokens each prompt has, in the shapes that ``generate`` accepts.
 
@@ -166,19 +170,10 @@ class VLLMService(BaseService):
         one, unless given. Tokens that the model adds by itself are counted.
         """
         self._check_open()
-        items = parse_prompts(prompts)
-        if role is None:
-            role = "embed" if self.config.model_id is None else "generate"
-        template = chat_template or self.config.sampling.get("chat_template")
-
-        def start(engine: Engine) -> Future[list[int]]:
-            counted: Future[list[int]] = Future()
-            counted.set_result(
-                [engine.count_tokens(item.prompt, chat_template=template) for item in items]
-            )
-            return counted
-
-        counts: list[int] = self._wait(self._engines.call(role, start))
+        count = TokenCount(
+            parse_prompts(prompts), chat_template or self.config.sampling.get("chat_template")
+        )
+        counts: list[int] = wait_for(self._engines.call(role_of(role, self.config), count))
         return counts
 
     def embed(self, texts: str | Sequence[str], **options: Any) -> EmbedResult:
@@ -202,7 +197,7 @@ class VLLMService(BaseService):
             ValueError: a text or an option is not valid; it says which.
             PromptTooLongError: a text is too long, without ``truncate``; it says which.
         """
-        result: EmbedResult = self._wait(self.embed_async(texts, **options))
+        result: EmbedResult = wait_for(self.embed_async(texts, **options))
         return result
 
     def embed_async(
@@ -225,7 +220,7 @@ class VLLMService(BaseService):
             truncate=truncate,
             return_errors=on_error == "return",
         )
-        return self._engines.call("embed", call)
+        return self._engines.call(Role.EMBED, call)
 
     def stats(self) -> dict[str, Any]:
         """Return the counters of the engines since they were loaded, as plain data.
@@ -247,24 +242,6 @@ class VLLMService(BaseService):
 
     # -- models -----------------------------------------------------------------------------------
 
-    def show_models(self) -> list[dict[str, Any]]:
-        """Return the registry's models as plain data."""
-        return self._models.show()
-
-    def download_model(self, model_id: str, revision: str | None = None) -> dict[str, Any]:
-        """Download a model into the registry; returns its record.
-
-        With ``auto_reload``, an engine that has another revision of it is switched to this one.
-        """
-        return self._models.download(model_id, revision)
-
-    def delete_model(self, model_id: str, revision: str | None = None) -> dict[str, Any]:
-        """Delete a model, or one revision of it; returns ``freed_bytes`` and the records.
-
-        Raises ModelInUseError for a model that is loaded, and as the registry's delete_model.
-        """
-        return self._models.delete(model_id, revision)
-
     def switch_model(self, model_id: str, revision: str | None = None) -> dict[str, Any]:
         """Replace the text model by another one of the registry; returns ``stats``.
 
@@ -275,17 +252,8 @@ class VLLMService(BaseService):
         """
         self._check_open()
         # On a thread of its own: a switch that a Ctrl-C cut short could leave no model.
-        self._wait(in_background(self._engines.switch, model_id, revision))
+        wait_for(in_background(self._engines.switch, model_id, revision))
         return self.stats()
-
-    def fine_tune(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Check a fine-tuning request and hand it to the backend that is installed.
-
-        Raises ValueError for a request that is not valid, NotImplementedError without a backend.
-        """
-        from sage.common.components.sage_vllm import fine_tuning
-
-        return fine_tuning.fine_tune(request, root=self.config.model_root)
 
     # -- the generic entry point ------------------------------------------------------------------
 
@@ -297,35 +265,17 @@ class VLLMService(BaseService):
         ``switch_model``, ``stats`` and ``health``, whose options are the method's arguments.
         Raises ValueError for an unknown task, naming the nearest one.
         """
-        return self._wait(self.process_async(payload))
+        return wait_for(self.process_async(payload))
 
     def process_async(self, payload: ProcessPayload | Mapping[str, Any]) -> Future[Any]:
         """Start a task and return a Future of its result."""
-        tasks = {
-            "generate": Task(run=self.generate_async, has_inputs=True, returns_future=True),
-            "embed": Task(run=self.embed_async, has_inputs=True, returns_future=True),
-            "fine_tune": Task(run=self.fine_tune, has_inputs=True),
-            "show_models": Task(run=self.show_models),
-            "download_model": Task(run=self.download_model),
-            "delete_model": Task(run=self.delete_model),
-            "switch_model": Task(run=self.switch_model),
-            "stats": Task(run=self.stats),
-            "health": Task(run=self.health),
-        }
         if self._closed:
             raise ServiceClosedError(self.ctx.name)
-        return start_task(payload, tasks)
+        return start_task(payload, tasks_of(self))
 
     # -- inside -----------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
         if not self._opened:
             raise ServiceClosedError(self.ctx.name, "it has not been opened yet")
-
-    @staticmethod
-    def _wait(future: Future[Any]) -> Any:
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # a Ctrl-C of the caller must not leave the engine at work
-            raise
+        self._home.check(self.ctx.name)

@@ -31,6 +31,7 @@ from sage.common.components.sage_vllm.engine_contract import (
     Prompt,
 )
 from sage.common.components.sage_vllm.errors import InvalidRequestError
+from sage.common.components.sage_vllm.host.home_process import HomeProcess
 
 
 class VLLMEngine:
@@ -46,6 +47,7 @@ class VLLMEngine:
     def __init__(self, spec: EngineSpec) -> None:
         self._model_id = spec.model_id
         self._ids = count()
+        self._home = HomeProcess()
         self._driver = EngineDriver(spec)
         atexit.register(self.close)
         try:
@@ -57,6 +59,8 @@ class VLLMEngine:
             self._driver.inbox.tell(End.NOW)
             atexit.unregister(self.close)
             raise
+        atexit.unregister(self.close)
+        atexit.register(self.close)  # again, so that it runs before what vLLM has registered
 
     @staticmethod
     def share_device(text: EngineSpec, embedding: EngineSpec) -> tuple[EngineSpec, EngineSpec]:
@@ -117,9 +121,13 @@ class VLLMEngine:
         return self._driver.stats(self._info.max_batch_size)
 
     def close(self, *, drain: bool = False) -> None:
-        """Free everything, if ``drain`` after what is in flight; see Engine.close."""
-        self._driver.close(drain=drain)
+        """Free everything, if ``drain`` after what is in flight; see Engine.close.
+
+        In a fork of its process it does nothing: the engine is not that process's.
+        """
         atexit.unregister(self.close)
+        if self._home.is_this():
+            self._driver.close(drain=drain)
 
     def _open_renderer(self) -> VLLMRenderer:
         self._driver.inbox.check_open()

@@ -129,7 +129,7 @@ class EnginePool:
 
         The text model embeds, converted, where no embedding model is configured.
         """
-        if role == "generate":
+        if role is Role.GENERATE:
             return self.text.call(start)
         called = self.embedding.call(start)
         self._ensure_embedding()  # not before: a switch may empty the slot at any time

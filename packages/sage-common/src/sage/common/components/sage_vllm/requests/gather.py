@@ -95,6 +95,15 @@ def then(
     return converted
 
 
+def wait_for(future: Future[Any]) -> Any:
+    """Return a Future's result; a Ctrl-C of its caller must not leave the engine at work."""
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
 def hand_over(
     inner: Future[Any],
     outer: Future[Any],

@@ -27,6 +27,21 @@ class Task:
     returns_future: bool = False
 
 
+def tasks_of(service: Any) -> dict[str, Task]:
+    """Return the tasks of a VLLMService by name."""
+    return {
+        "generate": Task(run=service.generate_async, has_inputs=True, returns_future=True),
+        "embed": Task(run=service.embed_async, has_inputs=True, returns_future=True),
+        "fine_tune": Task(run=service.fine_tune, has_inputs=True),
+        "show_models": Task(run=service.show_models),
+        "download_model": Task(run=service.download_model),
+        "delete_model": Task(run=service.delete_model),
+        "switch_model": Task(run=service.switch_model),
+        "stats": Task(run=service.stats),
+        "health": Task(run=service.health),
+    }
+
+
 def start_task(payload: Mapping[str, Any], tasks: Mapping[str, Task]) -> Future[Any]:
     """Start what ``{"task": ..., "inputs": ..., "options": {...}}`` asks for.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
+from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.errors import ModelInUseError
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
 from sage.common.components.sage_vllm.requests.lora_adapter import LoraAdapters
@@ -13,40 +14,50 @@ from sage.common.model_registry.vllm_registry import ModelInfo
 
 
 class ModelTasks:
-    """Shows, downloads and deletes models of the registry at ``root``, beside running engines.
+    """The part of a VLLMService that works on the registry, beside its running engines."""
 
-    With ``auto_reload`` an engine changes to a revision of its model that was downloaded.
-    """
+    config: VLLMServiceConfig
+    _engines: EnginePool
+    _adapters: LoraAdapters
 
-    def __init__(
-        self, root: Path | None, engines: EnginePool, adapters: LoraAdapters, *, auto_reload: bool
-    ) -> None:
-        self._root = root
-        self._engines = engines
-        self._adapters = adapters
-        self._auto_reload = auto_reload
+    def show_models(self) -> list[dict[str, Any]]:
+        """Return the registry's models as plain data."""
+        return [_record(model) for model in vllm_registry.list_models(root=self.config.model_root)]
 
-    def show(self) -> list[dict[str, Any]]:
-        """Return a record per model."""
-        return [_record(model) for model in vllm_registry.list_models(root=self._root)]
+    def download_model(self, model_id: str, revision: str | None = None) -> dict[str, Any]:
+        """Download a model into the registry; returns its record.
 
-    def download(self, model_id: str, revision: str | None) -> dict[str, Any]:
-        """Download a model and return its record."""
-        model = vllm_registry.download_model(model_id, revision, progress=False, root=self._root)
-        if self._auto_reload:
+        With ``auto_reload``, an engine that has another revision of it is switched to this one.
+        """
+        root = self.config.model_root
+        model = vllm_registry.download_model(model_id, revision, progress=False, root=root)
+        if self.config.auto_reload:
             self._engines.reload(model_id, revision)
         return _record(model)
 
-    def delete(self, model_id: str, revision: str | None) -> dict[str, Any]:
-        """Delete a model, or one revision of it; raises ModelInUseError for one that is in use."""
-        plan = vllm_registry.plan_deletion(model_id, revision, root=self._root)
+    def delete_model(self, model_id: str, revision: str | None = None) -> dict[str, Any]:
+        """Delete a model, or one revision of it; returns ``freed_bytes`` and the records.
+
+        Raises ModelInUseError for a model that is loaded, and as the registry's delete_model.
+        """
+        root = self.config.model_root
+        plan = vllm_registry.plan_deletion(model_id, revision, root=root)
         if any(
             self._engines.is_loaded(model.path) or self._adapters.is_in_use(model.path)
             for model in plan.models
         ):
             raise ModelInUseError(model_id)
-        done = vllm_registry.delete_model(model_id, revision, root=self._root)
+        done = vllm_registry.delete_model(model_id, revision, root=root)
         return {"freed_bytes": done.freed_bytes, "models": [_record(m) for m in done.models]}
+
+    def fine_tune(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Check a fine-tuning request and hand it to the backend that is installed.
+
+        Raises ValueError for a request that is not valid, NotImplementedError without a backend.
+        """
+        from sage.common.components.sage_vllm import fine_tuning
+
+        return fine_tuning.fine_tune(request, root=self.config.model_root)
 
 
 def _record(model: ModelInfo) -> dict[str, Any]:

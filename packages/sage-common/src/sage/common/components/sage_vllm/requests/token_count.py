@@ -1,0 +1,40 @@
+"""TokenCount: a call of ``count_tokens``, ready to be made on the engine that serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from sage.common.components.sage_vllm.config import VLLMServiceConfig
+from sage.common.components.sage_vllm.engine_contract import Engine, Role
+from sage.common.components.sage_vllm.requests.inputs import PromptItem
+from sage.common.core.errors import nearest
+
+
+class TokenCount:
+    """Counts the tokens of prompts; conversations go through the template of this name."""
+
+    def __init__(self, items: Sequence[PromptItem], chat_template: str | None) -> None:
+        self._items = items
+        self._chat_template = chat_template
+
+    def __call__(self, engine: Engine) -> Future[list[int]]:
+        """Return a Future of the number of tokens of each prompt; it is done."""
+        counted: Future[list[int]] = Future()
+        counted.set_result(
+            [
+                engine.count_tokens(item.prompt, chat_template=self._chat_template)
+                for item in self._items
+            ]
+        )
+        return counted
+
+
+def role_of(name: str | None, config: VLLMServiceConfig) -> Role:
+    """Return the role of this name; of none, the text model's if there is one."""
+    if name is None:
+        return Role.EMBED if config.model_id is None else Role.GENERATE
+    names = [role.value for role in Role]
+    if name not in names:
+        raise ValueError(f"unknown role {name!r}; {nearest(name, names)}")
+    return Role(name)

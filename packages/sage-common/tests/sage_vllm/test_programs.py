@@ -1,0 +1,143 @@
+"""A service in programs as people write them: each works, or says what is in the way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SERVICE = """
+import sys
+from sage.common.components.sage_vllm import VLLMService
+
+def service():
+    return VLLMService({
+        "model_id": "test/tiny-chat", "model_root": sys.argv[1],
+        "engine": {"kv_cache_memory_bytes": 64 << 20},
+        "sampling": {"temperature": 0, "max_tokens": 4},
+    })
+"""
+
+
+def run(program: str, model_root: Path, tmp_path: Path, *, as_file: bool = False) -> str:
+    """Run a program to its end; return what it printed, and see that it complained of nothing."""
+    if as_file:
+        file = tmp_path / "program.py"
+        file.write_text(SERVICE + program)
+        command = [sys.executable, str(file), str(model_root)]
+    else:
+        command = [sys.executable, "-c", SERVICE + program, str(model_root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "died" not in done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_from_a_file_and_from_the_command_line(
+    model_root: Path, tmp_path: Path, *, as_file: bool
+) -> None:
+    program = """
+with service() as opened:
+    print(len(opened.generate("Hello")))
+"""
+    assert run(program, model_root, tmp_path, as_file=as_file) == "1\n"
+
+
+def test_a_forked_child_is_told_why_and_the_parent_goes_on(
+    model_root: Path, tmp_path: Path
+) -> None:
+    program = """
+import os
+opened = service()
+opened.open()
+before = opened.generate("Hello")[0]["text"]
+child = os.fork()
+if child == 0:
+    calls = (
+        lambda: opened.generate("Hello"), lambda: opened.stream("Hello"), opened.stats,
+        lambda: opened.embed("Hello"), lambda: opened.count_tokens("Hello"),
+    )
+    for call in calls:
+        try:
+            call()
+        except RuntimeError as error:
+            print(error, flush=True)
+    opened.close()
+    os._exit(0)  # as multiprocessing's forks end: torch does not survive an interpreter's end there
+_, status = os.waitpid(child, 0)
+print(status, opened.generate("Hello")[0]["text"] == before)
+opened.close()
+"""
+    *refused, last = run(program, model_root, tmp_path).splitlines()
+    assert len(refused) == 5
+    for line in refused:
+        assert "a fork without its threads; use it there, or have a process started by" in line
+    assert last == "0 True"
+
+
+def test_with_a_running_loop(model_root: Path, tmp_path: Path) -> None:
+    program = """
+import asyncio
+
+async def main():
+    with service() as opened:
+        said = opened.generate("Hello")[0]["text"]
+        calls = [asyncio.wrap_future(opened.generate_async("Hello")) for _ in range(8)]
+        print([result[0]["text"] == said for result in await asyncio.gather(*calls)])
+
+asyncio.run(main())
+"""
+    assert run(program, model_root, tmp_path) == f"{[True] * 8}\n"
+
+
+def test_on_a_thread_that_is_not_main(model_root: Path, tmp_path: Path) -> None:
+    program = """
+import threading
+
+def work():
+    with service() as opened:
+        print(len(opened.generate("Hello")))
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+    assert run(program, model_root, tmp_path) == "1\n"
+
+
+@pytest.mark.parametrize("way", ["", "sys.exit()", "thread = None"])
+def test_an_interpreter_that_ends_with_requests_in_flight_ends_quietly(
+    model_root: Path, tmp_path: Path, way: str
+) -> None:
+    program = f"""
+import time
+opened = service()
+opened.open()
+futures = [opened.generate_async("Hello", max_tokens=400, ignore_eos=True) for _ in range(64)]
+stream = opened.stream("Hello", max_tokens=400, ignore_eos=True)
+next(stream)
+print("in flight", not futures[-1].done(), flush=True)
+{way}
+"""
+    assert run(program, model_root, tmp_path) == "in flight True\n"
+
+
+def test_a_closed_service_does_not_open_again(model_root: Path, tmp_path: Path) -> None:
+    program = """
+opened = service()
+with opened:
+    pass
+try:
+    opened.open()
+except RuntimeError as error:
+    print(error)
+with service() as another:
+    print(len(another.generate("Hello")))
+"""
+    refused, works = run(program, model_root, tmp_path).splitlines()
+    assert refused.endswith("it has been closed, and does not open again; make a new one")
+    assert works == "1"
