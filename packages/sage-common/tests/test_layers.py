@@ -33,7 +33,7 @@ EAGER_BY_DESIGN = {
 }
 
 
-LONGEST_MODULE, LONGEST_CLASS, LARGEST_FOLDER = 350, 270, 14  # lines, lines, modules
+LONGEST_MODULE, LONGEST_CLASS, LARGEST_FOLDER = 350, 250, 14  # lines, lines, modules
 
 
 def package_of(path: Path) -> str:
@@ -123,7 +123,7 @@ def test_a_module_is_read_in_one_sitting(path: Path) -> None:
     assert len(source.splitlines()) <= LONGEST_MODULE
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ClassDef):
-            assert (node.end_lineno or 0) - node.lineno < LONGEST_CLASS, node.name
+            assert (node.end_lineno or 0) - node.lineno <= LONGEST_CLASS, node.name
 
 
 def test_a_folder_is_seen_at_a_glance() -> None:
