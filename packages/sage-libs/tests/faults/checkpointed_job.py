@@ -38,7 +38,7 @@ class SlowEcho(EchoEngine):
         super().__init__(spec)
         self._waiting: list[tuple[Future[Generation], Prompt, Mapping[str, Any]]] = []
         self._arrived = threading.Condition()
-        threading.Thread(target=self._answer, daemon=True).start()
+        threading.Thread(target=self._answer_slowly, daemon=True).start()
 
     def submit(
         self, prompt: Prompt, options: Mapping[str, Any], on_text: OnText | None = None
@@ -49,7 +49,7 @@ class SlowEcho(EchoEngine):
             self._arrived.notify()
         return future
 
-    def _answer(self) -> None:
+    def _answer_slowly(self) -> None:
         while True:
             with self._arrived:
                 while not self._waiting:
