@@ -7,6 +7,8 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from sage.common.model_registry.weights import read_json
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -69,7 +71,7 @@ def read_traits(folder: Path) -> dict[str, Tag]:
     "lora". "parameters" is a count, "dtype" torch's name, "context_length" in tokens. Files that
     cannot be read tell nothing: a model is not refused for them here.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json", dict)
     # Models of several modalities keep the language model's numbers one level down.
     text_config = config.get("text_config")
     language = {**config, **(text_config if isinstance(text_config, dict) else {})}
@@ -84,7 +86,7 @@ def read_traits(folder: Path) -> dict[str, Tag]:
     if isinstance(dtype, str):
         traits["dtype"] = dtype
     for value in (
-        _read_json(folder / "sentence_bert_config.json").get("max_seq_length"),
+        read_json(folder / "sentence_bert_config.json", dict).get("max_seq_length"),
         *(language.get(key) for key in _CONTEXT_KEYS),
     ):
         if isinstance(value, int):
@@ -126,14 +128,6 @@ def _read_header(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             raw = json.loads(file.read(length)) if length <= _LARGEST_HEADER else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return raw if isinstance(raw, dict) else {}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     return raw if isinstance(raw, dict) else {}

@@ -69,14 +69,14 @@ def missing_weights(folder: Path) -> list[str]:
     its modules would look right and be others.
     """
     missing = {shard for index in folder.rglob("*.index.json") for shard in _absent(index, folder)}
-    modules = _read_json(folder / "modules.json", list)
+    modules = read_json(folder / "modules.json", list)
     for module in modules:
         if not isinstance(module, dict):
             continue
         path = str(module.get("path", ""))
         if str(module.get("type", "")).rpartition(".")[2] in _WITH_WEIGHTS:
             missing |= _any_weights(folder / path, f"{path}/" if path else "")
-    if not modules and _read_json(folder / "config.json", dict).get("architectures"):
+    if not modules and read_json(folder / "config.json", dict).get("architectures"):
         missing |= _any_weights(folder, "")
     return sorted(missing)
 
@@ -87,7 +87,7 @@ def _absent(index: Path, folder: Path) -> Iterator[str]:
     other_way = index.name == "pytorch_model.bin.index.json" and not any(
         index.parent.glob("*.safetensors")
     )
-    shards = _read_json(index, dict).get("weight_map")
+    shards = read_json(index, dict).get("weight_map")
     if isinstance(shards, dict) and (usual or other_way):
         for shard in map(str, shards.values()):
             if not (index.parent / shard).is_file():
@@ -109,7 +109,7 @@ def _points(path: Path) -> bool:
         return file.read(len(_LFS_POINTER)) == _LFS_POINTER
 
 
-def _read_json(path: Path, kind: type[Kind]) -> Kind:
+def read_json(path: Path, kind: type[Kind]) -> Kind:
     """Return what a file holds, if it is of this kind; else nothing of the kind."""
     try:
         raw = json.loads(path.read_bytes())
