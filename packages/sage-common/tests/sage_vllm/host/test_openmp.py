@@ -23,7 +23,8 @@ if __name__ == "__main__":
     }
     with VLLMService(config) as service:
         assert service.generate("Hello", max_tokens=2)
-        assert os.environ.get("GOMP_SPINCOUNT") == before.get("GOMP_SPINCOUNT")
+        for name in ("GOMP_SPINCOUNT", "LD_PRELOAD"):
+            assert os.environ.get(name) == before.get(name), name
 """
 
 
@@ -41,7 +42,7 @@ def test_it_is_bounded_unless_the_user_has_chosen(
 ) -> None:
     script = tmp_path / "engine.py"
     script.write_text(SCRIPT)
-    ours = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    ours = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "LD_PRELOAD")
     inherited = {name: value for name, value in os.environ.items() if name not in ours}
     run = subprocess.run(
         [sys.executable, str(script), str(model_root), mode],

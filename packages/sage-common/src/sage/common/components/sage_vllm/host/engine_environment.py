@@ -27,6 +27,9 @@ _QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+# vLLM adds torch's libgomp and tcmalloc for processes that it starts. Every program started later
+# would load them too, and an engine in it would find how long OpenMP spins decided already.
+_LEFT_BY_VLLM = ("LD_PRELOAD",)
 
 
 def quiet_environment() -> dict[str, str]:
@@ -75,13 +78,13 @@ def engine_environment(*, inline: bool, on_cpu: bool) -> dict[str, str]:
 @contextmanager
 def environment(settings: Mapping[str, str]) -> Iterator[None]:
     """Have these variables in the process's environment, and afterwards what was there before."""
-    before = {name: os.environ.get(name) for name in settings}
+    before = {name: os.environ.get(name) for name in (*settings, *_LEFT_BY_VLLM)}
     os.environ.update(settings)
     try:
         yield
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
