@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
-from sage.common.components.sage_vllm.fit.device import this_cpu
-from sage.common.components.sage_vllm.fit.engine_plan import plan_engine
+from sage.common.components.sage_vllm.planning.device import this_cpu
+from sage.common.components.sage_vllm.planning.engine_plan import plan_engine
 
 
 def engine_options(model: Path, role: Role = Role.GENERATE) -> dict[str, Any]:

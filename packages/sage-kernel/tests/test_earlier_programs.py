@@ -298,12 +298,12 @@ def test_a_shorter_timeout_is_not_kept_waiting_by_a_longer_one(
     assert not long.done()
 
 
-def test_a_thousand_deadlines_have_one_thread_that_ends_with_the_services(
+def test_a_thousand_timeouts_have_one_thread_that_ends_with_the_services(
     env: LocalEnvironment, slow: Slow
 ) -> None:
     call = partial(env.service_manager.call_service_async, "slow", 1, method="later")
     futures = [call(timeout=0.2) for _ in range(1000)]
-    threads = [t for t in threading.enumerate() if t.name == "sage-call-deadlines"]
+    threads = [t for t in threading.enumerate() if t.name == "sage-call-timeouts"]
     assert len(threads) == 1
     for future in futures:
         with pytest.raises(ServiceTimeoutError):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sage.common.components.sage_vllm.fine_tuning import FineTuneRequest
-from sage.common.components.sage_vllm.fit.memory_check import Fit
+from sage.common.components.sage_vllm.planning.memory_check import Fit
 from sage.common.core.errors import SageError, Setting
 
 PACKAGES = Path(__file__).parents[2]

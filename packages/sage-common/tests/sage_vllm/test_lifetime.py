@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.driver.vllm_engine import VLLMEngine
+from sage.common.components.sage_vllm.driver.shared_engine import SharedEngine
 from sage.common.components.sage_vllm.engine_contract import Engine, EngineSpec
 from sage.common.components.sage_vllm.errors import EngineClosedError
 from sage.common.components.sage_vllm.host.mapped_memory import promised_bytes
@@ -99,7 +99,7 @@ class Held:
         if self.count >= self.first:
             self.building.set()
             assert self.let.wait(60)
-        return VLLMEngine(spec)
+        return SharedEngine(spec)
 
 
 def test_closing_while_the_first_engine_is_built_leaves_none(model_root: Path) -> None:

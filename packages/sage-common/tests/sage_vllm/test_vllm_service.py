@@ -17,7 +17,7 @@ from sage.common.components.sage_vllm.errors import (
     ModelInUseError,
     PromptTooLongError,
 )
-from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
+from sage.common.components.sage_vllm.planning.memory_check import InsufficientMemoryError
 from sage.common.components.sage_vllm.service import VLLMService, VLLMServiceConfig
 from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 from sage.common.model_registry.vllm_registry import ModelNotFoundError, import_model

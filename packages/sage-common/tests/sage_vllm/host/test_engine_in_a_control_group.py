@@ -19,7 +19,7 @@ import json, sys
 from pathlib import Path
 import torch
 from sage.common.components.sage_vllm.backend.vllm_runtime import VLLMRuntime
-from sage.common.components.sage_vllm.fit.device import this_cpu
+from sage.common.components.sage_vllm.planning.device import this_cpu
 from sage.common.components.sage_vllm.service import VLLMService
 
 threads = set()

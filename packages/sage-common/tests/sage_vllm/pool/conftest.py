@@ -21,8 +21,8 @@ from sage.common.components.sage_vllm.engine_contract import (
     Prompt,
 )
 from sage.common.components.sage_vllm.errors import EngineClosedError
-from sage.common.components.sage_vllm.fit.memory_check import Fit, InsufficientMemoryError
-from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate
+from sage.common.components.sage_vllm.planning.memory_check import Fit, InsufficientMemoryError
+from sage.common.components.sage_vllm.planning.memory_estimate import MemoryEstimate
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
 from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine, write_echo_model
 from sage.common.model_registry.vllm_registry import import_model

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.driver.vllm_engine import VLLMEngine
+from sage.common.components.sage_vllm.driver.shared_engine import SharedEngine
 from sage.common.components.sage_vllm.engine_contract import Engine, EngineSpec
 from sage.common.components.sage_vllm.errors import EngineError
-from sage.common.components.sage_vllm.fit.memory_check import Fit, InsufficientMemoryError
-from sage.common.components.sage_vllm.fit.memory_estimate import estimate_memory
+from sage.common.components.sage_vllm.planning.memory_check import Fit, InsufficientMemoryError
+from sage.common.components.sage_vllm.planning.memory_estimate import estimate_memory
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 from sage.common.model_registry.vllm_registry import ModelNotFoundError, import_model
@@ -89,7 +89,7 @@ class OneAtATime:
             raise InsufficientMemoryError(spec.model_id, Fit(problem="one is there"), estimate)
         if self.hold is not None:
             assert self.hold.wait(60)
-        self.alive = VLLMEngine(spec)
+        self.alive = SharedEngine(spec)
         return self.alive
 
 

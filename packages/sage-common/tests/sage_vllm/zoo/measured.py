@@ -13,7 +13,10 @@ from zoo_models import CONTEXT, NEW_TOKENS, PROMPTS, words
 
 from sage.common.components.sage_vllm import EngineError, InvalidRequestError, VLLMService
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
-from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate, estimate_memory
+from sage.common.components.sage_vllm.planning.memory_estimate import (
+    MemoryEstimate,
+    estimate_memory,
+)
 from sage.common.model_registry import ModelInfo, import_model
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from measured import FLOAT32, TextRow, VectorRow, embedded, generated  # noqa: E
 from zoo_models import ENCODERS, PROMPTS, TEXT, variants  # noqa: E402
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec  # noqa: E402
-from sage.common.components.sage_vllm.fit.memory_estimate import estimate_memory  # noqa: E402
+from sage.common.components.sage_vllm.planning.memory_estimate import estimate_memory  # noqa: E402
 from sage.common.model_registry import get_model  # noqa: E402
 
 PAGE = HERE.parents[4] / "docs-public" / "docs_src" / "model_zoo.md"

@@ -6,7 +6,7 @@ SageError
 │   ├── ServiceMethodNotFoundError    (AttributeError)
 │   ├── ServiceTimeoutError           (TimeoutError)
 │   └── ServiceClosedError            (RuntimeError)
-├── RecordTimeoutError                (TimeoutError) an asynchronous operator's deadline
+├── RecordTimeoutError                (TimeoutError) a record lasted longer than timeout=
 ├── PackageNotInstalledError          (ImportError) what an optional feature needs
 ├── EndpointError                     sage.common.components.endpoint_error
 ├── UnfinishedAnswerError             sage.libs.operators.errors

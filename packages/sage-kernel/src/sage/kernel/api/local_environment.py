@@ -19,7 +19,7 @@ from sage.kernel.api.generator_source import GeneratorSource
 from sage.kernel.api.iterable_source import IterableSource
 from sage.kernel.graph import FunctionSpec, Operator
 from sage.kernel.runtime.checkpoint import Checkpoint
-from sage.kernel.runtime.checkpoint.checkpoint import InputGrew
+from sage.kernel.runtime.checkpoint.input_check import InputGrew
 from sage.kernel.runtime.execution.local_executor import LocalExecutor
 from sage.kernel.runtime.failed_record import FailedRecord
 from sage.kernel.runtime.metrics.counts import RunCounts

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 from sage.common.components.sage_embedding.embedding_model import EmbeddingModel
 from sage.common.components.sage_embedding.model_prompts import read_model_prompts
-from sage.common.components.sage_vllm.driver.vllm_engine import VLLMEngine
+from sage.common.components.sage_vllm.driver.shared_engine import SharedEngine
 from sage.common.components.sage_vllm.engine_contract import EngineFactory
 from sage.common.components.sage_vllm.service import VLLMService, VLLMServiceConfig
 from sage.common.service import ServiceMethodNotFoundError
@@ -46,7 +46,7 @@ class VLLMEmbedding(EmbeddingModel):
         service_name: str = "vllm_service",
         config: VLLMServiceConfig | Mapping[str, Any] | None = None,
         model_id: str | None = None,
-        engine_factory: EngineFactory = VLLMEngine,
+        engine_factory: EngineFactory = SharedEngine,
         normalize: bool = True,
         timeout: float | None = None,
     ) -> None:

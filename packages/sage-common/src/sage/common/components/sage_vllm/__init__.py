@@ -33,14 +33,14 @@ if TYPE_CHECKING:
         FineTuningPendingError,
         fine_tune,
     )
-    from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
-    from sage.common.components.sage_vllm.fit.model_files import BrokenModelError
-    from sage.common.components.sage_vllm.fit.model_trust import (
+    from sage.common.components.sage_vllm.planning.memory_check import InsufficientMemoryError
+    from sage.common.components.sage_vllm.planning.model_files import BrokenModelError
+    from sage.common.components.sage_vllm.planning.model_trust import (
         PickledWeightsError,
         RemoteCodeError,
         UnsafeModelError,
     )
-    from sage.common.components.sage_vllm.fit.sentence_model import UnsupportedModelError
+    from sage.common.components.sage_vllm.planning.sentence_pooling import UnsupportedModelError
     from sage.common.components.sage_vllm.prometheus import VLLMServiceCollector
     from sage.common.components.sage_vllm.requests.result_types import (
         EmbedResult,
@@ -82,7 +82,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "BrokenModelError": "sage.common.components.sage_vllm.fit.model_files",
+        "BrokenModelError": "sage.common.components.sage_vllm.planning.model_files",
         "EmbedResult": "sage.common.components.sage_vllm.requests.result_types",
         "EngineClosedError": "sage.common.components.sage_vllm.errors",
         "EngineDeadError": "sage.common.components.sage_vllm.errors",
@@ -92,18 +92,18 @@ __getattr__, __dir__ = lazy_exports(
         "FineTuneRequestError": "sage.common.components.sage_vllm.fine_tuning",
         "FineTuningPendingError": "sage.common.components.sage_vllm.fine_tuning",
         "GenerateResult": "sage.common.components.sage_vllm.requests.result_types",
-        "InsufficientMemoryError": "sage.common.components.sage_vllm.fit.memory_check",
+        "InsufficientMemoryError": "sage.common.components.sage_vllm.planning.memory_check",
         "InvalidOptionError": "sage.common.components.sage_vllm.errors",
         "InvalidRequestError": "sage.common.components.sage_vllm.errors",
         "ModelInUseError": "sage.common.components.sage_vllm.errors",
         "NoChatTemplateError": "sage.common.components.sage_vllm.errors",
-        "PickledWeightsError": "sage.common.components.sage_vllm.fit.model_trust",
+        "PickledWeightsError": "sage.common.components.sage_vllm.planning.model_trust",
         "PoisonRequestError": "sage.common.components.sage_vllm.errors",
         "ProcessPayload": "sage.common.components.sage_vllm.requests.result_types",
         "PromptTooLongError": "sage.common.components.sage_vllm.errors",
-        "RemoteCodeError": "sage.common.components.sage_vllm.fit.model_trust",
-        "UnsafeModelError": "sage.common.components.sage_vllm.fit.model_trust",
-        "UnsupportedModelError": "sage.common.components.sage_vllm.fit.sentence_model",
+        "RemoteCodeError": "sage.common.components.sage_vllm.planning.model_trust",
+        "UnsafeModelError": "sage.common.components.sage_vllm.planning.model_trust",
+        "UnsupportedModelError": "sage.common.components.sage_vllm.planning.sentence_pooling",
         "VLLMNotInstalledError": "sage.common.components.sage_vllm.errors",
         "VLLMService": "sage.common.components.sage_vllm.service",
         "VLLMServiceCollector": "sage.common.components.sage_vllm.prometheus",

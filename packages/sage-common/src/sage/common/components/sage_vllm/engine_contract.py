@@ -238,7 +238,7 @@ class Engine(Protocol):
 
 
 class EngineFactory(Protocol):
-    """Makes engines: ``VLLMEngine`` is one, ``testing.EchoEngine`` another."""
+    """Makes engines: ``SharedEngine`` is one, ``testing.EchoEngine`` another."""
 
     def __call__(self, spec: EngineSpec) -> Engine:
         """Build an engine and return when it is ready; raises EngineError."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from sage.common.components.sage_vllm.background import in_background
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
-from sage.common.components.sage_vllm.driver.vllm_engine import VLLMEngine
+from sage.common.components.sage_vllm.driver.shared_engine import SharedEngine
 from sage.common.components.sage_vllm.engine_contract import EngineFactory, Role
 from sage.common.components.sage_vllm.host.home_process import HomeProcess
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
@@ -34,13 +34,13 @@ from sage.common.components.sage_vllm.requests.token_count import TokenCount, ro
 from sage.common.components.sage_vllm.service_identity import service_identity
 from sage.common.components.sage_vllm.service_record import ServiceRecord
 from sage.common.components.sage_vllm.tasks.dispatch import start_task, tasks_of
-from sage.common.components.sage_vllm.tasks.model_tasks import ModelTasks
+from sage.common.components.sage_vllm.tasks.registry_calls import RegistryCalls
 from sage.common.service import BaseService, ServiceClosedError
 
 __all__ = ["VLLMService", "VLLMServiceConfig"]
 
 
-class VLLMService(ModelTasks, BaseService):
+class VLLMService(RegistryCalls, BaseService):
     """Generates and embeds with models of the registry; thread-safe.
 
     Calls from any number of threads and pipelines are batched together by the engine. Use it
@@ -56,7 +56,7 @@ class VLLMService(ModelTasks, BaseService):
         self,
         config: VLLMServiceConfig | Mapping[str, Any],
         *,
-        engine_factory: EngineFactory = VLLMEngine,
+        engine_factory: EngineFactory = SharedEngine,
     ) -> None:
         if not isinstance(config, VLLMServiceConfig):
             config = VLLMServiceConfig.from_dict(config)

@@ -13,7 +13,7 @@ from sage.kernel.runtime.checkpoint.errors import (
     ServiceChangedError,
     UnsupportedPipelineError,
 )
-from sage.kernel.runtime.checkpoint.fingerprinted_input import FingerprintedInput, InputChange
+from sage.kernel.runtime.checkpoint.input_protocol import FingerprintedInput, InputChange
 
 __all__ = [
     "Checkpoint",

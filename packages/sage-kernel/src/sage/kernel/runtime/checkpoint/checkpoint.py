@@ -13,43 +13,35 @@ thread for free, so keeping a checkpoint costs one call for each record of the s
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from sage.common.core.errors import nearest
 from sage.common.core.functions import StopSignal
 from sage.common.core.local_path import local_path
 from sage.kernel.graph import Operator
 from sage.kernel.runtime.annotate import annotate
-from sage.kernel.runtime.checkpoint.description import describe, difference, obstacle
-from sage.kernel.runtime.checkpoint.durable_sinks import DurableSinks, lost
+from sage.kernel.runtime.checkpoint.durable_sinks import DurableSinks, lost, output_problem
 from sage.kernel.runtime.checkpoint.errors import (
     CheckpointError,
     CheckpointMismatchError,
-    InputChangedError,
     ServiceChangedError,
     UnsupportedPipelineError,
 )
-from sage.kernel.runtime.checkpoint.surroundings import (
+from sage.kernel.runtime.checkpoint.input_check import InputCheck, InputGrew
+from sage.kernel.runtime.checkpoint.pipeline_description import describe, difference, obstacle
+from sage.kernel.runtime.checkpoint.service_check import (
     Identities,
-    input_change,
-    input_fingerprint,
     merged,
-    output_problem,
     plain,
     services_difference,
 )
 from sage.kernel.runtime.flow.link import Mark, States
 
-logger = logging.getLogger(__name__)
-
 _INTERVAL = 0.2  # seconds
 _VERSION = 2
-
-InputGrew = Literal["refuse", "continue"]
 
 
 class Checkpoint:
@@ -92,10 +84,11 @@ class Checkpoint:
         self, operators: Sequence[Operator], services: Identities, input_grew: InputGrew
     ) -> None:
         saved, pipeline = self._store.read(), describe(operators)
+        now = InputCheck(self._folder, operators)
         if not saved or (saved["position"] == 0 and not saved["complete"]):  # nothing is done yet
             saved = {"version": _VERSION, "pipeline": pipeline, "position": 0}
             saved |= {"states": {}, "complete": False}
-            saved |= {"input": input_fingerprint(operators), "services": {}}
+            saved |= {"input": now.fingerprint(), "services": {}}
             self._store.write(**saved)
         if saved["version"] != _VERSION:
             reason = f"it has version {saved['version']}, this SAGE reads {_VERSION}"
@@ -106,7 +99,10 @@ class Checkpoint:
         self._services: dict[str, dict[str, Any]] = saved["services"]
         self._check_pipeline(difference(saved["pipeline"], pipeline))
         self.check_services(services)
-        self._check_input(operators, saved["input"], input_grew)
+        before, done = saved["input"], self.position
+        if now.has_changed(before, done=done, complete=self.complete, grew=input_grew):
+            self.complete = False
+            self._store.write(input=now.fingerprint(), complete=False)
         if not self.complete:
             self._check_pipeline(lost(operators, self.states))
         missing = output_problem(operators) if self.complete else None
@@ -142,29 +138,6 @@ class Checkpoint:
         if known != self._services:
             self._services = known
             self._store.write(services=known)
-
-    def _check_input(self, operators: Sequence[Operator], before: Any, grew: InputGrew) -> None:
-        change = input_change(operators, before)
-        if change is None:
-            return
-        if change.grew and grew == "refuse":
-            raise InputChangedError(
-                self._folder,
-                f"its input grew since it was begun: {change.what}",
-                'Go on with what is new by input_grew="continue"',
-                grew=True,
-            )
-        if not change.grew and (self.complete or change.first < self.position):
-            raise InputChangedError(
-                self._folder,
-                f"its input changed since it was begun: {change.what}, and {self.position} are "
-                f"done",
-                "Bring the input back",
-            )
-        level = logging.INFO if change.grew else logging.WARNING  # the first was asked for
-        logger.log(level, "checkpoint %r goes on, although %s", self._folder, change.what)
-        self.complete = False
-        self._store.write(input=input_fingerprint(operators), complete=False)
 
     def unsupported(self, problem: str) -> UnsupportedPipelineError:
         """Return the error that says why this pipeline cannot have a checkpoint."""

@@ -97,6 +97,16 @@ def lost(operators: Sequence[Operator], states: States) -> str:
     return ""
 
 
+def output_problem(operators: Sequence[Operator]) -> str | None:
+    """Return what is wrong with an output of a run that is complete; None if all are there."""
+    for operator in operators:
+        if operator.kind == "sink" and operator.function and _is_durable(operator.function):
+            problem: str | None = operator.function.build().output_problem()
+            if problem is not None:
+                return problem
+    return None
+
+
 def _is_durable(function: FunctionSpec | str | None) -> bool:
     target = function.target if isinstance(function, FunctionSpec) else None
     return isinstance(target, type) and issubclass(target, DurableSink)

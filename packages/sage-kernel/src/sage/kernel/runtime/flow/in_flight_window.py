@@ -24,12 +24,12 @@ class _Entry:
     """A record in the window, from its first submission to its emission."""
 
     __slots__ = (
-        "attempts", "deadline", "emitted", "error", "future", "mark", "record", "result", "settled",
+        "attempts", "emitted", "error", "future", "late_at", "mark", "record", "result", "settled",
     )  # fmt: skip
 
-    def __init__(self, record: Any, deadline: float | None) -> None:
+    def __init__(self, record: Any, late_at: float | None) -> None:
         self.record = record
-        self.deadline = deadline
+        self.late_at = late_at
         self.mark: tuple[int, States] | None = None  # to go on behind the record
         self.emitted = False
         self.attempts = 0
@@ -50,7 +50,7 @@ class InFlightWindow:
     A record holds its place in the window from ``push`` until it was emitted, which bounds both
     what is in flight and what waits for an earlier record of an ordered stream. Completions
     arrive on one queue, written by whichever threads complete the Futures; the emitter sleeps on
-    it until the next completion, deadline or retry.
+    it until the next completion, timeout or retry.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class InFlightWindow:
         self._slots.acquire()
         self._counts.begun += 1
         timeout = self._function.timeout
-        deadline = None if timeout is None else time.monotonic() + timeout
-        entry = self._last = _Entry(record, deadline)
+        late_at = None if timeout is None else time.monotonic() + timeout
+        entry = self._last = _Entry(record, late_at)
         if self._function.ordered:
             self._order.append(entry)  # before the emitter can see it, and time it out
         with self._lock:
@@ -227,8 +227,8 @@ class InFlightWindow:
         if self._function.timeout is not None:
             with self._lock:
                 oldest = next(iter(self._unsettled), None)
-            if oldest is not None and oldest.deadline is not None:
-                due = oldest.deadline if due is None else min(due, oldest.deadline)
+            if oldest is not None and oldest.late_at is not None:
+                due = oldest.late_at if due is None else min(due, oldest.late_at)
         return None if due is None else max(0.0, due - time.monotonic())
 
     def _fire_timers(self) -> None:
@@ -236,7 +236,7 @@ class InFlightWindow:
         timeout = self._function.timeout
         if timeout is not None:
             with self._lock:  # oldest first, and all have the same timeout
-                late = list(takewhile(lambda e: (e.deadline or now) <= now, self._unsettled))
+                late = list(takewhile(lambda e: (e.late_at or now) <= now, self._unsettled))
             for entry in late:
                 if entry.future is not None and not entry.future.cancel():
                     self._on_done(entry)  # in time, only this thread was late

@@ -17,7 +17,7 @@ from sage.common.service import (
     ServiceTimeoutError,
 )
 from sage.kernel.runtime.annotate import annotate
-from sage.kernel.runtime.service.call_deadlines import CallDeadlines
+from sage.kernel.runtime.service.call_timeouts import CallTimeouts
 from sage.kernel.runtime.service.running_service import RunningService
 from sage.kernel.runtime.service.service_call_proxy import ServiceCallProxy
 from sage.kernel.runtime.service.service_factory import ServiceFactory
@@ -39,7 +39,7 @@ class ServiceManager:
         self._running: dict[str, RunningService] = {}
         self._lock = threading.RLock()
         self._closing = threading.RLock()
-        self._deadlines = CallDeadlines()
+        self._timeouts = CallTimeouts()
         self._started = False
         self._closed = threading.Event()
         self._why_closed: tuple[str, str | None] = ("it has been closed", None)
@@ -155,7 +155,7 @@ class ServiceManager:
         if timeout is None:
             return future
         late = ServiceTimeoutError(name, method or "process", timeout)
-        return self._deadlines.limit(future, timeout, late)
+        return self._timeouts.limit(future, timeout, late)
 
     def capacity(self, name: str) -> int | None:
         """Return how many calls in flight the service can make use of; None if it does not say."""
@@ -179,7 +179,7 @@ class ServiceManager:
             pass  # until the service that is opening is open
         # Not under the same lock: what a service waits for as it stops may be making a call.
         with self._closing, ExitStack() as stack:
-            stack.callback(self._deadlines.close)  # last
+            stack.callback(self._timeouts.close)  # last
             for name, running in self._running.items():
                 stack.callback(running.close, self._closed_error(name))
 

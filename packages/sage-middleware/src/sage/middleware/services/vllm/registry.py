@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar, overload
 
-from sage.common.components.sage_vllm.driver.vllm_engine import VLLMEngine
+from sage.common.components.sage_vllm.driver.shared_engine import SharedEngine
 from sage.common.components.sage_vllm.engine_contract import EngineFactory
 from sage.common.components.sage_vllm.service import VLLMService, VLLMServiceConfig
 from sage.common.service import BaseService
@@ -47,7 +47,7 @@ def register_vllm_service(
     config: VLLMServiceConfig | Mapping[str, Any] | None = None,
     *,
     service: BaseService | None = None,
-    engine_factory: EngineFactory = VLLMEngine,
+    engine_factory: EngineFactory = SharedEngine,
 ) -> ServiceFactory | BaseService:
     """Register a VLLMService with an environment; its model loads when the environment starts.
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
 from sage.common.components.sage_vllm.errors import EngineError
-from sage.common.components.sage_vllm.fit.device import Device
-from sage.common.components.sage_vllm.fit.engine_plan import plan_engine
+from sage.common.components.sage_vllm.planning.device import Device
+from sage.common.components.sage_vllm.planning.engine_plan import plan_engine
 from sage.common.model_registry.vllm_registry import ModelInfo, list_models
 from sage.tools.cli.doctor.finding import Finding, Status
 from sage.tools.cli.machine.engine_device import engine_device

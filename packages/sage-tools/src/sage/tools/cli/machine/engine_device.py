@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sage.common.components.sage_vllm.fit.device import Device, this_cpu
+from sage.common.components.sage_vllm.planning.device import Device, this_cpu
 from sage.tools.cli.machine.machine_memory import machine_gpu
 from sage.tools.cli.machine.vllm_build import is_cpu_build
 

@@ -9,9 +9,9 @@ import typer
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
-from sage.common.components.sage_vllm.fit.engine_plan import EnginePlan, plan_engine
-from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
-from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate
+from sage.common.components.sage_vllm.planning.engine_plan import EnginePlan, plan_engine
+from sage.common.components.sage_vllm.planning.memory_check import InsufficientMemoryError
+from sage.common.components.sage_vllm.planning.memory_estimate import MemoryEstimate
 from sage.common.model_registry.vllm_registry import format_bytes, get_model
 from sage.tools.cli.machine.engine_device import engine_device
 from sage.tools.cli.terminal.flags import hint_in_flags

@@ -36,7 +36,7 @@ def server_command(
 ) -> list[str]:
     """Return the command of vLLM's server; of what is said twice, the last holds."""
     from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
-    from sage.common.components.sage_vllm.fit.engine_plan import plan_engine
+    from sage.common.components.sage_vllm.planning.engine_plan import plan_engine
 
     spec = EngineSpec(
         model_id=model.model_id,

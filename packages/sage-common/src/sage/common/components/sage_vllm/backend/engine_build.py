@@ -20,20 +20,17 @@ from sage.common.components.sage_vllm.backend.engine_process import tied_process
 from sage.common.components.sage_vllm.backend.inline_patches import (
     keep_adapters_off_plain_requests,
 )
-from sage.common.components.sage_vllm.backend.scheduler_load import LoadRecorder
-from sage.common.components.sage_vllm.backend.shared_process import (
+from sage.common.components.sage_vllm.backend.inline_setup import (
     BUILD_LOCK,
     inline_runtimes,
     prepare_for_inline,
 )
+from sage.common.components.sage_vllm.backend.scheduler_load import LoadRecorder
 from sage.common.components.sage_vllm.backend.vllm_device import import_vllm, vllm_device
 from sage.common.components.sage_vllm.backend.vllm_runtime import VLLMRuntime
+from sage.common.components.sage_vllm.backend.vllm_types import LLMEngine, VllmConfig
 from sage.common.components.sage_vllm.engine_contract import EngineInfo, EngineSpec, Role
 from sage.common.components.sage_vllm.errors import EngineStartError, InvalidOptionError
-from sage.common.components.sage_vllm.fit.engine_plan import EnginePlan, plan_engine
-from sage.common.components.sage_vllm.fit.gpu_shares import gpu_shares
-from sage.common.components.sage_vllm.fit.model_files import read_config
-from sage.common.components.sage_vllm.fit.sentence_model import vector_length
 from sage.common.components.sage_vllm.host.engine_environment import (
     engine_environment,
     environment,
@@ -41,6 +38,10 @@ from sage.common.components.sage_vllm.host.engine_environment import (
 from sage.common.components.sage_vllm.host.malloc_tuning import tune_malloc
 from sage.common.components.sage_vllm.host.mapped_memory import take_first_blocks
 from sage.common.components.sage_vllm.host.usable_cores import usable_cores
+from sage.common.components.sage_vllm.planning.engine_plan import EnginePlan, plan_engine
+from sage.common.components.sage_vllm.planning.gpu_shares import gpu_shares
+from sage.common.components.sage_vllm.planning.model_files import read_config
+from sage.common.components.sage_vllm.planning.sentence_pooling import vector_length
 from sage.common.core.errors import nearest
 
 logger = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ def _use_no_more_threads_than_cores() -> None:
         torch._C.set_num_threads(cores)  # noqa: SLF001
 
 
-def _start(plan: EnginePlan, mode: Mode, engine_args: Any) -> Any:
+def _start(plan: EnginePlan, mode: Mode, engine_args: Any) -> LLMEngine:
     """Start vLLM's engine; raises EngineStartError."""
     from vllm.v1.engine import utils
 
@@ -184,7 +185,7 @@ def _prove(spec: EngineSpec, runtime: VLLMRuntime) -> None:
 
 
 def _info(
-    plan: EnginePlan, mode: Mode, runtime: VLLMRuntime, config: Any, seconds: float
+    plan: EnginePlan, mode: Mode, runtime: VLLMRuntime, config: VllmConfig, seconds: float
 ) -> EngineInfo:
     spec = plan.spec
     return EngineInfo(
@@ -253,9 +254,9 @@ def _fused_kernels(plan: EnginePlan) -> dict[str, Any]:
     return {"ir_op_priority": kernel_priorities()}
 
 
-def _build_engine(spec: EngineSpec, engine_args: Any) -> Any:
+def _build_engine(spec: EngineSpec, engine_args: Any) -> LLMEngine:
     from pydantic import ValidationError
-    from vllm import LLMEngine, ModelRegistry
+    from vllm import ModelRegistry
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine import llm_engine
 
@@ -267,7 +268,7 @@ def _build_engine(spec: EngineSpec, engine_args: Any) -> Any:
         if "structured_outputs_config" not in spec.arguments:
             # A small model told to write JSON may else go on with blanks to the end of its tokens.
             config.structured_outputs_config.disable_any_whitespace = True
-        engine = LLMEngine.from_vllm_config(config, UsageContext.LLM_CLASS)
+        built = llm_engine.LLMEngine.from_vllm_config(config, UsageContext.LLM_CLASS)
     except Exception as error:
         classes = read_config(spec.model_id, spec.path).get("architectures") or []
         unknown = [name for name in classes if name not in ModelRegistry.get_supported_archs()]
@@ -278,7 +279,8 @@ def _build_engine(spec: EngineSpec, engine_args: Any) -> Any:
     finally:
         llm_engine.StatLoggerManager = statistics
     # From here on only the scheduler's figures are wanted, not those of every single token.
-    engine.log_stats = engine.output_processor.log_stats = False
+    built.log_stats = built.output_processor.log_stats = False
+    engine: LLMEngine = built
     return engine
 
 

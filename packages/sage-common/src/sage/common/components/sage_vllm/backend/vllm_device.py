@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from sage.common.components.sage_vllm.errors import VLLMNotInstalledError
-from sage.common.components.sage_vllm.fit.device import Device, this_cpu
 from sage.common.components.sage_vllm.host.engine_environment import (
     environment,
     import_environment,
     quiet_warnings,
 )
+from sage.common.components.sage_vllm.planning.device import Device, this_cpu
 
 
 def import_vllm(model_id: str) -> None:

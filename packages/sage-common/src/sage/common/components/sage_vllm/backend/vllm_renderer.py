@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+from sage.common.components.sage_vllm.backend.vllm_types import LLMEngine, VLLMClasses
 from sage.common.components.sage_vllm.engine_contract import LoraAdapter, Prompt
 from sage.common.components.sage_vllm.errors import (
     InvalidRequestError,
@@ -35,15 +36,15 @@ class VLLMRenderer:
     Args:
         model_id: named in errors.
         engine: the LLMEngine whose model and tokenizer it renders for.
-        vllm: what it uses of vLLM, by name; see vllm_runtime.
+        vllm: the classes of vLLM that requests are made with.
     """
 
-    def __init__(self, model_id: str, engine: Any, vllm: Any) -> None:
+    def __init__(self, model_id: str, engine: LLMEngine, vllm: VLLMClasses) -> None:
         self._model_id = model_id
         self._vllm = vllm
         self._renderer = engine.renderer
         self._model_config = engine.model_config
-        self._max_model_len: int = engine.model_config.max_model_len
+        self._max_model_len = engine.model_config.max_model_len
         self._generates = engine.model_config.runner_type == "generate"
         self._lora_config = engine.vllm_config.lora_config
         self._pooling_params: dict[tuple[bool, int | None], Any] = {}

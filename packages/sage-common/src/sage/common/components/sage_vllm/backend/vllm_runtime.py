@@ -8,16 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import InvalidStateError
 from contextlib import nullcontext, suppress
 from multiprocessing import connection
-from types import SimpleNamespace
 from typing import Any
 
 from sage.common.components.sage_vllm.backend.inline_patches import (
     one_at_a_time,
     process_groups_kept,
 )
+from sage.common.components.sage_vllm.backend.inline_setup import BUILD_LOCK, inline_runtimes
 from sage.common.components.sage_vllm.backend.scheduler_load import LoadRecorder, SchedulerLoad
-from sage.common.components.sage_vllm.backend.shared_process import BUILD_LOCK, inline_runtimes
 from sage.common.components.sage_vllm.backend.vllm_renderer import VLLMRenderer
+from sage.common.components.sage_vllm.backend.vllm_types import (
+    EngineCoreClient,
+    LLMEngine,
+    VLLMClasses,
+)
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
 from sage.common.components.sage_vllm.errors import InvalidRequestError
 
@@ -30,9 +34,9 @@ class VLLMRuntime:
     """
 
     def __init__(
-        self, spec: EngineSpec, engine: Any, *, inline: bool, on_death: Callable[[], None]
+        self, spec: EngineSpec, engine: LLMEngine, *, inline: bool, on_death: Callable[[], None]
     ) -> None:
-        vllm = _what_is_used_of_vllm()
+        vllm = _classes()
         self._processes = [] if inline else engine.engine_core.resources.engine_manager.processes
         if inline:
             inline_runtimes.add(id(self))
@@ -91,8 +95,7 @@ class VLLMRuntime:
     def step(self) -> list[Any]:
         """Run one step; return the outputs of the requests that it finished."""
         with one_at_a_time if self._inline else nullcontext():
-            outputs: list[Any] = self._engine.step()
-        return outputs
+            return self._engine.step()
 
     def interrupt(self) -> None:
         """Make a ``step`` raise that waits for an engine process which does not answer."""
@@ -111,11 +114,11 @@ class VLLMRuntime:
             _close_sockets(self._engine.engine_core)
         for process in self._processes:
             process.join(timeout=5)  # vLLM does not wait for one that it had to kill
-        self._engine = None
+        self._engine = None  # type: ignore[assignment]  # nothing is called after this
         gc.collect()
 
 
-def _what_is_used_of_vllm() -> SimpleNamespace:
+def _classes() -> VLLMClasses:
     from vllm import PoolingParams, SamplingParams
     from vllm.exceptions import VLLMClientError
     from vllm.lora.request import LoRARequest
@@ -131,7 +134,7 @@ def _what_is_used_of_vllm() -> SimpleNamespace:
         def clone(self) -> SharedPoolingParams:
             return self
 
-    return SimpleNamespace(
+    return VLLMClasses(
         ChatParams=ChatParams,
         ChatTemplateResolutionError=ChatTemplateResolutionError,
         HfRenderer=HfRenderer,
@@ -146,14 +149,16 @@ def _what_is_used_of_vllm() -> SimpleNamespace:
     )
 
 
-def _close_sockets(client: Any) -> None:
+def _close_sockets(client: EngineCoreClient) -> None:
     """Close what vLLM's client leaves open after its shutdown: its ZeroMQ context."""
     client.output_queue_thread.join(timeout=5)
     if not client.output_queue_thread.is_alive():
         client.ctx.destroy(linger=0)
 
 
-def _watch(processes: Sequence[Any], client: Any, on_death: Callable[[], None]) -> None:
+def _watch(
+    processes: Sequence[Any], client: EngineCoreClient, on_death: Callable[[], None]
+) -> None:
     """Make ``step`` raise when an engine process dies, and say so to an engine that is idle.
 
     vLLM's synchronous client waits for outputs without limit; its own monitor only notes that the
@@ -168,7 +173,7 @@ def _watch(processes: Sequence[Any], client: Any, on_death: Callable[[], None]) 
     threading.Thread(target=watch, name="sage-engine-watch", daemon=True).start()
 
 
-def _fail_all_waits(client: Any) -> None:
+def _fail_all_waits(client: EngineCoreClient) -> None:
     """End what vLLM's client waits for: outputs of steps, and results of calls."""
     from vllm.v1.engine.exceptions import EngineDeadError
 

@@ -1,4 +1,4 @@
-"""EngineRequest: one request of a VLLMEngine, from a caller's submit to its Future's result."""
+"""EngineRequest: one request of a SharedEngine, from a caller's submit to its Future's result."""
 
 from __future__ import annotations
 

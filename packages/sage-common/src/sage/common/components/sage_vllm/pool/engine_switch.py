@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from sage.common.components.sage_vllm.engine_contract import Engine, EngineInfo, EngineSpec
-from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
+from sage.common.components.sage_vllm.planning.memory_check import InsufficientMemoryError
 from sage.common.components.sage_vllm.pool.engine_loader import EngineLoader
 from sage.common.components.sage_vllm.pool.engine_slot import EngineSlot
 

@@ -1,4 +1,4 @@
-"""ModelTasks: the registry's models, as a service's callers see and change them."""
+"""RegistryCalls: the registry's models, as a service's callers see and change them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sage.common.model_registry import vllm_registry
 from sage.common.model_registry.vllm_registry import ModelInfo
 
 
-class ModelTasks:
+class RegistryCalls:
     """The part of a VLLMService that works on the registry, beside its running engines."""
 
     config: VLLMServiceConfig

@@ -1,4 +1,4 @@
-"""VLLMEngine: a vLLM engine that many threads share.
+"""SharedEngine: a vLLM engine that many threads share.
 
 Its driver owns the engine; what is said to vLLM itself is in the room ``backend``.
 """
@@ -34,7 +34,7 @@ from sage.common.components.sage_vllm.errors import InvalidRequestError
 from sage.common.components.sage_vllm.host.home_process import HomeProcess
 
 
-class VLLMEngine:
+class SharedEngine:
     """A vLLM engine; see the Engine protocol.
 
     Prompts are tokenised on the callers' threads, and texts to embed on the driver's: they take it

@@ -12,7 +12,10 @@ import pytest
 from fit_models import write_headers
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
-from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate, estimate_memory
+from sage.common.components.sage_vllm.planning.memory_estimate import (
+    MemoryEstimate,
+    estimate_memory,
+)
 from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 
 LLAMA = {  # the shape of Llama 3 8B

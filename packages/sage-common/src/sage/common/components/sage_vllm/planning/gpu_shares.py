@@ -12,12 +12,15 @@ from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
 from sage.common.components.sage_vllm.errors import InvalidOptionError
-from sage.common.components.sage_vllm.fit.memory_check import (
+from sage.common.components.sage_vllm.planning.memory_check import (
     DEFAULT_SHARE,
     Fit,
     InsufficientMemoryError,
 )
-from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate, estimate_memory
+from sage.common.components.sage_vllm.planning.memory_estimate import (
+    MemoryEstimate,
+    estimate_memory,
+)
 from sage.common.core.errors import Setting
 from sage.common.model_registry.vllm_registry import format_bytes
 

@@ -12,12 +12,15 @@ import pytest
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
 from sage.common.components.sage_vllm.errors import EngineError
-from sage.common.components.sage_vllm.fit.device import Device
-from sage.common.components.sage_vllm.fit.engine_plan import plan_engine
-from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError
-from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate
-from sage.common.components.sage_vllm.fit.model_files import BrokenModelError
-from sage.common.components.sage_vllm.fit.model_trust import PickledWeightsError, RemoteCodeError
+from sage.common.components.sage_vllm.planning.device import Device
+from sage.common.components.sage_vllm.planning.engine_plan import plan_engine
+from sage.common.components.sage_vllm.planning.memory_check import InsufficientMemoryError
+from sage.common.components.sage_vllm.planning.memory_estimate import MemoryEstimate
+from sage.common.components.sage_vllm.planning.model_files import BrokenModelError
+from sage.common.components.sage_vllm.planning.model_trust import (
+    PickledWeightsError,
+    RemoteCodeError,
+)
 from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 
 GB = 10**9

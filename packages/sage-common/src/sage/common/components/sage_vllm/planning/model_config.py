@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sage.common.components.sage_vllm.fit.model_files import read_config, sentence_length
+from sage.common.components.sage_vllm.planning.model_files import read_config, sentence_length
 
 _LENGTHS = (
     "max_position_embeddings",

@@ -11,16 +11,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
-from sage.common.components.sage_vllm.fit.device import Device
-from sage.common.components.sage_vllm.fit.memory_check import (
+from sage.common.components.sage_vllm.planning.device import Device
+from sage.common.components.sage_vllm.planning.memory_check import (
     DEFAULT_SHARE,
     Fit,
     InsufficientMemoryError,
     fit_of,
 )
-from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate, estimate_memory
-from sage.common.components.sage_vllm.fit.model_trust import check_remote_code, check_weights
-from sage.common.components.sage_vllm.fit.sentence_model import embedding_arguments
+from sage.common.components.sage_vllm.planning.memory_estimate import (
+    MemoryEstimate,
+    estimate_memory,
+)
+from sage.common.components.sage_vllm.planning.model_trust import check_remote_code, check_weights
+from sage.common.components.sage_vllm.planning.sentence_pooling import embedding_arguments
 
 _LARGEST_KV_CACHE = 4 << 30  # that we give an engine on a CPU, beyond what one sequence needs
 _WHATEVER_FITS = -1  # as max_model_len, to vLLM

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
-from sage.common.components.sage_vllm.fit.device import DeviceKind
-from sage.common.components.sage_vllm.fit.kv_cache import KVCache, is_encoder, kv_cache
-from sage.common.components.sage_vllm.fit.model_config import language_config, longest_sequence
-from sage.common.components.sage_vllm.fit.model_files import (
+from sage.common.components.sage_vllm.planning.device import DeviceKind
+from sage.common.components.sage_vllm.planning.kv_cache_layout import KVCache, is_encoder, kv_cache
+from sage.common.components.sage_vllm.planning.model_config import language_config, longest_sequence
+from sage.common.components.sage_vllm.planning.model_files import (
     Tensor,
     read_tensors,
     safetensors_files,
 )
-from sage.common.components.sage_vllm.fit.model_trust import pickled_files
+from sage.common.components.sage_vllm.planning.model_trust import pickled_files
 
 DTYPE_BYTES = {
     "float32": 4,

@@ -16,8 +16,8 @@ import pytest
 from fit_models import write_shape
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
-from sage.common.components.sage_vllm.fit.device import Device
-from sage.common.components.sage_vllm.fit.engine_plan import EnginePlan, plan_engine
+from sage.common.components.sage_vllm.planning.device import Device
+from sage.common.components.sage_vllm.planning.engine_plan import EnginePlan, plan_engine
 from sage.common.components.sage_vllm.testing import write_tiny_model
 
 GIB = 1 << 30

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sage.common.components.sage_vllm.errors import EngineError
-from sage.common.components.sage_vllm.fit.model_files import (
+from sage.common.components.sage_vllm.planning.model_files import (
     BrokenModelError,
     read_config,
     read_json,

@@ -10,10 +10,13 @@ import pytest
 
 from sage.common.components.sage_vllm.engine_contract import EngineInfo, EngineSpec, Role
 from sage.common.components.sage_vllm.errors import EngineError, InvalidOptionError
-from sage.common.components.sage_vllm.fit.gpu_shares import gpu_shares
-from sage.common.components.sage_vllm.fit.kv_cache import KVCache
-from sage.common.components.sage_vllm.fit.memory_check import InsufficientMemoryError, fit_of
-from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate, estimate_memory
+from sage.common.components.sage_vllm.planning.gpu_shares import gpu_shares
+from sage.common.components.sage_vllm.planning.kv_cache_layout import KVCache
+from sage.common.components.sage_vllm.planning.memory_check import InsufficientMemoryError, fit_of
+from sage.common.components.sage_vllm.planning.memory_estimate import (
+    MemoryEstimate,
+    estimate_memory,
+)
 from sage.common.components.sage_vllm.pool.engine_switch import fits_instead_of
 from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, replace
 
 from sage.common.components.sage_vllm.errors import EngineError
-from sage.common.components.sage_vllm.fit.memory_estimate import MemoryEstimate
+from sage.common.components.sage_vllm.planning.memory_estimate import MemoryEstimate
 from sage.common.core.errors import Setting
 from sage.common.model_registry.vllm_registry import format_bytes
 

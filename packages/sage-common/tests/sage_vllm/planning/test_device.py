@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sage.common.components.sage_vllm.fit.device import available_memory, this_cpu
 from sage.common.components.sage_vllm.host.host_memory import host_memory
+from sage.common.components.sage_vllm.planning.device import available_memory, this_cpu
 
 
 def test_this_cpu_says_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""CallDeadlines: ends asynchronous calls that last too long, all from one thread."""
+"""CallTimeouts: ends asynchronous calls that last too long, all from one thread."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Limited:
             call.cancel()
 
     def _pass_on(self, call: Future[Any]) -> None:
-        self.call = None  # what the call has made must not live as long as its deadline
+        self.call = None  # what the call has made must not live as long as its timeout
         with suppress(InvalidStateError):  # too late, or cancelled
             if call.cancelled():
                 self.future.cancel()
@@ -49,7 +49,7 @@ class _Limited:
                 call.cancel()
 
 
-class CallDeadlines:
+class CallTimeouts:
     """Its one thread begins with the first call, and is a daemon as those of services are."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class CallDeadlines:
             heapq.heappush(self._due, (due, next(self._tie_break), limited))
             if self._thread is None:
                 self._thread = threading.Thread(
-                    target=self._run, name="sage-call-deadlines", daemon=True
+                    target=self._run, name="sage-call-timeouts", daemon=True
                 )
                 self._thread.start()
             elif self._due[0][2] is limited:
@@ -78,7 +78,7 @@ class CallDeadlines:
         return limited.future
 
     def close(self) -> None:
-        """End the thread; calls that are under way keep no deadline."""
+        """End the thread; calls that are under way keep no timeout."""
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from sage.common.components.sage_vllm.errors import EngineError
-from sage.common.components.sage_vllm.fit.model_files import (
+from sage.common.components.sage_vllm.planning.model_files import (
     BrokenModelError,
     read_config,
     read_tensors,

@@ -1,0 +1,144 @@
+"""What is used of vLLM's objects, as types: a checker that does not read vLLM sees only Any.
+
+What goes from one part of vLLM to another, and is only passed on here, is ``Any``: rendered
+prompts, sampling and pooling parameters, LoRA requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import Queue
+from threading import Thread
+from typing import Any, ClassVar, Protocol
+
+
+class TokenizeParams(Protocol):
+    """``vllm.renderers.TokenizeParams``, a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    max_total_tokens: int | None
+
+    def apply_pre_tokenization(self, tokenizer: Any, prompt: dict[str, Any]) -> dict[str, Any]:
+        """Refuse a prompt with too many characters to be tokenised at all."""
+        ...
+
+    def get_encode_kwargs(self) -> dict[str, Any]:
+        """Return what the tokenizer is called with."""
+        ...
+
+
+class Renderer(Protocol):
+    """``vllm.renderers.BaseRenderer``."""
+
+    default_cmpl_tok_params: TokenizeParams
+    default_chat_tok_params: TokenizeParams
+
+    def get_tokenizer(self) -> Any:
+        """Return the model's tokenizer, of transformers' or of its own kind."""
+        ...
+
+    def render_cmpl(self, prompts: Sequence[Any], **arguments: Any) -> list[Any]:
+        """Tokenise prompts that are texts, or check those that are tokens."""
+        ...
+
+    def render_chat(
+        self, conversations: Sequence[Any], params: Any, **arguments: Any
+    ) -> tuple[Any, list[Any]]:
+        """Make texts of conversations and tokenise them; returns both."""
+        ...
+
+
+class ModelConfig(Protocol):
+    """``vllm.config.ModelConfig``."""
+
+    dtype: Any
+    max_model_len: int
+    runner_type: str
+
+    def get_diff_sampling_param(self) -> dict[str, Any]:
+        """Return the sampling options that the model's generation_config.json sets."""
+        ...
+
+
+class LoRAConfig(Protocol):
+    """``vllm.config.LoRAConfig``."""
+
+    max_lora_rank: int
+
+
+class SchedulerConfig(Protocol):
+    """``vllm.config.SchedulerConfig``."""
+
+    max_num_seqs: int
+
+
+class VllmConfig(Protocol):
+    """``vllm.config.VllmConfig``: all that an engine is built from."""
+
+    model_config: ModelConfig
+    scheduler_config: SchedulerConfig
+    lora_config: LoRAConfig | None
+
+
+class EngineCoreClient(Protocol):
+    """``vllm.v1.engine.core_client.SyncMPClient``; of an inline engine, ``shutdown`` alone."""
+
+    resources: Any
+    outputs_queue: Queue[Any]
+    utility_results: Mapping[int, Future[Any]]
+    output_queue_thread: Thread
+    ctx: Any
+
+    def shutdown(self) -> None:
+        """End the engine's process, or free an inline engine's memory."""
+        ...
+
+
+class LLMEngine(Protocol):
+    """``vllm.v1.engine.llm_engine.LLMEngine``."""
+
+    engine_core: EngineCoreClient
+    logger_manager: Any
+    model_config: ModelConfig
+    renderer: Renderer
+    vllm_config: VllmConfig
+
+    def add_request(self, request_id: str, prompt: Any, params: Any, **arguments: Any) -> Any:
+        """Queue a rendered request."""
+        ...
+
+    def abort_request(self, request_ids: Sequence[str]) -> None:
+        """Drop requests."""
+        ...
+
+    def step(self) -> list[Any]:
+        """Run one step; return its RequestOutputs or PoolingRequestOutputs."""
+        ...
+
+    def add_lora(self, lora_request: Any) -> bool:
+        """Load an adapter."""
+        ...
+
+    def collective_rpc(self, method: Any) -> list[Any]:
+        """Call a function with each worker."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class VLLMClasses:
+    """The classes and functions of vLLM that requests are made with."""
+
+    ChatParams: type[Any]
+    ChatTemplateResolutionError: type[Exception]
+    HfRenderer: type[Any]
+    LoRARequest: type[Any]
+    RequestOutputKind: Any
+    SamplingParams: type[Any]
+    SharedPoolingParams: type[Any]
+    StructuredOutputsParams: type[Any]
+    parse_model_prompt: Any
+    resolve_chat_template: Any
+    refusals: tuple[type[Exception], ...]
+    """What vLLM raises where a request is not in order."""
