@@ -29,14 +29,14 @@ _E = TypeVar("_E", bound="SageError")
 
 @dataclass(frozen=True)
 class Setting:
-    """A configuration option that mends something, and what to set it to.
+    """A configuration option that mends a problem, and the value to set.
 
     ``str()`` gives its form in Python, such as ``engine={'max_model_len': 2048} or less``; the
     command line has flags of its own for it.
 
     Args:
         option: its path in the configuration, ``"engine.max_model_len"``.
-        value: what to set it to; None where that is for the reader to choose.
+        value: the value to set; None where the reader has to choose one.
         qualifier: what to say after it: ``"or less"``, ``"or more"``.
     """
 
@@ -73,8 +73,8 @@ class SageError(Exception):
 
     Args:
         problem: what failed.
-        hint: what to do about it. Where there are settings, it leads up to them: ``"end what else
-            uses the device, or set"``.
+        hint: what to do about it. Where there are settings, the hint ends such that they complete
+            the sentence: ``"end what else uses the device, or set"``.
         option: the one option that mends it, as its path, ``"engine.max_model_len"``.
         value: what to set that option to.
         settings: in place of option and value, where there are several such options.
@@ -117,9 +117,9 @@ class SageError(Exception):
         return self.settings[0].value if self.settings else None
 
     def hint_with(self, show: Callable[[Setting], str | None]) -> str | None:
-        """Return the hint with each setting in the form that ``show`` has for it.
+        """Return the hint, with each setting as ``show`` renders it.
 
-        Those that it has none for, None, are left out where there are others.
+        A setting for which ``show`` returns None is left out, if others remain.
         """
         forms = [form for each in self.settings if (form := show(each)) is not None]
         ways = " or ".join(forms or map(str, self.settings))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EarlierModel:
-    """An entry of such a manifest, as far as it can be understood."""
+    """One model of such a manifest; what cannot be read is left out."""
 
     model_id: str
     revision: str

@@ -134,7 +134,7 @@ class BaseService(ContextBound):
         try:
             step()
         except Exception:
-            # After a setup() that failed, a cleanup() that misses what is not there says no more.
+            # If setup() failed, a cleanup() that fails for what is missing says nothing new.
             level = logging.ERROR if self._started else logging.DEBUG
             self.logger.log(
                 level, "%s() of service %r failed", step.__name__, self.ctx.name, exc_info=True

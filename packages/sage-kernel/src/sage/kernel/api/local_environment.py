@@ -107,8 +107,8 @@ class LocalEnvironment(EnvironmentServices):
         then has every record once; any other sink gets again what it was given after the last
         commit before a kill, 0.2 seconds and the time of two commits at most. Raises a
         CheckpointError if the pipeline cannot have one, is another one, or is being run, and if
-        its input or what its services answer with has changed. ``input_grew="continue"`` goes on
-        with records that were added to the input.
+        its input, or what its services answer with, has changed. With ``input_grew="continue"``
+        records that were added to the input are processed.
 
         With ``progress`` the run is shown on standard error until its end: drawn in place on a
         terminal, told in a line every few seconds elsewhere, and summed up in a last line.
@@ -146,7 +146,7 @@ class LocalEnvironment(EnvironmentServices):
             self._end_progress()
 
     def stop(self) -> None:
-        """End the sources, let what they emitted through, close; raises what stopped the run.
+        """End the sources, finish the records they emitted, close; raises what stopped the run.
 
         A DurableSink publishes its output only if the sources were at their end already.
 
@@ -197,7 +197,7 @@ class LocalEnvironment(EnvironmentServices):
         if self._executor is not None and self._executor.on_own_thread:
             self._executor.cancel()
             return
-        with ExitStack() as stack:  # all of it, also after another Ctrl-C
+        with ExitStack() as stack:  # close everything, even if a second Ctrl-C comes
             stack.callback(self.service_manager.close, why, hint=hint)
             if self._executor is not None:
                 stack.callback(self._end_progress)

@@ -11,7 +11,7 @@ from typing import Any
 class FailedRecord:
     """A record that an operator could not process.
 
-    ``record`` is None where an operator failed outside of any: in its source, setup or cleanup.
+    ``record`` is None where the operator had none: in a source, in setup or in cleanup.
     """
 
     operator: str

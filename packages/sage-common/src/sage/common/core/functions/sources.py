@@ -38,8 +38,8 @@ class UnreadableRecord(NoRecord):
 class SourceFunction(BaseFunction, ABC):
     """A source of records, bounded or not.
 
-    Any value but a StopSignal or an UnreadableRecord is a record. None is an error, which a
-    forgotten ``return`` or an end that is no StopSignal would else make an endless stream of.
+    Any value but a StopSignal or an UnreadableRecord is a record. None is an error: otherwise a
+    forgotten ``return``, or an end without StopSignal, would be an endless stream of None.
     """
 
     none_is_record: bool = False

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 def watcher_of(progress: Progress) -> Callable[[DownloadStatus], None]:
-    """Whom to tell, for what a caller passed as `progress`."""
+    """Return the watcher for what a caller passed as `progress`."""
     if callable(progress):
         return progress
     return LineWatcher(sys.stderr) if progress else lambda _: None

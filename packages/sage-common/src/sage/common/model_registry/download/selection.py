@@ -43,7 +43,7 @@ def select_files(
 ) -> dict[str, FileRecord]:
     """Return the files to download: those that match, weights as safetensors where there are any.
 
-    What is chosen is chosen per folder, since each module of an embedding model has a folder and
+    Files are chosen folder by folder, since each module of an embedding model has a folder and
     weights of its own. Pickled weights come only with `allow_pickle`, and beside safetensors only
     where `allow_patterns` asks for them. Of a repository in GGUF one `quantisation` is chosen.
 
@@ -110,7 +110,7 @@ def _is_needed(path: str, files: Mapping[str, FileRecord]) -> bool:
 def _one_quantisation(
     model_id: str, files: dict[str, FileRecord], wanted: str | None
 ) -> dict[str, FileRecord]:
-    """Leave one quantisation of a repository that has its weights in GGUF alone."""
+    """Keep only one quantisation of a repository whose weights are all in GGUF."""
     by_name: dict[str, list[str]] = defaultdict(list)
     for path in files:
         if path.endswith(".gguf"):

@@ -135,7 +135,7 @@ class Transfer:
         return model
 
     def _folders_of_model(self) -> list[Path]:
-        """Where files may be taken over from: a folder that is not listed yet, other revisions."""
+        """Return the folders to reuse files from: an unlisted one, and other revisions."""
         listed = [each.path for each in read_manifest(self.root) if each.model_id == self._model_id]
         return [model_folder(self.root, self._model_id, self.commit), *reversed(listed)]
 

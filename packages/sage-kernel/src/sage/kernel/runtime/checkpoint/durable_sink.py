@@ -24,7 +24,7 @@ class DurableSink(SinkFunction):
 
     @abstractmethod
     def state(self) -> Any:
-        """Return what was delivered so far, as a value that JSON can hold. Has to be cheap."""
+        """Return what was delivered so far, as a value that JSON can hold. It must be cheap."""
 
     @abstractmethod
     def sync(self) -> None:
@@ -35,7 +35,7 @@ class DurableSink(SinkFunction):
         """Publish the output. ``begin(last state)`` may follow: after a kill, or to add to it."""
 
     def output_name(self) -> str | None:
-        """Return what it writes, which no other sink of the run may write; None to leave it open.
+        """Return the output's name, which no other sink of the run may write; None if it has none.
 
         Asked before ``setup``. Files give their absolute path.
         """
@@ -45,7 +45,7 @@ class DurableSink(SinkFunction):
         """Return what is wrong with the published output, None if it is there.
 
         Asked of an instance that is not set up, when a checkpoint says that all is done: an
-        output that was deleted since is not done. The answer is a sentence's rest, such as
+        output that was deleted since is not done. The answer completes a sentence, such as
         ``"out.jsonl is not there"``.
         """
         return None

@@ -1,4 +1,4 @@
-"""DurableSinks: those of one run, each with the state it had when a mark passed it."""
+"""DurableSinks: the durable sinks of one run, and the state of each when a mark passed it."""
 
 from __future__ import annotations
 

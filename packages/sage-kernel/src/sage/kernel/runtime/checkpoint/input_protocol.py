@@ -1,4 +1,4 @@
-"""FingerprintedInput: a source that knows its input again, and InputChange, what became of it."""
+"""FingerprintedInput: a source that can tell whether its input is the same as in an earlier run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class InputChange:
     Args:
         what: the difference as the rest of a sentence, with the name of what changed:
             ``"in.jsonl has 812 bytes, not 640"``.
-        grew: that is all: what was there is there as it was, and new records come after all
-            of it. A last record that may go on in what was added has changed.
-        first: how many records at the beginning surely are as they were. A run that has done no
+        grew: records were added at the end, and nothing else changed. If the last record may
+            continue in what was added, it has changed, and this is False.
+        first: how many records at the beginning are certainly unchanged. A run that has done no
             more than these can go on: the line that stopped it was mended.
     """
 

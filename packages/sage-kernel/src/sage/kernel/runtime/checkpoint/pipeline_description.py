@@ -36,10 +36,10 @@ def obstacle(operators: Sequence[Operator]) -> str | None:
 
 
 def describe(operators: Sequence[Operator]) -> Description:
-    """Return what makes a pipeline the same one: its operators, their functions and arguments.
+    """Return what identifies a pipeline: its operators, their functions and arguments.
 
-    Not what a function does, nor ``on_error``: a run that stopped at an error may go on with a
-    mended function, or with that record skipped.
+    What a function does is no part of it, nor is ``on_error``: a run that stopped at an error may
+    go on with a mended function, or with that record skipped.
     """
     return [_describe(operator) for operator in operators]
 

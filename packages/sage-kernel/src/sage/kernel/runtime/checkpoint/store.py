@@ -34,7 +34,7 @@ class CheckpointStore:
         path = folder / "checkpoint.sqlite"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # One thread at a time uses it: the last one of the pipeline, then who ends the run.
+            # One thread at a time uses it: the checkpoint's own, then the one that ends the run.
             self._db = sqlite3.connect(
                 _address(path), uri=True, timeout=0, isolation_level=None, check_same_thread=False
             )
@@ -76,7 +76,7 @@ class CheckpointStore:
             self._db.executemany("INSERT OR REPLACE INTO checkpoint VALUES (?, ?)", rows)
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            with suppress(sqlite3.Error):  # SQLite has often done it by itself
+            with suppress(sqlite3.Error):  # often SQLite did so already
                 self._db.execute("ROLLBACK")
             raise CheckpointError(
                 str(self.folder),

@@ -60,7 +60,8 @@ class LocalExecutor:
     def start(self, open_services: Callable[[], None]) -> None:
         """Open the services, build and set up all functions, then start the threads.
 
-        Raises what one of these raises, and PipelineCancelledError if it was cancelled before.
+        Raises what a service, constructor or setup() raises, and PipelineCancelledError if the run
+        was cancelled before.
         """
         self._starter = threading.current_thread()
         try:
@@ -87,7 +88,7 @@ class LocalExecutor:
         """Wait for the verdict; raise what stopped the pipeline, with its own traceback.
 
         A failure is raised at once: an operator that never returns must not hide it. With
-        ``tell_endless`` a line of the log says what it waits for if that may never come.
+        ``tell_endless`` the log says which sources it waits for if they may never end.
         """
         tell_at = time.monotonic() + _ENDLESS_AFTER if tell_endless else math.inf
         # The system may hand a Ctrl-C to any thread, and Python acts on it in the main one alone,
@@ -99,9 +100,9 @@ class LocalExecutor:
         self._state.raise_verdict()
 
     def stop(self) -> None:
-        """End the sources at their next record; what they have emitted still goes through.
+        """End the sources at their next record; records already emitted are still processed.
 
-        Unless they were at their end already, the durable sinks do not publish what they have.
+        If a source had not reached its own end, the durable sinks do not publish their outputs.
         """
         self._state.stop()
 
@@ -121,12 +122,12 @@ class LocalExecutor:
 
     @property
     def on_own_thread(self) -> bool:
-        """Whether a function of the pipeline calls, or a service that opens: it cannot wait."""
+        """Whether a function of the pipeline or a service being opened calls: it cannot wait."""
         current = threading.current_thread()
         return current is self._starter or current in self._threads
 
     def join(self, timeout: float) -> None:
-        """Wait at most ``timeout`` seconds for the end; log what still runs and what nobody saw."""
+        """Wait at most ``timeout`` seconds for the end; log what still runs and unseen failures."""
         if not self._state.wait_until_idle(timeout):
             names = ", ".join(self._threads.alive)
             names = names or f"{self._functions.latest}, which is being set up"
@@ -178,7 +179,7 @@ class LocalExecutor:
         self._fail(failed, f"in the checkpoint of pipeline {self._name!r}")
 
     def _end(self) -> None:
-        """Commit what is through, publish outputs that are whole, clean up."""
+        """Commit the records that are done, publish the outputs that are whole, clean up."""
         self._state.conclude()
         if self._checkpoint is not None:
             self._checkpoint.stop()  # first: until then a commit may fail

@@ -1,15 +1,15 @@
-"""RunState: how far a run is and what became of it, agreed on by all its threads.
+"""RunState: the phase of a run and its verdict, the same for all its threads.
 
-The phase goes one way, the verdict is given once, but for one exception:
+The phase only moves forward. The verdict is given once, with one exception:
 
     opening ──> setting up ──> running ──> concluding ──> over
         no verdict ──> ended         when it is over
-        no verdict ──> cancelled     until it concludes: what is through already stays through
+        no verdict ──> cancelled     until it concludes: records that are done stay done
         no verdict ──> failed        at any time; the first failure stays
-        cancelled  ──> failed        a thread that unwinds may still fail, and that is worth more
+        cancelled  ──> failed        a thread that unwinds may still fail; its error matters more
 
-A run is *decided* when its verdict is known: who waits for it need not wait for a function that
-never returns. It is *over* when nothing of it runs any more.
+A run is *decided* when its verdict is known: a caller that waits for it need not wait for a
+function that never returns. It is *over* when none of its threads runs any more.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class Phase(IntEnum):
     """How far a run is."""
 
     OPENING = 0
-    """Its services open; of the run itself nothing exists yet."""
+    """Its services are being opened; nothing else exists yet."""
     SETTING_UP = 1
-    """Its functions are built and set up."""
+    """Its functions are being built and set up."""
     RUNNING = 2
     """Its threads move records."""
     CONCLUDING = 3
-    """All records are through, or never will be: outputs are published, functions cleaned up."""
+    """No record moves any more: outputs are published, functions cleaned up."""
     OVER = 4
-    """Nothing of it runs any more."""
+    """None of its threads runs any more."""
 
 
 class RunState:
@@ -51,17 +51,17 @@ class RunState:
         self.verdict: Verdict | None = None
         self.failure: FailedRecord | None = None
         self.stopping = False
-        """Sources end at their next record; a plain attribute, since it is read for each."""
+        """Sources end at their next record. A plain attribute, since it is read for each record."""
         self.cut_short = False
-        """A source did so, before its own end."""
+        """A source was stopped before its own end."""
         self.decided = threading.Event()
-        self._idle = threading.Event()  # nothing of it runs, not yet or not any more
+        self._idle = threading.Event()  # set before the threads start and after they end
         self._idle.set()
 
     # -- transitions ----------------------------------------------------------------------------
 
     def set_up(self) -> None:
-        """Begin to set up; from now on who cancels the run has to wait for its end.
+        """Begin to set up; from now on whoever cancels the run has to wait for its end.
 
         Raises PipelineCancelledError if it was cancelled before.
         """
@@ -71,7 +71,7 @@ class RunState:
         self.raise_if_cancelled()
 
     def run(self) -> None:
-        """All is set up: the threads may start."""
+        """Note that all is set up: the threads may start."""
         with self._lock:
             self.phase = Phase.RUNNING
 
@@ -80,7 +80,7 @@ class RunState:
         self.stopping = True
 
     def cancel(self) -> None:
-        """Give the run up, unless it is decided or concludes already."""
+        """Cancel the run, unless it is decided or concludes already."""
         with self._lock:
             if self.verdict is None and self.phase < Phase.CONCLUDING:
                 self.verdict = "cancelled"
@@ -105,12 +105,12 @@ class RunState:
         return True
 
     def conclude(self) -> None:
-        """All records are through, or never will be: too late for cancelling."""
+        """Note that no record moves any more: it is too late to cancel."""
         with self._lock:
             self.phase = Phase.CONCLUDING
 
     def end(self) -> None:
-        """Nothing of the run is left; it ended well if nothing else was decided."""
+        """Note that no thread is left; the run ended well if nothing else was decided."""
         with self._lock:
             self.verdict = self.verdict or "ended"
             self.phase = Phase.OVER
@@ -121,15 +121,15 @@ class RunState:
 
     @property
     def whole(self) -> bool:
-        """Whether all records of the sources are through, so that outputs can be published."""
+        """Whether all records of the sources were processed, so that outputs can be published."""
         return self.verdict in (None, "ended") and not self.cut_short
 
     def wait_until_idle(self, timeout: float) -> bool:
-        """Wait for the end of what runs; False if it has not come after ``timeout`` seconds."""
+        """Wait until no thread runs; False if one still does after ``timeout`` seconds."""
         return self._idle.wait(timeout)
 
     def raise_if_cancelled(self) -> None:
-        """Raise PipelineCancelledError if the run was given up."""
+        """Raise PipelineCancelledError if the run was cancelled."""
         if self.verdict == "cancelled":
             raise PipelineCancelledError(f"pipeline {self._name!r} was closed before its end")
 

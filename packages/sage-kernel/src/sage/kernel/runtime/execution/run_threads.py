@@ -12,7 +12,7 @@ from sage.kernel.runtime.failed_record import FailedRecord
 class RunThreads:
     """Threads are added, then all started.
 
-    ``fail`` hears of an error that gets out of one, ``all_ended`` is called once, by the last.
+    ``fail`` is called with an error that a thread raises; ``all_ended`` once, by the last thread.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class RunThreads:
         self._lock = threading.Lock()
 
     def add(self, operator: str, body: Callable[[], None]) -> threading.Thread:
-        """Add a thread for an operator; PipelineCancelledError ends its body without a word."""
+        """Add a thread for an operator; PipelineCancelledError ends its body silently."""
 
         def run() -> None:
             try:
@@ -49,7 +49,7 @@ class RunThreads:
         return thread
 
     def start(self) -> None:
-        """Start all; raises what keeps one from starting, then call ``give_up_unstarted``."""
+        """Start all; if this raises, the caller calls ``give_up_unstarted``."""
         self._live = set(self._threads)
         for thread in self._threads:
             thread.start()
@@ -67,7 +67,7 @@ class RunThreads:
 
     @property
     def alive(self) -> list[str]:
-        """The names of those that run."""
+        """The names of the threads that run."""
         return [thread.name for thread in self._threads if thread.is_alive()]
 
     def _ended(self, thread: threading.Thread) -> None:

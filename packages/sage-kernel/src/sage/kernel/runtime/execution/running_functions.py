@@ -22,7 +22,7 @@ class RunningFunctions:
         self._services = services
         self._built: list[BaseFunction] = []
         self._set_up: list[BaseFunction] = []
-        # The one whose setup() failed: a cleanup() that trips over what is not there says no more.
+        # The function whose setup() failed. If its cleanup() fails too, that says nothing new.
         self._half_way: BaseFunction | None = None
         self.latest = ""  # the operator whose function was built or set up last
 
@@ -39,15 +39,15 @@ class RunningFunctions:
         return function
 
     def set_up(self, *, unless: Callable[[], bool]) -> FailedRecord | None:
-        """Set all functions up; return what the first that fails raised.
+        """Set all functions up, up to the first that fails; return its error.
 
-        ``unless`` is asked before each, and ends it.
+        ``unless`` is called before each; once it returns true, no more are set up.
         """
         for function in self._built:
             if unless():
                 return None
             self.latest = function.ctx.name
-            self._set_up.append(function)  # also if it fails half-way: it may hold something
+            self._set_up.append(function)  # even if it fails half-way it may hold something
             try:
                 function.setup()
             except BaseException as error:  # noqa: BLE001 - the executor raises it
@@ -56,7 +56,7 @@ class RunningFunctions:
         return None
 
     def clean_up(self) -> list[FailedRecord]:
-        """Clean up what was set up, the last first; return what they raised."""
+        """Clean up the functions that were set up, the last first; return their errors."""
         failures = []
         for function in reversed(self._set_up):
             try:

@@ -1,4 +1,4 @@
-"""What the thread of a source does: take record after record from it and push each on."""
+"""The body of a source's thread: read record after record and push each to the next operator."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def source_loop(
                     push(record)
                 finally:  # also if an operator stops the run at it
                     emitted += 1
-            if mark_done is not None:  # an unreadable one counts: who continues skips as many
+            if mark_done is not None:  # unreadable ones count: a resumed run skips them
                 mark_done()
         else:
             state.cut_short = True

@@ -1,8 +1,8 @@
-"""Wiring: makes of a pipeline's description what its records go through.
+"""Wiring: turns a pipeline's description into the closures that its records pass.
 
-Operators are built from the end: the way into an operator needs the way on from it. So building a
-source builds, from the sinks up, all that follows it; where streams merge, what was built for the
-first of them is used by the others.
+An operator's closure calls that of the next operator, so operators are built from the sinks up:
+building a source builds all that follows it. Where streams merge, what was built for the first of
+them is used by the others.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 class ErrorPolicy:
     """Applies an operator's ``on_error``: stop the pipeline, skip the record, or dead-letter it.
 
-    ``counts`` says how often it did which.
+    ``counts`` says how often each of these happened.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class ErrorPolicy:
         self.counts = ErrorCounts()
 
     def handle(self, record: Any, error: BaseException, attempts: int = 1) -> None:
-        """Return if the pipeline may go on without the record, else raise to unwind the thread."""
+        """Return if the pipeline may go on without the record; else raise, to end the thread."""
         counts = self.counts
         failed = FailedRecord(
             operator=self._operator, record=record, error=error, attempts=attempts

@@ -30,7 +30,7 @@ class _Entry:
     def __init__(self, record: Any, late_at: float | None) -> None:
         self.record = record
         self.late_at = late_at
-        self.mark: tuple[int, States] | None = None  # to go on behind the record
+        self.mark: tuple[int, States] | None = None  # sent to the next operator behind the record
         self.emitted = False
         self.attempts = 0
         self.future: Future[Any] | None = None
@@ -45,7 +45,7 @@ _WAKE = object()
 
 
 class InFlightWindow:
-    """The upstream thread ``push``es records, one emitter thread ``run``s: it alone settles them.
+    """The upstream thread pushes records; one emitter thread runs, and alone settles them.
 
     A record holds its place in the window from ``push`` until it was emitted, which bounds both
     what is in flight and what waits for an earlier record of an ordered stream. Completions
@@ -199,7 +199,7 @@ class InFlightWindow:
             self._deliver(self._order.popleft())
 
     def _deliver(self, entry: _Entry) -> None:
-        if self._cancelled:  # a slow consumer must not get all that was settled already
+        if self._cancelled:  # a slow consumer must not be given all records that are settled
             raise PipelineCancelledError
         error, output = entry.error, None
         if error is None:

@@ -10,13 +10,13 @@ Push = Callable[[Any], None]
 """Hands a record to an operator, and returns when that has room for the next one."""
 
 Finish = Callable[[], None]
-"""Says that no record follows."""
+"""Tells an operator that no record follows."""
 
 States = dict[str, Any]
 """What the durable sinks have delivered, by sink."""
 
 Mark = Callable[[int, States], None]
-"""Says that all records before a position are through, with the states of the sinks passed."""
+"""Tells an operator that all records before a position passed, with the states of the sinks."""
 
 
 def no_mark(position: int, states: States) -> None:

@@ -2,7 +2,7 @@
 
 A closure runs the user's function on a record and hands what comes out to ``emit``, the closure
 of the operator after it. The call of ``emit`` stays outside the ``try``: an error belongs to the
-operator that raised it, never to one before it. What cannot be told from other counts is counted.
+operator that raised it, never to one before it. Only what no other count implies is counted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The counts behind RunMetrics: integers that one thread each writes and anybody may read.
 
-No lock is taken for a record, and what follows from other counts is not counted: a map on the
-thread of the operator before it has taken what that one emitted, and given it on but for errors.
+No lock is taken for a record, and what other counts imply is not counted: a map on the thread of
+the operator before it has received what that one emitted, and has emitted all but its errors.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class OperatorCounts:
         return emitted + sum(counts.out for counts in self.branches)
 
     def flow(self) -> tuple[int, int, int]:
-        """Return the records that it began on, is through with, and emitted.
+        """Return how many records it began, finished and emitted.
 
-        What comes later is read first, so that nothing seems to have ended before it began.
+        The later count is read first, so that no record seems to have ended before it began.
         """
         errors = self.errors.total if self.errors else 0
         out = sum(counts.out + counts.variable_out() for counts in self.replicas)
@@ -133,13 +133,13 @@ class RunCounts:
         return self._operators[operator.id]
 
     def begin(self, already_done: int) -> None:
-        """Say that records can move, those aside that an earlier run has done."""
+        """Note that records can move now; ``done`` were processed by an earlier run."""
         for counts in self._operators.values():
             counts.measure(already_done)
         self._began = time.monotonic()
 
     def end(self) -> None:
-        """Say that nothing moves any more."""
+        """Note that no record moves any more."""
         self._ended = time.monotonic()
 
     def read(self, state: State) -> RunMetrics:
@@ -173,10 +173,10 @@ class RunCounts:
 
 
 def _through(source: int, read: dict[int, OperatorMetrics], consumers: dict[int, list[int]]) -> int:
-    """Estimate how many records of a source are through all operators.
+    """Estimate how many records of a source have passed all operators.
 
-    What part of the records handed to an operator is still before or in it is taken for the part
-    of the source's records that are there, whether each became one record or many on the way.
+    An operator may receive more or fewer records than the source emitted. The share of its records
+    that still wait or are in flight is taken as the share of the source's records that are there.
     """
 
     def share_inside(id_: int) -> float:

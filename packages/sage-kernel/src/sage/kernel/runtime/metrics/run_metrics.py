@@ -14,21 +14,21 @@ State = Literal["new", "running", "ended", "failed", "cancelled"]
 class OperatorMetrics:
     """Counts of one operator, over all of its replicas.
 
-    A record counts when the thread that has it is through with it, in all the operators that run
-    there; at the end all counts are exact. What a failed or closed run gave up stays in
-    ``waiting`` and ``in_flight``.
+    A record counts when its thread has passed it through all operators that run on that thread; at
+    the end all counts are exact. Records that a failed or closed run gave up stay in ``waiting``
+    and ``in_flight``.
     """
 
     name: str
     kind: str
     records_in: int = 0
-    """Records that it began on; 0 for a source."""
+    """Records that it began; 0 for a source."""
     records_out: int = 0
     """Records that it emitted; of a sink, those it has written."""
     waiting: int = 0
-    """Records before it, in its queue or in the hands of who waits for a place in it."""
+    """Records in its queue, and those that an operator waits to put there."""
     in_flight: int = 0
-    """Records that it is at; of a synchronous operator on another's thread always 0."""
+    """Records that it works on; always 0 for a synchronous operator on another's thread."""
     skipped: int = 0
     dead_lettered: int = 0
     failed: int = 0
@@ -45,7 +45,7 @@ class OperatorMetrics:
 
     @property
     def finished(self) -> int:
-        """Records that it is through with; what a source has emitted."""
+        """Records that it has finished; for a source, those it has emitted."""
         return self.records_out if self.kind == "source" else self.records_in - self.in_flight
 
 
@@ -61,9 +61,9 @@ class RunMetrics:
     length: int | None
     """Records that the sources will emit in this run; None if one of them does not know."""
     done: int
-    """Records of the sources that are through; an estimate until the run has ended."""
+    """Records of the sources that passed all operators; an estimate until the run has ended."""
     time_left: float | None
-    """Seconds until the end at the mean pace so far; None if nothing tells."""
+    """Seconds until the end at the mean pace so far; None if that is not known."""
 
     def operator(self, name: str) -> OperatorMetrics:
         """Return the first operator of a name; an unknown name raises LookupError."""

@@ -21,7 +21,7 @@ _LINE_EVERY = 5.0
 
 
 class ProgressDisplay:
-    """Begins with ``start``; ``end`` returns when the terminal is as it was, but for a last line.
+    """``start`` begins to show; ``end`` restores the terminal and leaves one last line.
 
     It only reads the run's counts. A run that ended well ends its display by itself.
     """
@@ -85,7 +85,7 @@ class ProgressDisplay:
             console=console,
             auto_refresh=False,
             transient=True,
-            # What goes elsewhere than to the terminal must go there as it is.
+            # Output that does not go to the terminal must not be changed.
             redirect_stdout=sys.stdout.isatty(),
         )
         terminals = [stream for stream in (sys.stdout, sys.stderr) if stream.isatty()]

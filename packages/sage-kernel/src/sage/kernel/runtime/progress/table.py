@@ -14,7 +14,7 @@ from rich.text import Text
 from sage.kernel.runtime.metrics.run_metrics import RunMetrics
 from sage.kernel.runtime.progress.text import Pace, printable, status
 
-_NARROW = 64  # columns; below it numbers are short and what matters least is left out
+_NARROW = 64  # columns; below it numbers are short and minor columns left out
 _COLUMNS = {
     "in": "records_in",
     "out": "records_out",

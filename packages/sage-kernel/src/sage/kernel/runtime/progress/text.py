@@ -1,4 +1,4 @@
-"""What is said of a run in words: a line while it runs, and one at its end."""
+"""The words for a run: a line while it goes on, and one at its end."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _STATES = {
 
 
 class Pace:
-    """How fast a run is of late, from what was read of it in the last ten seconds."""
+    """The pace of a run over the last ten seconds."""
 
     def __init__(self) -> None:
         self._read: deque[RunMetrics] = deque()
 
     def add(self, now: RunMetrics) -> None:
-        """Take what was read just now."""
+        """Add the metrics of this moment."""
         self._read.append(now)
         while now.elapsed - self._read[0].elapsed > _RECENT:
             self._read.popleft()
@@ -39,7 +39,7 @@ class Pace:
         return [max(0, new.finished - old.finished) / seconds for old, new in pairs]
 
     def time_left(self) -> float | None:
-        """Return the seconds until the end if it goes on so."""
+        """Return the seconds until the end at this pace."""
         before, now, seconds = self._span()
         if now.time_left is None or now.length is None:
             return None

@@ -32,7 +32,7 @@ class _Limited:
             call.cancel()
 
     def _pass_on(self, call: Future[Any]) -> None:
-        self.call = None  # what the call has made must not live as long as its timeout
+        self.call = None  # the call's result must not be kept until its timeout
         with suppress(InvalidStateError):  # too late, or cancelled
             if call.cancelled():
                 self.future.cancel()
@@ -50,7 +50,7 @@ class _Limited:
 
 
 class CallTimeouts:
-    """Its one thread begins with the first call, and is a daemon as those of services are."""
+    """One daemon thread, started by the first call, ends all calls that are late."""
 
     def __init__(self) -> None:
         self._due: list[tuple[float, int, _Limited]] = []
@@ -62,7 +62,7 @@ class CallTimeouts:
     def limit(self, call: Future[Any], timeout: float, late: Exception) -> Future[Any]:
         """Return a Future with the call's result, or ``late`` as its error after so many seconds.
 
-        The call is cancelled then, and also where the Future is.
+        The call is cancelled then; it is also cancelled if the Future is.
         """
         limited = _Limited(call, late)
         due = time.monotonic() + timeout
@@ -78,7 +78,7 @@ class CallTimeouts:
         return limited.future
 
     def close(self) -> None:
-        """End the thread; calls that are under way keep no timeout."""
+        """End the thread; calls in flight have no timeout from then on."""
         with self._changed:
             self._closed = True
             self._changed.notify()

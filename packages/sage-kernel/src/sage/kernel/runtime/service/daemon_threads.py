@@ -16,10 +16,10 @@ from sage.common.service import ServiceClosedError
 class DaemonThreads:
     """Runs the calls to one service on at most ``limit`` threads, made as they are needed.
 
-    A call begins once it has one of the ``slots``, and can be cancelled till then.
+    A call begins once it has one of the ``slots``, and can be cancelled until then.
 
-    The interpreter waits for the threads of a ThreadPoolExecutor before it ends, so one call that
-    never returns would keep it from ending; it does not wait for these.
+    The interpreter does not wait for these threads when it ends. For those of a ThreadPoolExecutor
+    it does, so that one call that never returns would keep it from ending.
     """
 
     def __init__(self, service: str, limit: int | None, slots: AbstractContextManager[Any]) -> None:
@@ -50,7 +50,7 @@ class DaemonThreads:
         return future
 
     def close(self) -> None:
-        """Cancel the calls that wait and let each thread end after the call that it is in."""
+        """Cancel the calls that wait; each thread ends after its present call."""
         with self._changed:
             self._closed = True
             waiting, self._calls = self._calls, deque()

@@ -34,9 +34,9 @@ class Endpoint:
 class RunningService:
     """An open service with its slots and, once needed, its threads.
 
-    One that is ``borrowed`` was opened by somebody else, who closes it too. Its slots are the
-    service's own: however many managers borrow it, it has ``max_concurrency`` calls at once. Since
-    closing does not end the calls that are in flight, they are kept, and cancelled then.
+    A ``borrowed`` service was opened by somebody else, who also closes it. Its slots belong to the
+    service: however many managers borrow it, it runs ``max_concurrency`` calls at once. Closing the
+    manager does not close the service, so calls in flight are remembered and cancelled.
     """
 
     def __init__(self, name: str, service: BaseService, *, borrowed: bool = False) -> None:
@@ -78,7 +78,7 @@ class RunningService:
         return endpoint
 
     def close(self, closed: ServiceClosedError | None = None) -> None:
-        """Refuse further calls and those that wait for a slot or a thread, close the service.
+        """Refuse further calls and calls that wait for a slot or a thread, then close the service.
 
         ``closed`` is what further calls raise. A borrowed service stays open.
         """

@@ -81,16 +81,16 @@ class ServiceManager:
                 for name, factory in self._factories.items():
                     self._running[name] = self._open(name, factory)
                     if self._closed.is_set():
-                        self.close()  # again: the other one was too early for this service
+                        self.close()  # again: close() came before this service was open
                         return
             except BaseException:
                 self.close("it has been closed, since a service failed to open")
                 raise
 
     def identities(self) -> dict[str, Mapping[str, Any]]:
-        """Return what the services say that their results follow from, those that do.
+        """Return each service's checkpoint identity, by name; services that have none are left out.
 
-        Services that are not open yet are made for that, and opened later.
+        Services that are not open yet are constructed for this, and opened later.
         """
         with self._lock:
             for name, factory in self._factories.items():
@@ -117,7 +117,7 @@ class ServiceManager:
         ``timeout`` is in seconds, None waits without limit; ``method=None`` is ``process``.
         Raises ServiceNotFoundError, ServiceMethodNotFoundError, ServiceClosedError, or
         ServiceTimeoutError after cancelling the call. A plain method that has begun cannot be
-        interrupted: it keeps its slot till its end. A method with an ``_async`` twin is.
+        interrupted: it keeps its slot until it ends. A method with an ``_async`` twin can be.
         """
         endpoint = self._service(name).endpoint(method)
         if timeout is None and not endpoint.futures_only:
@@ -158,7 +158,7 @@ class ServiceManager:
         return self._timeouts.limit(future, timeout, late)
 
     def capacity(self, name: str) -> int | None:
-        """Return how many calls in flight the service can make use of; None if it does not say."""
+        """Return how many calls in flight keep the service busy; None if it does not say."""
         return self._service(name).service.capacity
 
     def proxy(self, name: str) -> ServiceCallProxy:
