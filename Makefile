@@ -36,15 +36,17 @@ bench: .venv/bench-ready
 	@$(RUN) benchmarks/against_others.py $(ARGS)
 	@$(RUN) benchmarks/registry.py
 	@$(RUN) benchmarks/start_to_answer.py
+	@$(RUN) tools/docs/charts.py
 
 .venv/bench-ready: .venv/ready tools/install/requirements-bench.txt
 	@$(RUN) -m pip --quiet --disable-pip-version-check install --no-deps \
 		-r tools/install/requirements-bench.txt
 	@touch $@
 
-# Writes the command line's reference anew and builds the site into docs-public/site.
+# Writes the generated references anew and builds the site into docs-public/site.
 docs: .venv/docs-ready
 	@$(RUN) tools/docs/cli_reference.py
+	@$(RUN) tools/docs/operator_reference.py
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict -f docs-public/mkdocs.yml
 	@echo "docs-public/site/index.html"
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BY_THEMSELVES = (
     "checkpoints.md", "coming_from_isage.md", "files.md", "memory.md", "operations.md",
-    "pipelines.md", "testing.md",
+    "operators.md", "pipelines.md", "testing.md",
 )  # fmt: skip
 ELSEWHERE = ("quick_start.md", "terminal.md", "middleware/tools/vllm_service.md")
 READMES = sorted(ROOT.glob("packages/*/README.md"))

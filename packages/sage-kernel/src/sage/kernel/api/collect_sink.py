@@ -17,6 +17,9 @@ class CollectSink(SinkFunction):
         stream.map(parse, on_error=partial(CollectSink, failed)).sink(CollectSink, answers)
 
     ``stream.collect()`` does it with a list of its own, and runs the pipeline.
+
+    Args:
+        into: the list to append to.
     """
 
     def __init__(self, into: list[Any]) -> None:

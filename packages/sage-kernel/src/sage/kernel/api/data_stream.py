@@ -17,15 +17,20 @@ Kind = Literal["source", "map", "flatmap", "filter", "keyby", "union", "sink"]
 class DataStream:
     """The output of one operator. Every method adds an operator that consumes it.
 
-    ``function`` is a function class, followed by its constructor's arguments, or a plain callable,
-    followed by arguments that are bound before the record; a ``functools.partial`` of either holds
-    such arguments. Common options:
+    These are the arguments of all methods that accept a function.
 
-    - ``parallelism``: replicas, each with a thread; above 1 the order of records is not kept.
-    - ``name``: the operator's name in errors and logs, the function's by default.
-    - ``on_error``: ``"raise"`` stops the pipeline and submit() raises the error; ``"skip"`` logs
-      the record and goes on; a SinkFunction class or callable, or a partial of one, receives a
-      FailedRecord each.
+    Args:
+        function: a function class, or a plain callable; a ``functools.partial`` of either holds
+            some of its arguments.
+        *args: arguments of the class's constructor, or arguments of the callable that are bound
+            before the record.
+        **kwargs: the same, by name, and the following.
+        parallelism: replicas, 1 by default, each with a thread; above 1 the order of records is
+            not kept.
+        name: the operator's name in errors, logs and metrics, the function's by default.
+        on_error: ``"raise"``, the default, stops the pipeline and submit() raises the error;
+            ``"skip"`` logs the record and goes on; a SinkFunction class or callable, or a partial
+            of one, receives a FailedRecord each.
     """
 
     def __init__(
@@ -52,7 +57,11 @@ class DataStream:
         return self._add("keyby", function, args, kwargs)
 
     def union(self, *others: DataStream) -> DataStream:
-        """Merge with other streams of the same environment, in order of arrival."""
+        """Merge with other streams of the same environment, in order of arrival.
+
+        Args:
+            *others: the streams, at least one.
+        """
         if not others:
             raise TypeError("union() takes at least one other stream")
         for other in others:
@@ -70,7 +79,12 @@ class DataStream:
         return self
 
     def print(self, prefix: str = "", **options: Any) -> DataStream:
-        """Print every record on standard output; returns this stream."""
+        """Print every record on standard output; returns this stream.
+
+        Args:
+            prefix: what stands before each record, and a blank.
+            **options: ``name`` and ``on_error``, as for all methods.
+        """
         return self.sink(PrintSink, prefix, **options)
 
     def collect(self, *, progress: bool = False) -> list[Any]:
@@ -81,6 +95,9 @@ class DataStream:
         ``submit(progress=progress)``, so it raises what submit() does, and the environment has run
         and is closed after it. All records are held in memory: it is for tests and notebooks, and
         needs a source that ends.
+
+        Args:
+            progress: as for submit().
 
         Example::
 

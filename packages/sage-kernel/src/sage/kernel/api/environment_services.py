@@ -37,6 +37,12 @@ class EnvironmentServices:
                         env.register_service("vllm_service", service)
                         ...
 
+        Args:
+            name: the name to call it by.
+            service: the class, or the instance.
+            *args: arguments of the class's constructor.
+            **kwargs: the same, by name.
+
         Raises:
             RuntimeError: the instance is not open, or it is too late: a class comes before the
                 services open, an instance before the environment closes.
@@ -74,6 +80,14 @@ class EnvironmentServices:
         If another thread is opening them it waits for that, unless the one it calls is open
         already: a service's setup() may wait for a thread that calls an earlier service, but not
         for one that calls a later service or itself.
+
+        Args:
+            name: the name that the service is registered by.
+            *args: arguments of the method.
+            method: the method's name.
+            **kwargs: arguments of the method, by name.
+            timeout: seconds after which the call is cancelled and ServiceTimeoutError raised; None
+                is no limit.
         """
         self._open_services(name)
         return self.service_manager.call_service(
@@ -85,6 +99,9 @@ class EnvironmentServices:
 
         ``env.service("vllm_service").generate("Hi")`` is ``env.call_service("vllm_service", "Hi",
         method="generate")``.
+
+        Args:
+            name: the name that the service is registered by.
         """
         self._open_services(name)
         return self.service_manager.proxy(name)

@@ -38,9 +38,12 @@ _CALL_LATER = (
 class LocalEnvironment(EnvironmentServices):
     """Holds services and a pipeline, and runs them once.
 
-    Register services, describe streams from a source, then ``submit()``. ``config`` takes
-    ``channel_capacity`` (records that may wait between two threads) and ``close_timeout``
-    (seconds that ``close()`` gives the operators to return).
+    Register services, describe streams from a source, then ``submit()``.
+
+    Args:
+        name: the pipeline's name in logs, errors and metrics.
+        config: ``channel_capacity``, records that may wait between two threads (1024), and
+            ``close_timeout``, seconds that ``close()`` gives the operators to return (10).
     """
 
     def __init__(self, name: str = "sage", config: Mapping[str, Any] | None = None) -> None:
@@ -56,11 +59,14 @@ class LocalEnvironment(EnvironmentServices):
     def from_source(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> DataStream:
         """Start a stream from a function that produces its records.
 
-        It is a SourceFunction, a generator function, or a callable that returns a record each time
-        until it returns a StopSignal.
-
-        ``name=`` and ``on_error=`` are as with the operators of a DataStream; the latter is for
-        the records that a source cannot read, see UnreadableRecord.
+        Args:
+            function: a SourceFunction, a generator function, or a callable that returns a record
+                each time until it returns a StopSignal.
+            *args: the function's arguments.
+            **kwargs: the same, by name.
+            name: as for the operators of a DataStream.
+            on_error: as for them; it is for the records that a source cannot read, see
+                UnreadableRecord.
         """
         options = {key: kwargs.pop(key) for key in _SOURCE_OPTIONS if key in kwargs}
         if inspect.isgeneratorfunction(function):
@@ -72,13 +78,24 @@ class LocalEnvironment(EnvironmentServices):
     def from_batch(
         self, function: Callable[..., Any] | Iterable[Any], *args: Any, **kwargs: Any
     ) -> DataStream:
-        """Start a stream from a BatchFunction, or as from_source or from_collection do."""
+        """Start a stream from a BatchFunction, or as from_source or from_collection do.
+
+        Args:
+            function: a BatchFunction, or what one of the other two accepts.
+            *args: its arguments.
+            **kwargs: the same, by name, and ``name`` and ``on_error``.
+        """
         if isinstance(function, type) or callable(function):
             return self.from_source(function, *args, **kwargs)
         return self.from_collection(function, *args, **kwargs)
 
     def from_collection(self, records: Iterable[Any], *, name: str | None = None) -> DataStream:
-        """Start a stream of an iterable's items; a generator is read as the pipeline goes."""
+        """Start a stream of an iterable's items.
+
+        Args:
+            records: the iterable; a generator is read as the pipeline goes.
+            name: the source's name in errors, logs and metrics.
+        """
         if isinstance(records, str | bytes) or not isinstance(records, Iterable):
             raise TypeError(f"from_collection() takes an iterable of records, not {records!r}")
         return self._source(IterableSource, (records,), {}, {"name": name or "collection"})
@@ -95,23 +112,26 @@ class LocalEnvironment(EnvironmentServices):
     ) -> None:
         """Open the services and run the pipeline.
 
-        With ``autostop`` this returns after the last record, all services closed; else it returns
-        at once, and ``wait``, ``stop`` or ``close`` end the run. Raises what a service's or
-        function's setup() raises, before any record moves; the error of an operator, with its own
-        type and traceback and a note that names operator and record (``failure`` has them as
-        data); PipelineCancelledError if another thread closes the environment before the last
-        record is through; KeyboardInterrupt. Whatever it raises, everything is closed.
+        Raises what a service's or function's setup() raises, before any record moves; the error
+        of an operator, with its own type and traceback and a note that names operator and record
+        (``failure`` has them as data); PipelineCancelledError if another thread closes the
+        environment before the last record is through; KeyboardInterrupt. Whatever it raises,
+        everything is closed.
 
-        With ``checkpoint``, a folder, a run that stopped for any reason goes on where it was when
-        the same pipeline is submitted again, and one that is complete does nothing. A DurableSink
-        then has every record once; any other sink gets again what it was given after the last
-        commit before a kill, 0.2 seconds and the time of two commits at most. Raises a
-        CheckpointError if the pipeline cannot have one, is another one, or is being run, and if
-        its input, or what its services answer with, has changed. With ``input_grew="continue"``
-        records that were added to the input are processed.
-
-        With ``progress`` the run is shown on standard error until its end: drawn in place on a
-        terminal, told in a line every few seconds elsewhere, and summed up in a last line.
+        Args:
+            autostop: True returns after the last record, all services closed; False returns at
+                once, and ``wait``, ``stop`` or ``close`` end the run.
+            checkpoint: a folder. A run that stopped for any reason goes on where it was when the
+                same pipeline is submitted again, and one that is complete does nothing. A
+                DurableSink then has every record once; any other sink gets again what it was given
+                after the last commit before a kill, 0.2 seconds and the time of two commits at
+                most. Raises a CheckpointError if the pipeline cannot have one, is another one, or
+                is being run, and if its input, or what its services answer with, has changed.
+            input_grew: ``"refuse"``, or ``"continue"`` to process records that were added to the
+                input.
+            progress: show the run until its end on standard error: drawn in place on a terminal
+                and in a notebook, told in a line every few seconds elsewhere, and summed up in a
+                last line.
         """
         if self._executor is not None:
             raise RuntimeError(f"environment {self.name!r} was submitted already; make a new one")
@@ -146,7 +166,7 @@ class LocalEnvironment(EnvironmentServices):
             self._end_progress()
 
     def stop(self) -> None:
-        """End the sources, finish the records they emitted, close; raises what stopped the run.
+        """End the sources, let what they emitted through, close; raises what stopped the run.
 
         A DurableSink publishes its output only if the sources were at their end already.
 
@@ -197,7 +217,7 @@ class LocalEnvironment(EnvironmentServices):
         if self._executor is not None and self._executor.on_own_thread:
             self._executor.cancel()
             return
-        with ExitStack() as stack:  # close everything, even if a second Ctrl-C comes
+        with ExitStack() as stack:  # all of it, also after another Ctrl-C
             stack.callback(self.service_manager.close, why, hint=hint)
             if self._executor is not None:
                 stack.callback(self._end_progress)

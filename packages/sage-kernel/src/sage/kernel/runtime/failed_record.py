@@ -9,9 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class FailedRecord:
-    """A record that an operator could not process.
+    """A record that an operator could not process: what a dead-letter sink receives.
 
-    ``record`` is None where the operator had none: in a source, in setup or in cleanup.
+    JSONLSink writes it as ``{"operator", "record", "error": {"type", "message"}, "attempts"}``.
+
+    Args:
+        operator: the operator's name.
+        record: the record as the operator received it; None where the operator had none: in a
+            source, in setup or in cleanup.
+        error: the exception.
+        attempts: how often the record was tried, retries included.
     """
 
     operator: str

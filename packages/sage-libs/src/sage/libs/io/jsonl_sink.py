@@ -18,13 +18,16 @@ class JSONLSink(DurableSink):
 
     Until the run is at its end the lines lie in ``<path>.partial``; then that takes the place of
     ``path``. With a checkpoint, a continued run first cuts off what was written after the last
-    commit. A ``path`` that ends in ``.gz``, ``.bz2``, ``.xz`` or ``.zst`` is compressed as it
-    takes its name. What JSON has no type for is written as text: dates and times as ISO, decimals
-    as the number, bytes as Base64.
+    commit. What JSON has no type for is written as text: dates and times as ISO, decimals as the
+    number, bytes as Base64.
 
     As a dead-letter sink, ``on_error=partial(JSONLSink, "failed.jsonl")``, it writes
     ``{"operator", "record", "error": {"type", "message"}, "attempts"}``; what JSON cannot hold of
     such a record is there as its ``repr()``.
+
+    Args:
+        path: the file. If it ends in ``.gz``, ``.bz2``, ``.xz`` or ``.zst``, it is compressed as it
+            takes its name.
     """
 
     _file: BinaryIO | None = None

@@ -30,11 +30,15 @@ class JSONLSource(SourceFunction):
 
     A line that is no JSON stops the run with an InputFileError that has its file and number. With
     ``on_error="skip"`` or a dead-letter sink, as operators have it, ``from_source()`` goes on
-    after it; the letter's record is ``{"path", "line", "text"}``. NaN and infinities, which JSON
-    does not have but Python writes, make such a line too; ``not_finite="null"`` reads them as
-    None, ``"keep"`` as they are.
+    after it; the letter's record is ``{"path", "line", "text"}``.
 
     ``len()`` counts the lines of files up to 1 GiB, so that a run can tell how much time is left.
+
+    Args:
+        path: the file or folder.
+        not_finite: what becomes of a line with NaN or an infinity, which JSON does not have but
+            Python writes: ``"raise"`` treats it as no JSON, ``"null"`` reads them as None,
+            ``"keep"`` as they are.
     """
 
     none_is_record = True  # as a line it is null

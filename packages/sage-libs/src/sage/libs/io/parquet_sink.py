@@ -26,15 +26,18 @@ from sage.libs.io.parquet_files import (
 class ParquetSink(DurableSink):
     """Writes records, which are dicts, as ``part-00000.parquet`` and so on into a folder.
 
-    A part has ``rows_per_part`` rows, which are held in memory until it is written. The columns
-    are those of ``schema``, a pyarrow.Schema, or the keys of all rows, each with the type that
-    its values have; in the end all parts have the same columns, so that they are read as one
-    table. A row that does not fit raises OutputFileError, with its column and value, and is left
-    out. Until the run is at its end the parts lie in ``<path>.partial``; then
-    that folder becomes ``path``, which must not exist before.
+    In the end all parts have the same columns, so that they are read as one table. A row that does
+    not fit raises OutputFileError, with its column and value, and is left out. Until the run is at
+    its end the parts lie in ``<path>.partial``; then that folder becomes ``path``.
 
     A Parquet file cannot be continued. So with a checkpoint, the rows of the part to come are
     also kept in a journal, with the columns, and a continued run begins with them.
+
+    Args:
+        path: the folder, which must not exist before.
+        rows_per_part: rows of a file, which are held in memory until it is written.
+        schema: a pyarrow.Schema that fixes the columns; without one they are the keys of all rows,
+            each with the type that its values have.
     """
 
     _journal: BinaryIO | None = None

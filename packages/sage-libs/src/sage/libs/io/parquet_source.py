@@ -21,15 +21,20 @@ from sage.libs.io.parquet_rows import check_columns, read_records
 class ParquetSource(SourceFunction):
     """Emits each row of a ``.parquet`` file, or of all those in a folder by name, as a dict.
 
-    ``columns`` names the columns to read, all by default; InputFileError names one that a file
-    has not, or has twice. A map column is a dict. Moments are datetimes, or their ISO text where
-    they have fractions of a microsecond.
+    A map column is a dict. Moments are datetimes, or their ISO text where they have fractions of a
+    microsecond.
 
     A row that cannot be read, such as one with a date before the year 1, stops the run with an
     InputFileError that has its file and number, unless the ``on_error`` of ``from_source()`` says
-    otherwise; the letter's record is ``{"path", "row"}``. NaN and infinities are kept, or with
-    ``not_finite`` read as ``"null"``; ``"raise"`` makes them such an error, which is what a run
-    that ends in JSON needs: it would else find out after the work is done.
+    otherwise; the letter's record is ``{"path", "row"}``.
+
+    Args:
+        path: the file or folder.
+        columns: the columns to read, all by default; InputFileError names one that a file has not,
+            or has twice.
+        not_finite: what becomes of NaN and infinities: ``"keep"``, ``"null"`` to read them as None,
+            or ``"raise"`` to make the row an error. A run that ends in JSON needs one of the latter
+            two: it would else find out after the work is done.
     """
 
     def __init__(

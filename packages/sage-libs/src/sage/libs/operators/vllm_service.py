@@ -62,11 +62,12 @@ class VLLMServiceGenerator(_ServiceOperator):
         prompt_template: makes the prompt of the record's fields, as ``str.format`` does:
             ``"Summarise: {text}"``. The fields are a dict's own, or those of the dict that is a
             pair's original; a prompt that comes by itself is named by ``prompt_key``. A record
-            without a field that the template names fails with an error that says which.
+            without a field that the template names fails with an error that says which. Braces
+            that are to stay are doubled: ``'Answer as {{"city": ...}}: {text}'``.
         system_prompt: what the model is told before each prompt. Prompts thereby become
             conversations; one that begins with a system message of its own keeps that.
-        options_key: where a dict may have options of its own, a dict that goes before the
-            operator's; None, the default, reads none.
+        options_key: where a dict may have options of its own, such as
+            ``{"max_tokens": 200}``, which override the operator's; None, the default, reads none.
         json_schema: a JSON schema that the answers keep to. An object's fields go into the
             record, in place of fields of the same names; other values go to ``output_key``. An
             answer that was cut off raises UnfinishedAnswerError: no half object is emitted.
@@ -79,7 +80,8 @@ class VLLMServiceGenerator(_ServiceOperator):
         ordered: False emits each record as soon as it is done.
         max_in_flight: records in flight; None takes the service's capacity.
         retries: how often a record is tried again when the engine, not the record, failed.
-        options: the service's options for every record, such as ``max_tokens=64``.
+        **options: the service's options for every record, such as ``max_tokens=64``. They override
+            the service's ``sampling``, which overrides the model's own defaults.
     """
 
     def __init__(
@@ -141,11 +143,21 @@ class VLLMServiceGenerator(_ServiceOperator):
 class VLLMEmbeddingOperator(_ServiceOperator):
     """Embeds a text of each record; records as for VLLMServiceGenerator, without conversations.
 
-    A dict's text is read from ``text_key``, or made by ``text_template`` (``"query: {text}"``),
-    and its vector, a list of floats, goes to ``output_key``; a list of texts becomes a list of
-    vectors. A string becomes ``{"text": the string, "embedding": the vector}``. ``dimensions``
-    shortens the vectors of models that were trained for it. The other arguments are those of
-    VLLMServiceGenerator.
+    A string becomes ``{"text": the string, "embedding": the vector}``; a dict comes out as a copy
+    with its vector, a list of floats. A list of texts becomes a list of vectors.
+
+    Args:
+        service_name: the name that the service is registered by.
+        timeout: seconds a record may take, as for VLLMServiceGenerator; None is no limit.
+        text_key: where a dict's text, or its list of texts, is.
+        text_template: makes the text of the record's fields: ``"query: {text}"``. It is filled in
+            as VLLMServiceGenerator's ``prompt_template``.
+        output_key: where the vector goes, in place of a field of the same name.
+        normalize: whether vectors have the length 1.
+        dimensions: shortens the vectors of models that were trained for it.
+        ordered: False emits each record as soon as it is done.
+        max_in_flight: records in flight; None takes the service's capacity.
+        retries: how often a record is tried again when the engine, not the record, failed.
     """
 
     def __init__(

@@ -36,13 +36,13 @@ class OpenAIGenerator(AsyncMapFunction):
         patience: seconds that a server may refuse everything and ask to come again, 600 by
             default; they count anew after each answer, and not as ``retries``.
         prompt_key, prompt_template, system_prompt, options_key: as for VLLMServiceGenerator.
-        json_schema, merge_fields, output_key, details_key: as for VLLMServiceGenerator. OpenAI's
-            own models take only schemas whose objects require all their properties and allow no
-            others.
+        json_schema: as for VLLMServiceGenerator. OpenAI's own models take only schemas whose
+            objects require all their properties and allow no others.
+        merge_fields, output_key, details_key: as for VLLMServiceGenerator.
         ordered: False emits each record as soon as it is done.
         max_in_flight: records in flight, 256 by default.
         retries: how often a record is tried again, after 0.5 s at most and then twice as long.
-        options: of ``chat.completions.create`` for every record, such as ``max_tokens=64``; what
+        **options: of ``chat.completions.create`` for every record, such as ``max_tokens=64``; what
             only your server knows goes into ``extra_body={"top_k": 20}``.
     """
 

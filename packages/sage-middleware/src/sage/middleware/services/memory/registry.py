@@ -19,11 +19,18 @@ def register_memory_service(
 ) -> ServiceFactory:
     """Register a VDBMemoryService with an environment; it opens when the environment starts.
 
-    ``config`` is a VDBMemoryServiceConfig or a dict that its ``from_dict`` takes, such as
-    ``{"folder": "memory", "embedding_service": "vllm_service"}``; it is checked here and now. A
-    service that embeds is registered before this one. ``embedder`` is anything that
-    VDBMemoryCollection takes. Raises ValueError for a configuration that is not valid or a name
-    that is taken.
+    A service that embeds is registered before this one.
+
+    Args:
+        env: the environment.
+        service_name: what functions call it by.
+        config: a VDBMemoryServiceConfig or a dict that its ``from_dict`` takes, such as
+            ``{"folder": "memory", "embedding_service": "vllm_service"}``; it is checked here and
+            now.
+        embedder: anything that VDBMemoryCollection takes.
+
+    Raises:
+        ValueError: a configuration that is not valid, or a name that is taken.
     """
     if config is None:
         raise ValueError("no config given: pass config={'folder': 'path/to/memory'}")
