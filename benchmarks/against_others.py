@@ -212,6 +212,7 @@ WAYS = {
 
 def report(results: Results) -> None:
     """Print medians, ratios and what the ratios should at least be."""
+    results.write("against_others", "A pipeline and other ways of running vLLM", ours="ab")
     out = Console(width=100)
     table = Table("", "Way", "tokens/s, steady", "in all", title="Throughput (medians)")
     for name, way in WAYS.items():

@@ -65,6 +65,7 @@ WAYS = {
 
 def report(results: Results) -> None:
     """Print medians and ratios."""
+    results.write("busy_neighbour", "A pipeline beside a busy neighbour", ours="ac")
     out = Console(width=100)
     table = Table("", "Way", "tokens/s", title="A pipeline beside a busy neighbour (medians)")
     for name, way in WAYS.items():

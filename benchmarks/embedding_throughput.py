@@ -39,6 +39,7 @@ from typing import Any
 
 import numpy as np
 from engine_options import engine_options
+from figures import write_figures
 from rich.console import Console
 from rich.table import Table
 
@@ -199,6 +200,13 @@ def run_as_child(way: str, folder: Path, count: int) -> None:
 
 def report(rates: dict[str, list[float]], cosines: dict[str, float], options: Any) -> None:
     """Print the best rates, their ratios, and what those should at least be."""
+    write_figures(
+        "embedding_throughput",
+        {title: rates[way] for way, (title, _) in WAYS.items()},
+        title="Embedding with all-MiniLM-L6-v2",
+        unit="texts/s",
+        ours=[WAYS[way][0] for way in "ae"],
+    )
     out = Console(width=100)
     table = Table("", "Way", "texts/s", "least cosine to (c)", title="Embedding")
     for way, (title, _) in WAYS.items():

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engine_options import engine_options
+from figures import write_figures
 from workload import make_prompts, write_model
 
 
@@ -47,6 +48,15 @@ class Results:
         """Return the median over the rounds of a way's figure by another's in the same round."""
         pairs = zip(self.figures[way], self.figures[other], strict=True)
         return statistics.median(one[figure] / two[figure] for one, two in pairs)
+
+    def write(self, name: str, title: str, *, ours: Sequence[str]) -> None:
+        """Write the rates of all ways for a chart; ``ours`` names the ways that are SAGE's."""
+        rates = {
+            way.title: [run["tokens_per_second"] for run in self.figures[key]]
+            for key, way in self.ways.items()
+        }
+        titles = [self.ways[key].title for key in ours]
+        write_figures(name, rates, title=title, unit="tokens/s", ours=titles)
 
 
 def main(

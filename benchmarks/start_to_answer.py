@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 
 from against_others import running_server
+from figures import write_figures
 from goals import Goals
 from rich.console import Console
 
@@ -39,6 +40,7 @@ SAGE = str(Path(sys.executable).with_name("sage"))
 RUN_TARGET = 0.5  # of the server's time
 COMMAND_TARGET = 200  # milliseconds
 COMMAND_ROUNDS = 11
+WAYS = {"r": "sage llm run --prompt", "s": "vLLM's OpenAI server, first answer"}
 
 
 def run_command(environment: Mapping[str, str]) -> tuple[str, float]:
@@ -127,6 +129,14 @@ def main() -> None:
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         commands = time_commands(environment)
         answers = time_answers(get_model_path(MODEL_ID, root=root), environment, rounds)
+    write_figures(
+        "start_to_answer",
+        {title: answers[name] for name, title in WAYS.items()},
+        title="From the start of the process to the answer",
+        unit="seconds",
+        ours=[WAYS["r"]],
+        less_is_better=True,
+    )
     goals = Goals()
     ratio = statistics.median(
         run / server for run, server in zip(answers["r"], answers["s"], strict=True)
@@ -136,7 +146,7 @@ def main() -> None:
         goals.at_most(name, commands[name], COMMAND_TARGET, "{:.0f} ms")
     console = Console(width=100)
     console.print(goals.table)
-    for name, title in (("r", "sage llm run --prompt"), ("s", "vLLM's OpenAI server")):
+    for name, title in WAYS.items():
         console.print(f"({name}) {title}: {statistics.median(answers[name]):.1f} s")
     console.print(f"python -c pass: {commands['python -c pass']:.0f} ms")
 
