@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import partial
 from typing import Any
 
@@ -36,7 +37,10 @@ def test_a_union_and_a_stream_of_nothing_can_be_collected() -> None:
     with LocalEnvironment() as env:
         one, other = env.from_collection([1]), env.from_collection([2])
         assert sorted(one.union(other).collect()) == [1, 2]
-    assert LocalEnvironment().from_collection([]).collect() == []
+    records = LocalEnvironment().from_collection([]).collect()
+    assert records == []
+    assert "0 records" in records._repr_html_()
+    assert pickle.loads(pickle.dumps(records)) == records
 
 
 def test_it_raises_what_stopped_the_run() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sage.common.core.errors import nearest
 from sage.common.core.old_names import missing_attribute
 from sage.kernel.api.collect_sink import CollectSink
+from sage.kernel.api.collected_records import CollectedRecords
 from sage.kernel.api.print_sink import PrintSink
 from sage.kernel.graph import FunctionSpec, Operator
 
@@ -94,7 +95,7 @@ class DataStream:
         has ``parallelism`` above 1 or ``ordered=False``. This is ``sink(CollectSink, records)`` and
         ``submit(progress=progress)``, so it raises what submit() does, and the environment has run
         and is closed after it. All records are held in memory: it is for tests and notebooks, and
-        needs a source that ends.
+        needs a source that ends. A notebook shows the list as a table.
 
         Args:
             progress: as for submit().
@@ -104,7 +105,7 @@ class DataStream:
             with LocalEnvironment() as env:
                 assert env.from_collection([1, 2]).map(lambda n: 2 * n).collect() == [2, 4]
         """
-        records: list[Any] = []
+        records = CollectedRecords()
         self.sink(CollectSink, records)
         self._submit(progress=progress)
         return records

@@ -6,6 +6,8 @@ import reprlib
 from dataclasses import dataclass
 from typing import Any
 
+from sage.kernel.runtime.html import html_table
+
 
 @dataclass(frozen=True, kw_only=True)
 class FailedRecord:
@@ -29,3 +31,9 @@ class FailedRecord:
     def __str__(self) -> str:
         tries = f" after {self.attempts} attempts" if self.attempts > 1 else ""
         return f"in operator {self.operator!r} on record {reprlib.repr(self.record)}{tries}"
+
+    def _repr_html_(self) -> str:
+        """Return its fields as a table, for notebooks."""
+        error = f"{type(self.error).__name__}: {self.error}"
+        row = (self.operator, self.record, error, self.attempts)
+        return html_table(("operator", "record", "error", "attempts"), [row])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sage.common.core.errors import nearest
+from sage.kernel.runtime.metrics.run_html import run_html
 
 State = Literal["new", "running", "ended", "failed", "cancelled"]
 
@@ -77,3 +78,9 @@ class RunMetrics:
     def errors(self) -> int:
         """Records that any operator could not process."""
         return sum(operator.errors for operator in self.operators)
+
+    def _repr_html_(self) -> str:
+        """Return the operators as a table, for notebooks."""
+        of = "" if self.length is None else f" of {self.length:,}"
+        said = f"{self.name}: {self.state}, {self.done:,}{of} done, {self.elapsed:.1f} s"
+        return run_html(self, [operator.rate for operator in self.operators], said)

@@ -1,4 +1,7 @@
-"""ProgressDisplay: shows a run on a terminal, or tells of it in lines, from a thread of its own."""
+"""ProgressDisplay: shows a run from a thread of its own.
+
+A terminal and a notebook's cell are drawn anew in place; all else is told in lines.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TextIO
 
+from sage.kernel.runtime.metrics.run_html import run_html
 from sage.kernel.runtime.metrics.run_metrics import RunMetrics
-from sage.kernel.runtime.progress.text import Pace, final_line, is_live, running_line
+from sage.kernel.runtime.progress.notebook import NotebookCell
+from sage.kernel.runtime.progress.text import Pace, final_line, is_live, running_line, status
 
 logger = logging.getLogger(__name__)
 
 _REDRAW_EVERY = 0.15
+_REDRAW_CELL_EVERY = 0.5  # what is sent travels to a browser
 _FIRST_LINE_AFTER = 1.0
 _LINE_EVERY = 5.0
 
@@ -31,8 +38,12 @@ class ProgressDisplay:
         self._stream = stream or sys.stderr
         self._over = threading.Event()
         self._pace = Pace()
+        self._cell = NotebookCell.here() if stream is None else None
         # A daemon: a pipeline that is left to itself must not keep the interpreter from ending.
-        self._thread = threading.Thread(target=self._run, name="sage-progress", daemon=True)
+        # It has the caller's context, by which a notebook knows the cell.
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._run,), name="sage-progress", daemon=True
+        )
 
     def start(self) -> None:
         """Begin to show."""
@@ -48,6 +59,9 @@ class ProgressDisplay:
 
     def _run(self) -> None:
         try:
+            if self._cell is not None:
+                self._draw_cell(self._cell)
+                return
             (self._draw if is_live(self._stream) else self._write_lines)()
             self._write(final_line(self._read()))
         except (OSError, ValueError) as error:  # the terminal or pipe is closed
@@ -72,6 +86,14 @@ class ProgressDisplay:
     def _write(self, line: str) -> None:
         self._stream.write(f"{line}\n")
         self._stream.flush()
+
+    def _draw_cell(self, cell: NotebookCell) -> None:
+        for metrics in self._readings(_REDRAW_EVERY, _REDRAW_CELL_EVERY):
+            said = f"{metrics.name}: {status(metrics, self._pace.time_left())}"
+            cell.show(run_html(metrics, self._pace.rates(), said), said)
+        metrics = self._read()
+        said = final_line(metrics)
+        cell.show(run_html(metrics, [each.rate for each in metrics.operators], said), said)
 
     def _draw(self) -> None:
         # Loading rich takes longer than a short pipeline runs.
