@@ -70,7 +70,9 @@ class LocalEnvironment(EnvironmentServices):
         """
         options = {key: kwargs.pop(key) for key in _SOURCE_OPTIONS if key in kwargs}
         if inspect.isgeneratorfunction(function):
-            options.setdefault("name", FunctionSpec(kind="source", target=function).name)
+            options.setdefault(
+                "name", FunctionSpec(kind="source", target=function, args=args, kwargs=kwargs).name
+            )
             args, kwargs = (partial(function, *args, **kwargs),), {}
             function = GeneratorSource
         return self._source(function, args, kwargs, options)

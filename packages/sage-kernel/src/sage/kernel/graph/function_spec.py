@@ -64,6 +64,8 @@ class FunctionSpec:
                 f"coroutine that nobody awaits. Use a plain function, or map() an AsyncMapFunction "
                 f"whose submit() returns asyncio.run_coroutine_threadsafe(coroutine, loop)"
             )
+        if not _is_function_class(self.target):
+            self._check_arguments()
 
     @classmethod
     def of(
@@ -84,6 +86,7 @@ class FunctionSpec:
     def build(self) -> Any:
         """Return an instance with ``setup``, ``execute`` and ``cleanup``."""
         if _is_function_class(self.target):
+            self._check_arguments()
             return self.target(*self.args, **self.kwargs)
         bound = partial(self.target, *self.args, **self.kwargs) if self._has_arguments() else None
         return CallableFunction(bound or self.target)
@@ -97,6 +100,20 @@ class FunctionSpec:
             return (self.target.execute,)  # type: ignore[attr-defined]
         target = _without_arguments(self.target)
         return (target, type(target).__call__)
+
+    def _check_arguments(self) -> None:
+        """Raise TypeError for what cannot be called so: of a callable before the first record."""
+        builds = _is_function_class(self.target)
+        record = () if builds or self.kind == "source" else (None,)
+        try:  # a decorator's own arguments, not those of what it wraps
+            signature = inspect.signature(self.target, follow_wrapped=False)
+        except (TypeError, ValueError):  # such as some functions written in C
+            return
+        try:
+            signature.bind(*self.args, *record, **self.kwargs)
+        except TypeError as error:
+            made = "builds" if builds else f"calls, with {'a' if record else 'no'} record,"
+            raise TypeError(f"{self.kind}() {made} {self.name}{signature}: {error}") from None
 
     def _check_class(self, cls: type[BaseFunction]) -> None:
         refuse_unused_cleanup(cls, BaseFunction, ("close", "teardown"))
