@@ -24,6 +24,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar
 
+from sage.common.core.uncaught import show_uncaught, uncaught_lines
+
 _E = TypeVar("_E", bound="SageError")
 
 
@@ -130,9 +132,16 @@ class SageError(Exception):
             return self.problem
         return f"{self.problem}{' ' if self.problem.endswith(('.', '?')) else '; '}{self.hint}"
 
+    def _render_traceback_(self) -> list[str]:
+        """Return the lines that IPython, and so a notebook, shows of it; a protocol of IPython."""
+        return uncaught_lines(self)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # The default calls the class with `args`, which need not be what its __init__ accepts.
         return _restore, (type(self), self.args, self.__dict__)
+
+
+show_uncaught(SageError)
 
 
 def _restore(cls: type[_E], args: tuple[Any, ...], facts: dict[str, Any]) -> _E:
