@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         UnsupportedPipelineError,
     )
     from sage.kernel.runtime.failed_record import FailedRecord
+    from sage.kernel.runtime.metrics.prometheus import PipelineCollector
     from sage.kernel.runtime.metrics.run_metrics import OperatorMetrics, RunMetrics
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "LocalEnvironment",
     "OperatorMetrics",
     "PipelineCancelledError",
+    "PipelineCollector",
     "RecordTimeoutError",
     "RunMetrics",
     "SageError",
@@ -63,6 +65,7 @@ __getattr__, __dir__ = lazy_exports(
         "LocalEnvironment": "sage.kernel.api.local_environment",
         "OperatorMetrics": "sage.kernel.runtime.metrics.run_metrics",
         "PipelineCancelledError": "sage.kernel.runtime.cancelled",
+        "PipelineCollector": "sage.kernel.runtime.metrics.prometheus",
         "RecordTimeoutError": "sage.common.core.errors",
         "RunMetrics": "sage.kernel.runtime.metrics.run_metrics",
         "SageError": "sage.common.core.errors",
