@@ -224,7 +224,7 @@ def test_an_engine_freezes_all_objects_at_its_start(
         parallel_state.cleanup_dist_env_and_memory()
         assert (gc.get_freeze_count() > 0) == brief
     finally:
-        gc.unfreeze()
+        gc.freeze()  # as it was, else all later tests would collect among a million objects
 
 
 # -- LoadRecorder ----------------------------------------------------------------------------------

@@ -1,7 +1,5 @@
 """What the fork server of engine_process.py imports, and nobody else: all that engines need."""
 
-# ruff: noqa: E402 - it is tied to its host before anything that takes time
-
 from __future__ import annotations
 
 import os
@@ -10,17 +8,20 @@ from contextlib import contextmanager
 
 from sage.common.components.sage_vllm.host.engine_environment import quiet_warnings
 from sage.common.components.sage_vllm.host.lifeline import die_with_host, tie_forks
+from sage.common.components.sage_vllm.host.quick_imports import quick_imports
 from sage.common.components.sage_vllm.host.usable_cores import usable_cores
 
-die_with_host()  # which may be killed while this process imports vLLM
+# Before anything that takes time: the host may be killed while this process imports vLLM.
+die_with_host()
 tie_forks()
 
-import torch
-import vllm.v1.engine.core
-import vllm.v1.executor.multiproc_executor
-import vllm.v1.worker.cpu_worker  # noqa: F401
-from vllm.utils.ompmultiprocessing import OMPProcessManager
-from vllm.utils.system_utils import set_process_title
+with quick_imports():
+    import torch
+    import vllm.v1.engine.core
+    import vllm.v1.executor.multiproc_executor
+    import vllm.v1.worker.cpu_worker  # noqa: F401
+    from vllm.utils.ompmultiprocessing import OMPProcessManager
+    from vllm.utils.system_utils import set_process_title
 
 
 @contextmanager

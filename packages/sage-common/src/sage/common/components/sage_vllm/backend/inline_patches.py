@@ -177,7 +177,7 @@ class _BriefGC:
 
 
 def keep_collections_short(*modules: ModuleWithGC) -> None:
-    """Freeze what importing vLLM has made, once: some 650,000 objects.
+    """Freeze what an engine in this process has imported, once: vLLM's is a million objects.
 
     These modules of vLLM collect garbage whenever an engine is built or shut down. Going over all
     objects each time would halt the other engines of this process for half a second.

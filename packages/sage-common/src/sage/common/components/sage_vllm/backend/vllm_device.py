@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from sage.common.components.sage_vllm.errors import VLLMNotInstalledError
 from sage.common.components.sage_vllm.host.engine_environment import (
     environment,
     import_environment,
     quiet_warnings,
 )
+from sage.common.components.sage_vllm.host.quick_imports import quick_imports
 from sage.common.components.sage_vllm.planning.device import Device, this_cpu
 
 
 def import_vllm(model_id: str) -> None:
     """Import vLLM, which then says little; raises VLLMNotInstalledError, which names the model."""
     try:
-        with environment(import_environment()):
-            import vllm  # noqa: F401 - first, so that where both are missing it is the one named
-            from transformers.utils.logging import get_logger  # noqa: F401 - reads its level
+        _import_once()
     except ImportError as error:
         raise VLLMNotInstalledError(model_id, str(error)) from error
-    quiet_warnings()
+
+
+@cache
+def _import_once() -> None:
+    with environment(import_environment()), quick_imports():
+        import vllm  # first, so that where both are missing it is the one named
+        from transformers.utils.logging import get_logger  # noqa: F401 - reads its level
+
+        quiet_warnings()
+        import vllm.v1.engine.llm_engine  # noqa: F401 - with it comes all that engines need
 
 
 def vllm_device() -> Device:

@@ -1,0 +1,36 @@
+"""No garbage is collected while vLLM is imported, and what that makes is not gone over later."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from sage.common.components.sage_vllm.host.quick_imports import quick_imports
+
+
+def test_garbage_is_collected_again_afterwards_but_not_among_what_was_imported() -> None:
+    frozen = gc.get_freeze_count()
+    with quick_imports():
+        assert not gc.isenabled()
+        imported = [[number] for number in range(1000)]
+    assert gc.isenabled()
+    assert gc.get_freeze_count() - frozen >= len(imported)
+
+
+def test_an_import_that_fails_leaves_the_collector_as_it_was() -> None:
+    with pytest.raises(ImportError), quick_imports():
+        raise ImportError
+    assert gc.isenabled()
+
+
+def test_who_has_turned_the_collector_off_keeps_it_off() -> None:
+    frozen = gc.get_freeze_count()
+    gc.disable()
+    try:
+        with quick_imports():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    assert gc.get_freeze_count() == frozen
