@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,16 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     os.environ["SAGE_RUN_ROOT"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_as_from_a_terminal() -> None:
+    """Have the programs that tests start obey Ctrl-C, and compile a module once for all of them.
+
+    A shell that runs the tests in the background has all that it starts ignore Ctrl-C.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def root(tmp_path: Path) -> Path:
 def sage(hub: LocalHub, root: Path, tmp_path: Path) -> Iterator[CommandLine]:
     """The command line, with a hub and a registry that are nobody else's."""
     environment = hub.environment(tmp_path / "hf-home")
-    for name in ("NO_COLOR", "SAGE_DEBUG", "COLUMNS", "PYTHONDONTWRITEBYTECODE"):
+    for name in ("NO_COLOR", "SAGE_DEBUG", "COLUMNS"):
         environment.pop(name, None)
     with CommandLine({**environment, "SAGE_VLLM_MODEL_ROOT": str(root)}) as sage:
         yield sage
