@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,13 +50,18 @@ PIPELINE = """
 """
 
 
-def start(code: str, *arguments: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def start(code: str, *arguments: Path) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # else one that does not hear Ctrl-C would never end
 
 
 def test_ctrl_c_ends_a_pipeline_within_seconds_and_closes_everything(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from sage.common.components.sage_vllm import service_record
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
 from sage.common.components.sage_vllm.errors import EngineStartError
 from sage.common.components.sage_vllm.service import VLLMService
@@ -24,6 +25,7 @@ from sage.common.run_folder import read_records
 MODEL = "test/echo"
 OTHER = "test/tiny-chat"
 PATIENCE = 60.0
+BEAT = 0.1
 
 HOST = """
 import sys
@@ -40,6 +42,12 @@ with VLLMService({"model_id": "test/echo"}, engine_factory=EchoEngine) as servic
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SAGE_RUN_ROOT", str(tmp_path / "run"))
     return tmp_path / "run"
+
+
+@pytest.fixture
+def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five times as many as there are: a pace is that of the last twenty."""
+    monkeypatch.setattr(service_record, "_BEAT_SECONDS", BEAT)
 
 
 def service(model_root: Path, factory: Any = EchoEngine) -> VLLMService:
@@ -92,13 +100,14 @@ def test_one_of_an_environment_has_the_name_it_is_called_by(model_root: Path) ->
         assert [record["name"] for record in read_records()] == ["writer"]
 
 
+@pytest.mark.usefixtures("quick_beats")
 def test_what_does_not_change_is_not_written_again(model_root: Path, root: Path) -> None:
     with service(model_root) as opened:
         opened.generate("one")
         seen(lambda record: record["requests_done"] == 1 and record["tokens_per_second"] == 0)
         (path,) = root.glob("*.json")
         before = path.stat().st_ino
-        time.sleep(2)  # four beats
+        time.sleep(4 * BEAT)
         assert path.stat().st_ino == before
 
 
@@ -118,6 +127,7 @@ def test_without_a_place_for_the_record_the_service_starts_and_says_so(
     assert "SAGE_RUN_ROOT" in caplog.text
 
 
+@pytest.mark.usefixtures("quick_beats")
 def test_a_disk_that_fills_up_stops_the_record_and_not_the_service(
     model_root: Path, root: Path
 ) -> None:
@@ -126,7 +136,7 @@ def test_a_disk_that_fills_up_stops_the_record_and_not_the_service(
         (path,) = root.glob("*.json")
         path.with_suffix(".new").mkdir()  # no more changes can be written
         opened.generate("one two")
-        time.sleep(2)  # four beats
+        time.sleep(4 * BEAT)
         assert read_records()[0]["requests_done"] == 0
         path.with_suffix(".new").rmdir()
         seen(lambda record: record["requests_done"] == 1)
