@@ -31,11 +31,15 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def programs_as_from_a_terminal() -> None:
-    """Have the programs that tests start obey Ctrl-C, and compile a module once for all of them.
+    """Have the programs that tests start obey signals, and compile a module once for all of them.
 
-    A shell that runs the tests in the background has all that it starts ignore Ctrl-C.
+    A shell that runs the tests in the background has all that it starts ignore Ctrl-C, and `nohup`
+    the end of the terminal. What is handled here is not ignored there.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 

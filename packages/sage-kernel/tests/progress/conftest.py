@@ -20,7 +20,8 @@ import pytest
 TIMEOUT = 20.0
 ROWS = 24
 _TOKEN = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|([^\x1b]+)")
-_PLAIN = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "TERM")}
+_OF_A_TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "TERM")
+_PLAIN = {key: value for key, value in os.environ.items() if key not in _OF_A_TERMINAL}
 
 
 def command(program: str) -> list[str]:
