@@ -51,7 +51,7 @@ def answering(health: int, *metrics: str) -> Iterator[int]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as listener:
-        thread = Thread(target=listener.serve_forever)
+        thread = Thread(target=listener.serve_forever, args=(0.01,))
         thread.start()
         try:
             yield listener.server_port
