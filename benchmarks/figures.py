@@ -24,12 +24,12 @@ def write_figures(
 
     ``bars`` has the figures by the ways' titles; ``ours`` names those of them that are SAGE's.
     """
+    rounds = max(map(len, bars.values()))
     found = {
         "title": title,
         "unit": unit,
         "less_is_better": less_is_better,
-        "machine": this_machine(),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "about": f"{this_machine()}; {datetime.now(UTC):%Y-%m-%d}; rounds: {rounds}",
         "bars": [
             {"label": label, "ours": label in ours, "values": [float(f"{v:.4g}") for v in values]}
             for label, values in bars.items()

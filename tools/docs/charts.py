@@ -3,7 +3,7 @@
     python tools/docs/charts.py
 
 A bar is the median over the rounds; the line across its end goes from the least to the greatest.
-The pages include the SVGs, so they take the colours of the page's scheme. Places across are in
+The pages include the SVGs, and `site.css` gives them the page's colours. Places across are in
 percent and texts in pixels, so a narrow screen makes the bars shorter and leaves the texts alone.
 """
 
@@ -17,16 +17,6 @@ from typing import Any
 
 CHARTS = Path(__file__).parents[2] / "docs-public" / "docs_src" / "charts"
 TOP, ROW, BAR = 30, 42, 14  # pixels
-STYLE = """<style>
-.chart { color: var(--md-default-fg-color, #222); max-width: 40rem }
-.chart text { fill: currentColor; font: 13px system-ui, sans-serif }
-.chart .end { text-anchor: end }
-.chart .title, .chart .ours { font-weight: 600 }
-.chart .small { font-size: 12px; opacity: .75 }
-.chart .bar { fill: currentColor; fill-opacity: .3 }
-.chart .bar.ours { fill: var(--md-accent-fg-color, #526cfe); fill-opacity: 1 }
-.chart .spread { stroke: currentColor; stroke-width: 1.5 }
-</style>"""
 
 
 def drawn(found: dict[str, Any]) -> str:
@@ -35,18 +25,15 @@ def drawn(found: dict[str, Any]) -> str:
     bars = sorted(found["bars"], key=lambda bar: better(bar["values"]))
     most = max(value for bar in bars for value in bar["values"])
     height = TOP + ROW * len(bars) + 22
-    rounds = len(bars[0]["values"])
-    said = f"{found['machine']}; {found['date']}; {rounds} round{'' if rounds == 1 else 's'}"
     unit = found["unit"] + (", less is better" if found["less_is_better"] else "")
     title = escape(f"{found['title']}, {unit}")
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" width="100%" '
             f'height="{height}" aria-label="{title}">',
-            STYLE,
             f'<text class="title" x="0" y="14">{title}</text>',
             *(row(bar, TOP + ROW * number, most) for number, bar in enumerate(bars)),
-            f'<text class="small" x="0" y="{height - 6}">{escape(said)}</text>',
+            f'<text class="small" x="0" y="{height - 6}">{escape(found["about"])}</text>',
             "</svg>\n",
         ]
     )
@@ -74,7 +61,7 @@ def row(bar: dict[str, Any], top: int, most: float) -> str:
 
 def figure(value: float) -> str:
     """Return a number with three digits or all those before the point."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from sage.middleware.services.vllm import register_vllm_service
 
 PAGE = Path(__file__).parents[2] / "docs-public" / "docs_src" / "operators.md"
 MARKER = "<!-- From here on made by tools/docs/operator_reference.py -->\n"
+WIDTH = 78  # of code, so that a page shows it whole
 PARTS: dict[str, tuple[Any, ...]] = {
     "Operators on models": (VLLMServiceGenerator, VLLMEmbeddingOperator, OpenAIGenerator),
     "Sources": (JSONLSource, ParquetSource),
@@ -95,7 +96,7 @@ def section(thing: Any) -> str:
     lines = [f"### {_name(thing)}", "", f"```text\n{_usage(thing)}\n```", "", docs.text]
     rows = [*_parameter_rows(thing, docs), *_attribute_rows(thing)]
     if rows:
-        lines += ["", "| parameter | default | meaning |", "|---|---|---|", *rows]
+        lines += ["", "| parameter, default | meaning |", "|---|---|", *rows]
     if docs.raises:
         lines += ["", "| raises | when |", "|---|---|"]
         lines += [f"| `{name}` | {_cell(text)} |" for name, text in docs.raises.items()]
@@ -123,9 +124,9 @@ def _usage(thing: Any) -> str:
         return f"class {thing.__qualname__}"
     plain = [p.replace(annotation=p.empty, default=_default(p)) for p in _parameters(thing)]
     call = f"{_name(thing)}{inspect.Signature(plain)}"
-    if len(call) <= 88:
+    if len(call) <= WIDTH:
         return call
-    inside = textwrap.fill(call.partition("(")[2][:-1], 84, break_long_words=False)
+    inside = textwrap.fill(call.partition("(")[2][:-1], WIDTH - 4)
     return f"{_name(thing)}(\n{textwrap.indent(inside, '    ')}\n)"
 
 
@@ -139,10 +140,15 @@ def _parameter_rows(thing: Any, docs: Docs) -> Iterator[str]:
             if name in of_all_methods:
                 continue
             raise ValueError(f"the docstring of {_name(thing)} does not describe {name!r}")
-        default = "" if parameter.default is parameter.empty else f"`{_default(parameter)!r}`"
-        yield f"| `{name}` | {default} | {_cell(own.pop(name))} |"
+        default = "" if parameter.default is parameter.empty else f"{_default(parameter)!r}"
+        yield _row(name, default, own.pop(name))
     for name, text in own.items():  # what goes through **kwargs
-        yield f"| `{name}` | | {_cell(text)} |"
+        yield _row(name, "", text)
+
+
+def _row(name: str, default: str, text: str) -> str:
+    below = f"<br>`{default}`" if default else ""
+    return f"| `{name}`{below} | {_cell(text)} |"
 
 
 def _default(parameter: inspect.Parameter) -> Any:
@@ -160,8 +166,8 @@ def _attribute_rows(thing: Any) -> Iterator[str]:
     for one, after in itertools.pairwise(statements):
         if isinstance(one, ast.AnnAssign) and isinstance(after, ast.Expr):
             text = " ".join(ast.literal_eval(after.value).split())
-            default = f"`{ast.unparse(one.value)}`" if one.value else ""
-            yield f"| `{ast.unparse(one.target)}` | {default} | {_cell(text)} |"
+            default = ast.unparse(one.value) if one.value else ""
+            yield _row(ast.unparse(one.target), default, text)
 
 
 def _docs(thing: Any) -> Docs:
