@@ -76,7 +76,7 @@ def test_a_chart_shows_the_median_and_the_spread() -> None:
     chart = tool("charts").drawn({**about, "less_is_better": False, "bars": bars})
     texts = [text.text for text in ET.fromstring(chart).iter() if text.tag.endswith("}text")]
     assert texts[:3] == ["Speed, tokens/s", "ours", "150"]  # the best first
-    assert texts[3:] == ["slow & steady", "50", "a CPU; rounds: 3"]
+    assert texts[3:] == ["slow & steady", "50.0", "a CPU; rounds: 3"]
     assert 'width="75.0%"' in chart  # of the greatest of all
     assert 'x1="50.0%" x2="100.0%"' in chart
     assert chart.count("<line") == 3  # of the one that has a spread
