@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -33,9 +34,12 @@ if __name__ == "__main__":
 HOSTS = """
 import os, signal, sys, time
 from pathlib import Path
-import vllm.v1.engine.core, vllm.v1.engine.llm_engine
 from sage.common.components.sage_vllm.backend import engine_build
+from sage.common.components.sage_vllm.host.quick_imports import quick_imports
 from sage.common.components.sage_vllm.service import VLLMService
+
+with quick_imports():
+    import vllm.v1.engine.core, vllm.v1.engine.llm_engine
 
 
 def be_host(up):
@@ -53,8 +57,8 @@ if __name__ == "__main__":
     if sys.argv[2] == "as on a GPU":
         tied = engine_build.tied_processes
         engine_build.tied_processes = lambda utils, forked: tied(utils, forked=False)
-    whole_start, moments = None, int(sys.argv[3])
-    for moment in range(moments, -1, -1):
+    whole_start = None
+    for part in map(float, sys.argv[3:]):
         is_up, up = os.pipe()
         began = time.monotonic()
         if (host := os.fork()) == 0:
@@ -65,7 +69,7 @@ if __name__ == "__main__":
             assert os.read(is_up, 2) == b"up"
             whole_start = time.monotonic() - began
         else:
-            time.sleep(whole_start * moment / moments)
+            time.sleep(whole_start * part)
         os.kill(host, signal.SIGKILL)
         os.waitpid(host, 0)
         print(host, time.monotonic(), flush=True)
@@ -82,20 +86,29 @@ def test_no_process_outlives_a_host_that_is_killed_while_its_engine_starts(
 ) -> None:
     script = tmp_path / "hosts.py"
     script.write_text(HOSTS)
-    command = [sys.executable, str(script), str(model_root), start, str(moments)]
-    killed = 0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as hosts:
-        assert hosts.stdout is not None
-        try:
-            for line in hosts.stdout:
-                host, when = line.split()
-                while (left := session_members(int(host))) and time.monotonic() < float(when) + 5:
-                    time.sleep(0.05)
-                assert left == []
-                killed += 1
-        finally:
-            hosts.kill()
-    assert killed == moments + 1
+
+    def kill_at(parts: list[float]) -> int:
+        """Kill a host that is up, and then one at each of these parts of its start."""
+        command = [sys.executable, str(script), str(model_root), start, "1", *map(str, parts)]
+        killed = 0
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as hosts:
+            assert hosts.stdout is not None
+            try:
+                for line in hosts.stdout:
+                    host, when = line.split()
+                    give_up = float(when) + 5
+                    while (left := session_members(int(host))) and time.monotonic() < give_up:
+                        time.sleep(0.05)
+                    assert left == []
+                    killed += 1
+            finally:
+                hosts.kill()
+        return killed
+
+    parts = [moment / moments for moment in range(moments)]
+    with ThreadPoolExecutor() as both:  # a start is at work on one core for most of its time
+        killed = sum(both.map(kill_at, (parts[::2], parts[1::2])))
+    assert killed == moments + 2
 
 
 @pytest.mark.parametrize("stopped", ["VLLM::Worker", "VLLM::EngineCor"])
