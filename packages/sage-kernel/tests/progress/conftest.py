@@ -21,7 +21,11 @@ TIMEOUT = 20.0
 ROWS = 24
 _TOKEN = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|([^\x1b]+)")
 _OF_A_TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "TERM")
-_PLAIN = {key: value for key, value in os.environ.items() if key not in _OF_A_TERMINAL}
+
+
+def plain() -> dict[str, str]:
+    """This process's environment, without what it may have of a terminal."""
+    return {key: value for key, value in os.environ.items() if key not in _OF_A_TERMINAL}
 
 
 def command(program: str) -> list[str]:
@@ -36,7 +40,7 @@ class Terminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
         self.process = subprocess.Popen(
             command(program),
-            env={**_PLAIN, "TERM": "xterm-256color", **extra},
+            env={**plain(), "TERM": "xterm-256color", **extra},
             stdin=slave,
             stdout=stdout or slave,
             stderr=slave,
@@ -125,7 +129,7 @@ def in_pipe() -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(program: str, **extra: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command(program),
-            env={**_PLAIN, **extra},
+            env={**plain(), **extra},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
