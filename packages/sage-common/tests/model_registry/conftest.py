@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ if str(HERE) not in sys.path:  # importlib mode leaves it out, and local_hub is 
 
 from local_hub import LocalHub  # noqa: E402 - needs the path above
 from model_files import safetensors  # noqa: E402 - needs the path above
+from mounts import mounted  # noqa: E402 - needs the path above
 from registry_process import MODEL, Registry  # noqa: E402 - needs the path above
 
 if TYPE_CHECKING:
@@ -102,14 +102,3 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     with mounted("-t", "tmpfs", "-o", "size=2m", "tmpfs", folder=folder):
         yield folder
-
-
-@contextmanager
-def mounted(*how: str, folder: Path) -> Iterator[None]:
-    """Mount over `folder`; skips the test where that is not permitted."""
-    if subprocess.run(["mount", *how, str(folder)], capture_output=True).returncode != 0:
-        pytest.skip("mounting needs a privileged user")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import mounted
+from mounts import mounted
 
 from sage.common.model_registry import vllm_registry
 
