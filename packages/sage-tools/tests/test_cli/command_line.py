@@ -26,7 +26,8 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 class CommandLine:
     """`sage` with one environment; a context manager that leaves no process behind."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], program: tuple[str, ...] = SAGE) -> None:
+        self._program = program
         # Commands see what a user's do, not how the tests run, or what an engine in them has set.
         self.environment = {
             name: value
@@ -57,7 +58,7 @@ class CommandLine:
     def start(self, *arguments: str, reads: bool = False, **extra: str) -> subprocess.Popen[str]:
         """Start a command with pipes for all of its streams; stdin is empty unless it `reads`."""
         process = subprocess.Popen(
-            [*SAGE, *arguments],
+            [*self._program, *arguments],
             env={**self.environment, **extra},
             stdin=subprocess.PIPE if reads else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -69,7 +70,7 @@ class CommandLine:
 
     def terminal(self, *arguments: str, columns: int = 100, **extra: str) -> Terminal:
         """Start a command in a terminal of its own."""
-        terminal = Terminal([*SAGE, *arguments], {**self.environment, **extra}, columns)
+        terminal = Terminal([*self._program, *arguments], {**self.environment, **extra}, columns)
         self._started.append(terminal.process)
         return terminal
 

@@ -110,13 +110,14 @@ def test_a_run_that_was_stopped_goes_on(
     asked = (tmp_path / "in.jsonl").read_text()
     write(source, [{"id": n, "prompt": f"another {n}"} for n in range(2000)])
     refused(sage(*run(source, output, *options)), "input changed", "is another than before")
-    (tmp_path / "in.jsonl").write_text(asked)
-    done = sage(*run(source, output, *options))
+    (tmp_path / "in.jsonl").write_text(f'{asked}{{"id": 2000, "prompt": "added"}}')
+    refused(sage(*run(source, output, *options)), "its input grew", "--input-grew")
+    done = sage(*run(source, output, *options, "--input-grew"))
     assert lines(done) == []
     (ended,) = re.findall(r"run: ended after .*: ([\d,]+) read, ([\d,]+) written", done.stderr)
     # What is written after the last commit is done once more.
-    assert 2000 - written <= int(ended[1].replace(",", "")) < 2000
-    assert [record["id"] for record in read(output)] == list(range(2000))
+    assert 2001 - written <= int(ended[1].replace(",", "")) < 2001
+    assert [record["id"] for record in read(output)] == list(range(2001))
     assert sorted(file.name for file in tmp_path.glob("*.jsonl*")) == [
         *("in.jsonl", "out.jsonl", "out.jsonl.run"),
     ]

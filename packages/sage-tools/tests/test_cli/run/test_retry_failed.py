@@ -14,9 +14,9 @@ import pytest
 from command_line import lines, refused
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
-from sage.tools.cli.run.batch import retry as retry_module
+from sage.tools.cli.run.batch import missing_lines
 from sage.tools.cli.run.batch.finished_run import FinishedRun
-from sage.tools.cli.run.batch.retry import Retry, finish_retry
+from sage.tools.cli.run.batch.missing_lines import MissingLines, finish_merge
 from sage.tools.cli.run.batch.run_files import RunFiles
 
 if TYPE_CHECKING:
@@ -126,12 +126,16 @@ def test_killed_at_every_line_of_merging_nothing_is_lost_or_twice(
     (before / "out.jsonl.failed").write_text("".join(f"{json.dumps(each)}\n" for each in letters))
     made_by = FinishedRun(VLLMServiceConfig(model_id=CHAT), source, system=None, template=None)
     made_by.write(RunFiles(before / "out.jsonl"))
-    retry = Retry(source, RunFiles(before / "out.jsonl"))
+
+    def retry_of(files: RunFiles) -> MissingLines:
+        return MissingLines(source, files, failed=True, added=False)
+
+    retry = retry_of(RunFiles(before / "out.jsonl"))
     retry.begin()
     assert retry.source.read_text().splitlines() == [MENDED[2], LINES[5], MENDED[6]]
     source.write_text(source.read_text().replace("mended", "mended anew"))
     retry.files.output.write_text("stale")
-    retry = Retry(source, RunFiles(before / "out.jsonl"))
+    retry = retry_of(RunFiles(before / "out.jsonl"))
     retry.begin()
     assert "anew" in retry.source.read_text()
     assert not retry.files.output.exists()
@@ -146,17 +150,17 @@ def test_killed_at_every_line_of_merging_nothing_is_lost_or_twice(
         pid = os.fork()
         if pid == 0:
             _kill_at(step)
-            Retry(source, files).merge(made_by)
+            retry_of(files).merge(made_by)
             os._exit(0)
         _, status = os.waitpid(pid, 0)
-        finish_retry(files)  # as every run begins
-        if files.retry.exists():
+        finish_merge(files)  # as every run begins
+        if files.missing.exists():
             assert files.output.read_bytes() == (before / "out.jsonl").read_bytes()
-            Retry(source, files).merge(made_by)
+            retry_of(files).merge(made_by)
         assert [record["id"] for record in read(files.output)] == [0, 1, 2, 4, 5], step
         assert read(files.failed) == [letters[1]]
-        assert made_by.difference(files) == ""
-        assert not files.retry.exists()
+        assert made_by.difference(files) is None
+        assert not files.missing.exists()
         if not os.WIFSIGNALED(status):
             break
     assert step > 30
@@ -167,7 +171,7 @@ def _kill_at(step: int) -> None:
 
     def trace(frame: Any, event: str, _: Any) -> Any:
         nonlocal seen
-        if frame.f_code.co_filename != retry_module.__file__:
+        if frame.f_code.co_filename != missing_lines.__file__:
             return None
         if event == "line":
             seen += 1

@@ -62,6 +62,7 @@ def _mode(options: RunOptions) -> Mode:
             template=options.template,
             overwrite=options.overwrite,
             retry_failed=options.retry_failed,
+            input_grew=options.input_grew,
             as_json=as_json,
             quiet=quiet,
         )

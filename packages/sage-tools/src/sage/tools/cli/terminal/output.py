@@ -63,7 +63,9 @@ def error_lines(error: Exception) -> tuple[str, str]:
             print(_without_token("".join(traceback.format_exception(error))), file=sys.stderr)
     if isinstance(error, SageError):
         hint = hint_in_flags(error) or _DEBUG_HINT
-        return error.problem, f"{hint[:1].upper()}{hint[1:]}"
+        # The name of a file at its beginning, such as `out.jsonl`, stays what it is.
+        is_word = hint.partition(" ")[0].rstrip(":,;.").isalpha()
+        return error.problem, f"{hint[:1].upper()}{hint[1:]}" if is_word else hint
     if hasattr(error, "format_message"):
         return _usage_text(error), _help_hint(error)
     if isinstance(error, OSError | ValueError | LookupError | NotImplementedError) and str(error):

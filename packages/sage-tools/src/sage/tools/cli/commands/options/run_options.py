@@ -50,6 +50,9 @@ class RunOptions:
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run only the lines that failed, mended or not.")
     ] = False
+    input_grew: Annotated[
+        bool, typer.Option("--input-grew", help="Run also the lines added to the input since.")
+    ] = False
     template: Annotated[
         str | None,
         typer.Option(
@@ -94,13 +97,15 @@ class RunOptions:
         for_files = {
             "--overwrite": self.overwrite,
             "--retry-failed": self.retry_failed,
+            "--input-grew": self.input_grew,
             "--template": self.template is not None,
         }
         unused = [name for name, is_given in for_files.items() if is_given]
         if unused and self.output is None:
             raise typer.BadParameter(f"{unused[0]} is for an --output")
-        if self.overwrite and self.retry_failed:
-            raise typer.BadParameter("--overwrite and --retry-failed: give one of them")
+        adds = [name for name in ("--retry-failed", "--input-grew") if for_files[name]]
+        if self.overwrite and adds:
+            raise typer.BadParameter(f"--overwrite and {adds[0]}: give one of them")
         if self.estimate and given:
             raise typer.BadParameter(f"--estimate loads nothing, so it takes no {given[0]}")
         if self.estimate and self.embedding_model is not None and not self.embed:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
-from sage.kernel.api import CheckpointError, CheckpointMismatchError, LocalEnvironment
+from sage.kernel.api import (
+    CheckpointError,
+    CheckpointMismatchError,
+    InputChangedError,
+    LocalEnvironment,
+)
 from sage.kernel.runtime.service import ServiceFactory
 from sage.libs.io import JSONLSink
 from sage.tools.cli.errors import CommandError, Interrupted
-from sage.tools.cli.run.batch.finished_run import FinishedRun
+from sage.tools.cli.run.batch.finished_run import INPUT_GREW, RETRY_FAILED, FinishedRun
 from sage.tools.cli.run.batch.lines import (
     AnswerLines,
     EmbedLines,
+    InputFacts,
     LineForm,
     Lines,
-    RecordCount,
     check_first_lines,
 )
-from sage.tools.cli.run.batch.retry import Retry, finish_retry
+from sage.tools.cli.run.batch.missing_lines import MissingLines, finish_merge
 from sage.tools.cli.run.batch.run_files import RunFiles
 from sage.tools.cli.run.loading import ShownService
 from sage.tools.cli.terminal.output import write_json, write_note
@@ -41,36 +45,39 @@ class BatchFiles:
     template: str | None = None
     overwrite: bool = False
     retry_failed: bool = False
+    input_grew: bool = False
     as_json: bool = False
     quiet: bool = False
 
     def run(self, config: VLLMServiceConfig) -> None:
         """Do it; raises CommandError if a record failed, or if the output is not this run's."""
         keys = EmbedLines.keys if config.model_id is None else AnswerLines.keys
+        self._check_files()
         check_first_lines(self.source, LineForm(keys, self.template))
         files = RunFiles(self.output)
-        self._check_output()
-        finish_retry(files)
+        finish_merge(files)
+        if self.overwrite:
+            files.forget_unfinished()
         made_by = FinishedRun(config, self.source, system=self.system, template=self.template)
-        if self.retry_failed:
-            self._retry(config, files, made_by)
-        elif self._is_complete(files, made_by):
-            write_note(
-                f"{self.output} is complete already, {files.count()[0]:,} records; --overwrite "
-                f"makes it anew.",
-                quiet=self.quiet,
-            )
+        if files.output.exists() and not files.checkpoint.exists() and not self.overwrite:
+            self._run_missing(config, files, made_by)
         else:
-            self._submit(self._pipeline(config, files, self.source), files)
-            files.drop_empty_failed()
-            made_by.write(files)
-            # Last: without it, the run is at its end.
-            shutil.rmtree(files.checkpoint, ignore_errors=True)
+            self._run_all(config, files, made_by)
         self._report(files)
 
-    def _check_output(self) -> None:
+    def _check_files(self) -> None:
+        if self.source.exists() and not (self.source.is_file() or self.source.is_dir()):
+            raise CommandError(
+                f"{self.source} cannot be read twice, as a run that goes on has to",
+                "Write it into a file, and name that with --input.",
+            )
         if self.source.resolve() == self.output.resolve():
             raise CommandError("the output is the input itself", "Name another --output.")
+        if self.source.is_dir() and self.source.resolve() == self.output.resolve().parent:
+            raise CommandError(
+                f"the output is in {self.source}, whose files are the input",
+                "Name an --output in another folder.",
+            )
         if self.output.is_dir():
             raise CommandError(f"{self.output} is a folder", "Name a file with --output.")
         try:
@@ -83,57 +90,72 @@ class BatchFiles:
                 "Name an --output in a folder that you can write.",
             ) from error
 
-    def _is_complete(self, files: RunFiles, made_by: FinishedRun) -> bool:
-        """Whether this very run is at its end; raises CommandError if another one is."""
-        if self.overwrite:
-            for folder in (files.checkpoint, files.retry):
-                shutil.rmtree(folder, ignore_errors=True)
-            return False
-        if not files.output.exists() or files.checkpoint.exists():
-            return False
-        if difference := made_by.difference(files):
-            is_mended = not made_by.difference(files, mended=True)
-            raise CommandError(
-                f"{self.output} is there already, and {difference}",
-                "Run the lines that failed again with --retry-failed."
-                if is_mended
-                else "Name another --output, or replace it with --overwrite.",
-            )
-        return True
-
-    def _retry(self, config: VLLMServiceConfig, files: RunFiles, made_by: FinishedRun) -> None:
-        if files.checkpoint.exists() or not files.output.exists():
+    def _run_all(self, config: VLLMServiceConfig, files: RunFiles, made_by: FinishedRun) -> None:
+        """Begin a run, or go on with one that was stopped."""
+        if self.retry_failed:
             raise CommandError(
                 f"the run into {self.output} is not at its end, and may not have met all of them",
                 "Finish it first: the same command without --retry-failed.",
             )
-        if difference := made_by.difference(files, mended=True):
-            raise CommandError(
-                f"{self.output} cannot be added to: {difference}",
-                "Give the command that made it, or make it anew with --overwrite.",
-            )
-        if not files.count()[1]:
-            write_note("No record failed: there is nothing to run again.", quiet=self.quiet)
-            return
-        retry = Retry(self.source, files)
-        retry.begin()
-        self._submit(
-            self._pipeline(config, retry.files, retry.source, origins=retry.origins), retry.files
-        )
-        retry.merge(made_by)
+        self._submit(self._pipeline(config, files, self.source), files, grew=self.input_grew)
+        files.drop_empty_failed()
+        made_by.write(files)
+        # Last: without it, the run is at its end.
+        shutil.rmtree(files.checkpoint, ignore_errors=True)
 
-    def _submit(self, env: LocalEnvironment, files: RunFiles) -> None:
+    def _run_missing(
+        self, config: VLLMServiceConfig, files: RunFiles, made_by: FinishedRun
+    ) -> None:
+        """Add to a run that is at its end what was asked for; raises CommandError if it differs."""
+        asked = {RETRY_FAILED: self.retry_failed, INPUT_GREW: self.input_grew}
+        new: frozenset[str] = frozenset()
+        if difference := made_by.difference(files):
+            new = difference.flags
+            if not new or not all(asked[flag] for flag in new):
+                add = f"Run these lines with {' and '.join(sorted(new))}, or" if new else ""
+                anew = "make all anew with --overwrite."
+                raise CommandError(
+                    f"{self.output} is there already, and {difference.reason}",
+                    f"{add or 'Name another --output, or'} {anew}",
+                )
+        retries = self.retry_failed and files.count()[1] > 0
+        if not retries and INPUT_GREW not in new:
+            what = (
+                "No record failed: there is nothing to run again."
+                if self.retry_failed
+                else f"{self.output} is complete already, {files.count()[0]:,} records; "
+                f"--overwrite makes it anew."
+            )
+            write_note(what, quiet=self.quiet)
+            return
+        missing = MissingLines(self.source, files, failed=retries, added=INPUT_GREW in new)
+        missing.begin()
+        facts = InputFacts(origins=missing.origins)
+        self._submit(
+            self._pipeline(config, missing.files, missing.source, facts), missing.files, grew=True
+        )
+        missing.merge(made_by)
+
+    def _submit(self, env: LocalEnvironment, files: RunFiles, *, grew: bool) -> None:
         try:
-            env.submit(checkpoint=files.checkpoint, progress=not self.quiet)
+            env.submit(
+                checkpoint=files.checkpoint,
+                progress=not self.quiet,
+                input_grew="continue" if grew else "refuse",
+            )
         except KeyboardInterrupt:
             without = " without --overwrite" if self.overwrite else ""
             raise Interrupted(
                 f"Run the same command again{without} to go on where it was."
             ) from None
         except CheckpointMismatchError as error:
+            only_grew = isinstance(error, InputChangedError) and error.grew
             raise CommandError(
                 f"another run into {self.output} is not at its end: {error.reason}",
-                "Finish it with the command and the input that began it, or begin anew with "
+                "Go on with the lines that were added with --input-grew, or begin anew with "
+                "--overwrite."
+                if only_grew
+                else "Finish it with the command and the input that began it, or begin anew with "
                 "--overwrite.",
             ) from error
         except CheckpointError as error:
@@ -146,15 +168,14 @@ class BatchFiles:
         config: VLLMServiceConfig,
         files: RunFiles,
         source: Path,
-        *,
-        origins: Sequence[tuple[str, int]] | None = None,
+        facts: InputFacts | None = None,
     ) -> LocalEnvironment:
         env = LocalEnvironment("run")
         service = ServiceFactory(
             service_class=ShownService, args=(config,), kwargs={"quiet": self.quiet}
         )
         env.register_service_factory(_SERVICE, service)
-        stream = env.from_source(Lines, source, RecordCount(), origins=origins, name="read")
+        stream = env.from_source(Lines, source, facts or InputFacts(), name="read")
         letters = partial(JSONLSink, files.failed)
         if config.model_id is None:
             stream = stream.map(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,26 @@ from sage.tools.cli.run.batch.run_files import RunFiles, lines_of
 
 LineKey = tuple[str, int]
 """The name of a file, and the number of a line in it."""
+
+RETRY_FAILED, INPUT_GREW = "--retry-failed", "--input-grew"
+_SAID = {RETRY_FAILED: "lines that failed were changed", INPUT_GREW: "lines were added"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Why an output is not that of a run, and by which ``flags`` the run adds what it lacks."""
+
+    reason: str
+    flags: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Input:
+    """Digests of the records of an input: of all that were to be read, and of the answered ones."""
+
+    whole: str
+    answered: str
+    has_more: bool
 
 
 class FinishedRun:
@@ -45,53 +66,64 @@ class FinishedRun:
         self._source = source
 
     def write(self, files: RunFiles) -> None:
-        """Say beside the output that this run made it."""
-        whole, answered = self._input_digests(failed_lines(files))
+        """Say beside the output that this run made it, of the lines that it has read."""
+        read = self._read_input(failed_lines(files), files.count()[0])
         data = {
             **self._facts,
-            "input": whole,
-            "answered lines": answered,
+            "input": read.whole,
+            "answered lines": read.answered,
             "digests": _digests(files),
         }
         files.made_by.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
-    def difference(self, files: RunFiles, *, mended: bool = False) -> str:
-        """Why the output that is there is not this run's; empty if it is.
-
-        If lines that failed are ``mended``, that is no difference.
-        """
+    def difference(self, files: RunFiles) -> Difference | None:
+        """Say why the output that is there is not this run's; None if it is."""
         try:
             made_by = json.loads(files.made_by.read_text(encoding="utf-8"))
             digests = made_by.pop("digests")
         except (OSError, ValueError, LookupError, AttributeError, TypeError):
-            return "nothing says which run made it"
+            return Difference("nothing says which run made it")
         if digests != _digests(files):  # first: it says which lines failed
-            return "it was changed since it was made"
-        whole, answered = self._input_digests(failed_lines(files))
-        facts = {**self._facts, **({"answered lines": answered} if mended else {"input": whole})}
-        others = [name for name, value in facts.items() if made_by.get(name) != value]
-        if not others:
-            return ""
-        if others == ["answered lines"]:
-            return "lines other than those that failed were changed since"
-        return f"it was made with another {' and another '.join(others)}"
+            return Difference("it was changed since it was made")
+        failed = failed_lines(files)
+        read = self._read_input(failed, files.count()[0])
+        is_mended = read.whole != made_by.get("input")
+        is_other = read.answered != made_by.get("answered lines")
+        others = [name for name, value in self._facts.items() if made_by.get(name) != value]
+        if others:
+            others += ["input"] if is_mended or is_other or read.has_more else []
+            return Difference(f"it was made with another {' and another '.join(others)}")
+        if is_other and failed:
+            return Difference("lines other than those that failed were changed since")
+        if is_other:
+            return Difference("it was made with another input")
+        new = [RETRY_FAILED] if is_mended else []
+        new += [INPUT_GREW] if read.has_more else []
+        if not new:
+            return None
+        what = " and ".join(_SAID[flag] for flag in new)
+        return Difference(f"it was made with another input: {what}", frozenset(new))
 
-    def _input_digests(self, failed: Collection[LineKey]) -> tuple[str, str]:
-        """Return the digest of all lines, and that of those which did not fail."""
+    def _read_input(self, failed: Collection[LineKey], count: int) -> _Input:
+        """Read so many records, of which some failed."""
         whole, answered = hashlib.sha256(), hashlib.sha256()
+        read = 0
         for path in input_files(self._source, ".jsonl"):
             for number, line in text_lines(path):
+                if read == count:
+                    return _Input(whole.hexdigest(), answered.hexdigest(), has_more=True)
+                read += 1
                 numbered = f"{path.name}\0{number}\0".encode() + line.rstrip() + b"\n"
                 whole.update(numbered)
                 if (path.name, number) not in failed:
                     answered.update(numbered)
-        return whole.hexdigest(), answered.hexdigest()
+        return _Input(whole.hexdigest(), answered.hexdigest(), has_more=False)
 
 
-def failed_lines(files: RunFiles) -> set[LineKey]:
-    """Return the lines of the input whose records failed."""
-    records = (json.loads(line)["record"] for line in lines_of(files.failed))
-    return {(Path(record["path"]).name, record["line"]) for record in records}
+def failed_lines(files: RunFiles) -> dict[LineKey, Any]:
+    """Return the dead letters of a run by the lines of the input that they are of."""
+    letters = map(json.loads, lines_of(files.failed))
+    return {(Path(each["record"]["path"]).name, each["record"]["line"]): each for each in letters}
 
 
 def _digests(files: RunFiles) -> list[str | None]:

@@ -22,48 +22,48 @@ _MOST_SHOWN = 5
 
 
 @dataclass
-class RecordCount:
-    """How many records an input has, once that is known."""
+class InputFacts:
+    """What is known of an input: how many records it has, once they are counted.
+
+    ``origins`` has the path and line that each of its lines is from, if they were taken from
+    another file. A checkpoint does not compare any of this, see ``describe()`` of the kernel.
+    """
 
     records: int | None = None
+    origins: Sequence[tuple[str, int]] | None = None
 
 
 class Lines(JSONLSource):
     """Emits ``{"path", "line", "record"}`` for each line; of one that is no JSON, its ``text``.
 
-    ``origins`` has the path and line that each line is from, if it was taken from another file.
-
     A checkpoint reads all of the input to know it again, and its records are counted on that
     occasion. The count is kept where each instance finds it.
     """
 
-    def __init__(
-        self, path: Path, count: RecordCount, *, origins: Sequence[tuple[str, int]] | None = None
-    ) -> None:
+    def __init__(self, path: Path, facts: InputFacts) -> None:
         super().__init__(path)
-        self._count = count
-        self._origins = origins
+        self._facts = facts
 
     def __len__(self) -> int:
         """Count the records, unless that was done."""
-        return super().__len__() if self._count.records is None else self._count.records
+        return super().__len__() if self._facts.records is None else self._facts.records
 
     def input_fingerprint(self) -> dict[str, Any]:
         """Return what tells the input again."""
         found = super().input_fingerprint()
-        self._count.records = _total(found)
+        self._facts.records = _total(found)
         return found
 
     def input_change(self, before: dict[str, Any]) -> InputChange | None:
         """Say which records are others than before."""
         change = super().input_change(before)
-        self._count.records = _total(before) if change is None else None
+        self._facts.records = _total(before) if change is None else None
         return change
 
     def record_of(self, path: Path, number: int, line: bytes) -> Any:
         """Return a line with its number; what cannot be read is for the next operator to refuse."""
-        if self._origins is not None:
-            origin, number = self._origins[number - 1]
+        if self._facts.origins is not None:
+            origin, number = self._facts.origins[number - 1]
             path = Path(origin)
         record = super().record_of(path, number, line)
         if isinstance(record, UnreadableRecord):
@@ -186,7 +186,7 @@ def check_first_lines(path: Path, form: LineForm) -> None:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    source = Lines(path, RecordCount())
+    source = Lines(path, InputFacts())
     source.setup()
     try:
         while isinstance(line := source.execute(), dict):

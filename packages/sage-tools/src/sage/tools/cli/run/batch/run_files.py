@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,14 +32,19 @@ class RunFiles:
         return self._beside("run")
 
     @property
-    def retry(self) -> Path:
-        """The folder in which records that failed are run again."""
-        return self._beside("retry")
+    def missing(self) -> Path:
+        """The folder in which lines whose answers are missing are run."""
+        return self._beside("missing")
 
     def count(self) -> tuple[int, int]:
         """How many records there were, and how many of them failed."""
         failed = sum(1 for _ in lines_of(self.failed))
         return sum(1 for _ in lines_of(self.output)) + failed, failed
+
+    def forget_unfinished(self) -> None:
+        """Remove what a run that stopped would go on from."""
+        for folder in (self.checkpoint, self.missing):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def drop_empty_failed(self) -> None:
         """Remove the file of failed records where there are none."""
