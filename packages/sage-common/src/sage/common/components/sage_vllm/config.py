@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any, Self, get_args
 
 from sage.common.components.sage_vllm.engine_contract import EngineMode
-from sage.common.components.sage_vllm.errors import InvalidOptionError
+from sage.common.components.sage_vllm.errors import InvalidOptionError, InvalidOptionTypeError
 from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
 from sage.common.core.errors import nearest
 
 _ALIASES = {"engine_kwargs": "engine", "sampling_defaults": "sampling"}
+_MAPPINGS = {
+    "config": "{'model_id': 'org/name'}",
+    "engine": "{'max_model_len': 2048}",
+    "embedding_engine": "{'max_model_len': 512}",
+    "sampling": "{'max_tokens': 64}",
+}
+"""What has to be a mapping, with an example of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +67,7 @@ class VLLMServiceConfig:
                 problem = f"{name} must name a model, such as 'org/name', not {value!r}"
                 raise InvalidOptionError(name, value, problem)
         for name in ("engine", "embedding_engine", "sampling"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise TypeError(f"{name} must be a mapping, not {getattr(self, name)!r}")
+            _check_mapping(name, getattr(self, name))
         if self.engine_mode not in get_args(EngineMode):
             mode = self.engine_mode
             hint = nearest(str(mode), list(get_args(EngineMode)))
@@ -77,12 +83,14 @@ class VLLMServiceConfig:
         ``engine_kwargs``, ``sampling_defaults`` and a top-level ``tensor_parallel_size`` are taken
         too. Raises InvalidOptionError, for an unknown key with the nearest one as its hint.
         """
+        _check_mapping("config", config)
         for alias, key in _ALIASES.items():
             if alias in config and key in config:
                 problem = f"{key!r} and its alias {alias!r} are both given"
                 raise InvalidOptionError(alias, config[alias], problem, hint="give one of them")
         values = {_ALIASES.get(key, key): value for key, value in config.items()}
         if "tensor_parallel_size" in values:
+            _check_mapping("engine", values.get("engine", {}))
             parallel = {"tensor_parallel_size": values.pop("tensor_parallel_size")}
             values["engine"] = {**parallel, **values.get("engine", {})}
         known = [f.name for f in fields(cls)]
@@ -91,3 +99,9 @@ class VLLMServiceConfig:
                 problem = f"unknown configuration key {key!r}"
                 raise InvalidOptionError(key, value, problem, hint=nearest(key, known))
         return cls(**values)
+
+
+def _check_mapping(name: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        problem = f"{name} must be a mapping, not {value!r}"
+        raise InvalidOptionTypeError(name, value, problem, hint=f"pass {name}={_MAPPINGS[name]}")

@@ -1,6 +1,8 @@
 """Errors of the vLLM service and its engines.
 
+InvalidInputError            (SageError, ValueError)  prompts, texts or a payload that are none
 InvalidOptionError           (SageError, ValueError)  an option that does not exist or fit
+└── InvalidOptionTypeError   (TypeError)     its value is of another type
 EngineError                  (SageError)
 ├── VLLMNotInstalledError    (ImportError)   no vLLM in this Python
 ├── EngineStartError         (RuntimeError)  the engine could not be built
@@ -32,6 +34,18 @@ class InvalidOptionError(SageError, ValueError):
     def __init__(self, name: str, given: object, problem: str, **way_out: Unpack[WayOut]) -> None:
         super().__init__(problem, **way_out)
         self.name = name
+        self.given = given
+
+
+class InvalidOptionTypeError(InvalidOptionError, TypeError):
+    """An option whose value is of another type than it accepts."""
+
+
+class InvalidInputError(SageError, ValueError):
+    """Prompts, texts or a payload that are none; ``given`` is the part that cannot be."""
+
+    def __init__(self, given: object, problem: str, **way_out: Unpack[WayOut]) -> None:
+        super().__init__(problem, **way_out)
         self.given = given
 
 

@@ -11,6 +11,7 @@ from sage.common.components.sage_vllm.background import in_background
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.driver.shared_engine import SharedEngine
 from sage.common.components.sage_vllm.engine_contract import EngineFactory, Role
+from sage.common.components.sage_vllm.errors import InvalidInputError
 from sage.common.components.sage_vllm.host.home_process import HomeProcess
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
 from sage.common.components.sage_vllm.requests.embedding_call import EmbeddingCall
@@ -156,7 +157,9 @@ class VLLMService(RegistryCalls, BaseService):
         self._check_open()
         items = self._prompts.read(prompt, options)
         if len(items) != 1:
-            raise ValueError(f"a stream has one prompt, not {len(items)}")
+            hint = "call stream() once for each, or generate() for all"
+            problem = f"a stream has one prompt, not {len(items)}"
+            raise InvalidInputError(prompt, problem, hint=hint)
         pieces: SimpleQueue[str | None] = SimpleQueue()
         call = GenerationCall(items, on_text=pieces.put)
         return TextStream(pieces, self._engines.call(Role.GENERATE, call))

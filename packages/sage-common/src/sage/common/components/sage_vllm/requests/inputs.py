@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import Prompt
+from sage.common.components.sage_vllm.errors import InvalidInputError
 from sage.common.components.sage_vllm.requests.unicode import check_unicode
 
-SHAPES = (
-    "a string, a conversation (a list of {'role', 'content'}), "
+_PASS = (
+    "pass a string, a conversation (a list of {'role', 'content'}), "
     "{'prompt' or 'messages': ..., 'options': {...}}, or a list of these"
 )
 
@@ -24,22 +25,23 @@ class PromptItem:
 
 
 def parse_prompts(inputs: Any) -> list[PromptItem]:
-    """Return one item per prompt; raises ValueError naming the position and the valid shapes."""
+    """Return one item per prompt; raises InvalidInputError with the position."""
     if isinstance(inputs, str | Mapping) or _is_conversation(inputs):
         return [_parse_one(inputs, "the prompt")]
     if not isinstance(inputs, Sequence) or isinstance(inputs, bytes):
-        raise ValueError(f"prompts must be {SHAPES}; not {inputs!r}")
+        raise InvalidInputError(inputs, f"these are no prompts: {inputs!r}", hint=_PASS)
     return [_parse_one(item, f"prompt {index}") for index, item in enumerate(inputs)]
 
 
 def parse_texts(inputs: Any) -> list[str]:
-    """Return the texts to embed: one string or a list of them; raises ValueError."""
+    """Return the texts to embed: one string or a list of them; raises InvalidInputError."""
     texts = [inputs] if isinstance(inputs, str) else inputs
     if not isinstance(texts, Sequence) or isinstance(texts, bytes):
-        raise ValueError(f"texts must be a string or a list of strings, not {inputs!r}")
+        problem = f"texts must be a string or a list of strings, not {inputs!r}"
+        raise InvalidInputError(inputs, problem)
     for index, text in enumerate(texts):
         if not isinstance(text, str) or not text:
-            raise ValueError(f"text {index} must be a non-empty string, not {text!r}")
+            raise InvalidInputError(text, f"text {index} must be a non-empty string, not {text!r}")
     return list(texts)
 
 
@@ -52,24 +54,26 @@ def _parse_one(item: Any, which: str) -> PromptItem:
         return _parse_mapping(item, which)
     if isinstance(item, Sequence) and not isinstance(item, bytes):
         return PromptItem(prompt=_check_conversation(item, which))
-    raise ValueError(f"{which} must be {SHAPES}; not {item!r}")
+    raise InvalidInputError(item, f"{which} is none: {item!r}", hint=_PASS)
 
 
 def _parse_mapping(item: Mapping[str, Any], which: str) -> PromptItem:
     unknown = set(item) - {"prompt", "messages", "options"}
     if unknown or ("prompt" in item) == ("messages" in item):
-        raise ValueError(
+        raise InvalidInputError(
+            item,
             f"{which} must have the key 'prompt' or 'messages', and may have 'options'; "
-            f"it has {sorted(map(str, item))}"
+            f"it has {sorted(map(str, item))}",
         )
     options = item.get("options", {})
     if not isinstance(options, Mapping):
-        raise ValueError(f"the options of {which} must be a mapping, not {options!r}")
+        problem = f"the options of {which} must be a mapping, not {options!r}"
+        raise InvalidInputError(options, problem, hint="pass 'options': {'max_tokens': 64}")
     if "prompt" not in item:
         return PromptItem(prompt=_check_conversation(item["messages"], which), options=options)
     prompt = item["prompt"]
     if not isinstance(prompt, str):
-        raise ValueError(f"{which} has a 'prompt' that is no string: {prompt!r}")
+        raise InvalidInputError(prompt, f"{which} has a 'prompt' that is no string: {prompt!r}")
     return PromptItem(prompt=_check_text(prompt, which), options=options)
 
 
@@ -84,27 +88,31 @@ def _is_conversation(inputs: Any) -> bool:
 
 def _check_text(text: str, which: str) -> str:
     if not text:
-        raise ValueError(f"{which} is empty; there is nothing to continue")
+        raise InvalidInputError(text, f"{which} is empty; there is nothing to continue")
     check_unicode(text, which)
     return text
 
 
 def _check_conversation(messages: Any, which: str) -> Sequence[Mapping[str, Any]]:
     if not _is_conversation(messages):
-        raise ValueError(
-            f"{which} must be {SHAPES}; a conversation has at least one message and each message "
-            f"a 'role', in {messages!r}"
+        raise InvalidInputError(
+            messages,
+            f"{which} is none, and no conversation, which has at least one message and each "
+            f"message a 'role': {messages!r}",
+            hint=_PASS,
         )
     for message in messages:
         if not isinstance(message["role"], str) or "content" not in message:
-            raise ValueError(
+            raise InvalidInputError(
+                message,
                 f"{which} has a message without a 'role' that is a string and a 'content': "
-                f"{message!r}"
+                f"{message!r}",
             )
         if not _is_text(message["content"]):
-            raise ValueError(
+            raise InvalidInputError(
+                message["content"],
                 f"{which} has a message whose content is not text, a string or a list of "
-                f"{{'type': 'text', 'text': ...}}: {message['content']!r}"
+                f"{{'type': 'text', 'text': ...}}: {message['content']!r}",
             )
         check_unicode(message, f"a message of {which}")
     return list(messages)

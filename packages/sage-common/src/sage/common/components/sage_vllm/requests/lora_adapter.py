@@ -6,24 +6,31 @@ import json
 from pathlib import Path
 
 from sage.common.components.sage_vllm.engine_contract import LoraAdapter
+from sage.common.components.sage_vllm.errors import InvalidOptionError
 from sage.common.model_registry import vllm_registry
+
+_LISTED = "'sage llm model show' lists the adapters with the type lora"
 
 
 def find_adapter(name: str, root: Path | None) -> LoraAdapter:
-    """Return an adapter of the registry by its id; raises ModelNotFoundError or ValueError."""
+    """Return an adapter of the registry by its id.
+
+    Raises ModelNotFoundError, or InvalidOptionError for what is no adapter.
+    """
     if not isinstance(name, str):
-        raise ValueError(f"lora must be the id of an adapter in the registry, not {name!r}")
+        problem = f"lora must be the id of an adapter in the registry, not {name!r}"
+        raise InvalidOptionError("lora", name, problem, hint=_LISTED)
     path = vllm_registry.get_model_path(name, root=root)
     config = path / "adapter_config.json"
     try:
         rank = json.loads(config.read_text(encoding="utf-8"))["r"]
     except FileNotFoundError:
-        raise ValueError(
-            f"{name!r} is no LoRA adapter: it has no adapter_config.json; 'sage llm model show' "
-            f"lists the adapters with the type lora"
-        ) from None
+        problem = f"{name!r} is no LoRA adapter: it has no adapter_config.json"
+        raise InvalidOptionError("lora", name, problem, hint=_LISTED) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{config} says no rank 'r' of the adapter: {error}") from error
+        problem = f"{config} says no rank 'r' of the adapter: {error}"
+        hint = "download or import the adapter again"
+        raise InvalidOptionError("lora", name, problem, hint=hint) from error
     return LoraAdapter(name=name, path=path, rank=int(rank))
 
 

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.engine_contract import Engine, Role
+from sage.common.components.sage_vllm.errors import InvalidOptionError
 from sage.common.components.sage_vllm.requests.inputs import PromptItem
 from sage.common.core.errors import nearest
 
@@ -36,5 +37,6 @@ def role_of(name: str | None, config: VLLMServiceConfig) -> Role:
         return Role.EMBED if config.model_id is None else Role.GENERATE
     names = [role.value for role in Role]
     if name not in names:
-        raise ValueError(f"unknown role {name!r}; {nearest(name, names)}")
+        hint = nearest(str(name), names)
+        raise InvalidOptionError("role", name, f"unknown role {name!r}", hint=hint)
     return Role(name)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sage.common.components.sage_vllm.errors import InvalidInputError
+
 
 def check_unicode(value: Any, which: str) -> None:
-    """Raise ValueError if a string, in ``value`` or itself, has a lone surrogate.
+    """Raise InvalidInputError if a string, in ``value`` or itself, has a lone surrogate.
 
     JSON with half of an escaped emoji makes one, and so do file names that are not UTF-8.
     """
@@ -27,7 +29,9 @@ def _check_string(text: str, which: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{which} has half a character, {text[error.start]!r} at position {error.start}; "
-            f"text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') makes whole ones"
+        raise InvalidInputError(
+            text,
+            f"{which} has half a character, {text[error.start]!r} at position {error.start}",
+            hint="text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') makes whole "
+            "ones",
         ) from None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage.common.components.sage_vllm.background import in_background
+from sage.common.components.sage_vllm.errors import InvalidInputError
 from sage.common.core.errors import nearest
 
 _KEYS = {"task", "inputs", "options"}
@@ -45,22 +46,26 @@ def tasks_of(service: Any) -> dict[str, Task]:
 def start_task(payload: Mapping[str, Any], tasks: Mapping[str, Task]) -> Future[Any]:
     """Start what ``{"task": ..., "inputs": ..., "options": {...}}`` asks for.
 
-    Raises ValueError for a payload that names no task, or whose inputs or options do not fit it.
+    Raises InvalidInputError for a payload that names no task, or whose inputs or options do not
+    fit it.
     """
     if not isinstance(payload, Mapping) or not set(payload) <= _KEYS:
-        raise ValueError(
+        raise InvalidInputError(
+            payload,
             f"the payload must be {{'task': ..., 'inputs': ..., 'options': {{...}}}}, "
-            f"not {payload!r}"
+            f"not {payload!r}",
         )
     name, options = payload.get("task"), payload.get("options") or {}
     if not isinstance(options, Mapping):
-        raise ValueError(f"'options' must be a mapping, not {options!r}")
+        raise InvalidInputError(options, f"'options' must be a mapping, not {options!r}")
     if not isinstance(name, str) or name not in tasks:
-        raise ValueError(f"unknown task {name!r}; {nearest(str(name), list(tasks))}")
+        hint = nearest(str(name), list(tasks))
+        raise InvalidInputError(name, f"unknown task {name!r}", hint=hint)
     task = tasks[name]
     inputs = [payload["inputs"]] if "inputs" in payload else []
     if task.has_inputs != bool(inputs):
-        raise ValueError(f"task {name!r} {'takes no' if inputs else 'needs'} 'inputs'")
+        takes = "takes no" if inputs else "needs"
+        raise InvalidInputError(payload, f"task {name!r} {takes} 'inputs'")
     _check_arguments(name, task.run, inputs, options)
     if not task.returns_future:
         return in_background(task.run, *inputs, **options)
@@ -71,10 +76,11 @@ def start_task(payload: Mapping[str, Any], tasks: Mapping[str, Task]) -> Future[
 def _check_arguments(
     task: str, run: Callable[..., Any], inputs: list[Any], options: Mapping[str, Any]
 ) -> None:
-    """Raise ValueError for options that the task's method does not take or lacks."""
+    """Raise InvalidInputError for options that the task's method does not take or lacks."""
     signature = inspect.signature(run)
     names = list(signature.parameters)[len(inputs) :]
     try:
         signature.bind(*inputs, **options)
     except TypeError as error:
-        raise ValueError(f"task {task!r} takes the options {', '.join(names)}: {error}") from None
+        problem = f"task {task!r} takes the options {', '.join(names)}: {error}"
+        raise InvalidInputError(options, problem) from None
