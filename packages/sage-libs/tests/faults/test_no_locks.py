@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,6 +49,29 @@ import_model("test/echo", write_echo_model(Path("echo")), root="models")
 config = {"model_id": "test/echo", "model_root": "models"}
 with VLLMService(config, engine_factory=EchoEngine) as service:
     print(service.generate("Hello")[0]["text"])
+"""
+COLLECTION = """
+import os, signal
+from threading import Thread
+from sage.common.components.sage_embedding import get_embedding_model
+from sage.middleware.components.memory import VDBMemoryCollection
+with VDBMemoryCollection("memory", "notes", embedder=get_embedding_model("hash")) as notes:
+    threads = [Thread(target=notes.insert_batch, args=([f"text {n}"],)) for n in range(6)]
+    [each.start() for each in threads]
+    [each.join() for each in threads]
+    print(notes.count(), flush=True)
+    with notes._table._lock.held():
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+SERVER = """
+import sys
+from pathlib import Path
+from sage.common.components.sage_vllm.testing import write_tiny_model
+from sage.common.model_registry.vllm_registry import import_model
+from sage.tools.cli.main import main
+import_model("test/tiny", write_tiny_model(Path("tiny")))
+sys.argv = ["sage", "llm", "start", "test/tiny", "--background"]
+main()
 """
 Run = Callable[[str, str], subprocess.CompletedProcess[str]]
 
@@ -109,3 +133,21 @@ def test_a_service_works_without_a_record_of_it(run: Run) -> None:
     assert "`sage llm status` will not show service" in line
     assert "No locks available" in line
     assert line.endswith("SAGE_RUN_ROOT sets another folder")
+
+
+def test_a_collection_is_written_by_one_at_a_time_also_after_a_kill(run: Run) -> None:
+    for count in (6, 12):  # the second one meets the lock of the first, which was killed
+        done = run("ENOLCK", COLLECTION)
+        assert (done.returncode, done.stdout) == (-signal.SIGKILL, f"{count}\n"), done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_server_is_refused_in_one_sentence(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAGE_VLLM_MODEL_ROOT", str(tmp_path / "models"))
+    done = run("ENOLCK", SERVER)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    error, hint = done.stderr.splitlines()
+    assert error == "Error: The run folder cannot be used: [Errno 37] No locks available."
+    assert "SAGE_RUN_ROOT" in hint
