@@ -18,6 +18,13 @@ NotFinite = Literal["keep", "null", "raise"]
 """What becomes of NaN and infinities of an input: kept, read as null, or the record's error."""
 
 
+class NotFiniteNumber(ValueError):  # noqa: N818 - it only says why a line is no JSON
+    """A line has a number that JSON does not."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is no number that JSON has")
+
+
 def check_not_finite(choice: str) -> None:
     """Raise ValueError unless it is a NotFinite."""
     if choice not in get_args(NotFinite):
@@ -58,7 +65,7 @@ def line_decoder(not_finite: NotFinite) -> Callable[[str], Any]:
     def constant(name: str) -> float | None:
         if not_finite == "null":
             return None
-        raise ValueError(f'{name} is no number that JSON has; not_finite="null" reads null')
+        raise NotFiniteNumber(name)
 
     def number(text: str) -> float | None:
         value = float(text)

@@ -15,7 +15,7 @@ from sage.libs.io.compression import SUFFIXES
 from sage.libs.io.errors import InputFileError
 from sage.libs.io.input_files import input_files, no_records
 from sage.libs.io.input_marks import fingerprint, input_change, line_pieces
-from sage.libs.io.json_lines import NotFinite, check_not_finite, line_decoder
+from sage.libs.io.json_lines import NotFinite, NotFiniteNumber, check_not_finite, line_decoder
 from sage.libs.io.text_lines import text_lines
 
 _MOST_BYTES_COUNTED = 1 << 30  # the start waits for it: a second, if the disk gives them as fast
@@ -111,7 +111,8 @@ def _unreadable(path: Path, number: int, line: bytes, cause: Exception) -> Unrea
     problem = str(cause)
     if isinstance(cause, json.JSONDecodeError):  # whose own line is always 1
         problem = f"{cause.msg} (column {cause.pos + 1})"
-    error = InputFileError(str(path), number, f"no JSON: {problem}")
+    hint = 'not_finite="null" reads null' if isinstance(cause, NotFiniteNumber) else None
+    error = InputFileError(str(path), number, f"no JSON: {problem}", hint=hint)
     error.__cause__ = cause
     text = line.rstrip(b"\r\n").decode(errors="surrogateescape")
     return UnreadableRecord(record={"path": str(path), "line": number, "text": text}, error=error)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sage.tools.cli.commands.options.engine_options import (
-    AutoDownload,
     EngineMode,
     EngineModeOption,
     EngineOptions,
+    LoadOptions,
 )
 from sage.tools.cli.commands.options.model_options import Display, ModelOptions
 from sage.tools.cli.terminal.output import write_data, write_json
@@ -68,7 +68,7 @@ def bench(
     load: Load,
     engine: EngineOptions,
     engine_mode: EngineModeOption = EngineMode.AUTO,
-    auto_download: AutoDownload = False,
+    loading: LoadOptions,
     display: Display,
 ) -> None:
     """Measure throughput and latency of a model on this machine.
@@ -87,7 +87,8 @@ def bench(
     model_id = chosen_model(
         model.optional_id(),
         model.revision,
-        auto_download=auto_download,
+        auto_download=loading.auto_download,
+        allow_pickle=loading.allow_pickle,
         quiet=display.quiet,
     )
     config = VLLMServiceConfig(
@@ -95,6 +96,7 @@ def bench(
         revision=model.revision,
         engine_mode=engine_mode.value,
         engine=engine.arguments(),
+        allow_pickle=loading.allow_pickle,
     )
     _check_model(config, load)
     try:

@@ -37,7 +37,8 @@ def run(options: RunOptions) -> None:
         options.model_id(),
         options.model.revision,
         embeds=options.embed,
-        auto_download=options.auto_download,
+        auto_download=options.load.auto_download,
+        allow_pickle=options.load.allow_pickle,
         quiet=options.display.quiet,
         trains=not options.estimate,
     )
@@ -104,7 +105,8 @@ def _settings(options: RunOptions) -> dict[str, Any]:
     arguments = options.engine.arguments()
     others: dict[str, Any] = {
         "engine_mode": options.engine_mode.value,
-        "auto_download": options.auto_download,
+        "auto_download": options.load.auto_download,
+        "allow_pickle": options.load.allow_pickle,
     }
     if options.embed:
         return {"embedding_engine": arguments, **others}

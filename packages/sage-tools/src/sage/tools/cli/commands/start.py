@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sage.tools.cli.commands.options.engine_options import AutoDownload, EngineOptions
+from sage.tools.cli.commands.options.engine_options import EngineOptions, LoadOptions
 from sage.tools.cli.commands.options.model_options import Display, ModelOptions
 from sage.tools.cli.errors import CommandError, Interrupted
 from sage.tools.cli.light_command import LightCommand
@@ -69,7 +69,7 @@ def start(
     model: ModelOptions,
     listen: ListenOptions,
     engine: EngineOptions,
-    auto_download: AutoDownload = False,
+    loading: LoadOptions,
     display: Display,
 ) -> None:
     """Start vLLM's OpenAI-compatible server. Ctrl-C, or `sage llm stop`, ends it.
@@ -93,10 +93,16 @@ def start(
     address = Address(listen.host, listen.port)
     address.check_free()
     model_id = chosen_model(
-        wanted, model.revision, auto_download=auto_download, quiet=display.quiet
+        wanted,
+        model.revision,
+        auto_download=loading.auto_download,
+        allow_pickle=loading.allow_pickle,
+        quiet=display.quiet,
     )
     found = get_model(model_id, model.revision)
-    command = server_command(found, address, arguments=arguments, extra=extra)
+    command = server_command(
+        found, address, arguments=arguments, allow_pickle=loading.allow_pickle, extra=extra
+    )
     with suppress(RegistryNotWritableError):  # a shared one may be read-only
         touch_model(model_id, found.commit)
     code = _served(found, address, command, listen, display)

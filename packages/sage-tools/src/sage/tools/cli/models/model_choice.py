@@ -22,6 +22,7 @@ def chosen_model(
     *,
     auto_download: bool,
     quiet: bool,
+    allow_pickle: bool = False,
     embeds: bool = False,
     trains: bool = True,
 ) -> str:
@@ -29,11 +30,17 @@ def chosen_model(
 
     With `embeds`, an embedding model goes before a text model. Says on stderr which one it took
     unasked. Without `trains` the demo model, which takes about a minute, is not trained where it is
-    missing. Raises ModelNotFoundError, RevisionNotFoundError, CommandError and, with
-    `auto_download`, all that a download raises.
+    missing. `allow_pickle` is for a download. Raises ModelNotFoundError, RevisionNotFoundError,
+    CommandError and, with `auto_download`, all that a download raises.
     """
     if model_id is not None:
-        found = _local(model_id, revision, auto_download=auto_download, quiet=quiet)
+        found = _local(
+            model_id,
+            revision,
+            auto_download=auto_download,
+            allow_pickle=allow_pickle,
+            quiet=quiet,
+        )
         if found.tags.get("type") == "lora":
             raise CommandError(
                 f"{model_id} is a LoRA adapter, which is no model without its base model",
@@ -66,7 +73,9 @@ def chosen_model(
         raise VLLMNotInstalledError(MODEL_ID, str(error)) from error
 
 
-def _local(model_id: str, revision: str | None, *, auto_download: bool, quiet: bool) -> ModelInfo:
+def _local(
+    model_id: str, revision: str | None, *, auto_download: bool, allow_pickle: bool, quiet: bool
+) -> ModelInfo:
     try:
         return get_model(model_id, revision)
     except (ModelNotFoundError, RevisionNotFoundError):
@@ -75,4 +84,4 @@ def _local(model_id: str, revision: str | None, *, auto_download: bool, quiet: b
         from sage.tools.cli.terminal.download_display import download_display
 
         with download_display(quiet=quiet) as watch:
-            return download_model(model_id, revision, watch)
+            return download_model(model_id, revision, watch, allow_pickle=allow_pickle)

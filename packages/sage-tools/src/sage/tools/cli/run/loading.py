@@ -15,8 +15,10 @@ from typing import Any
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.errors import EngineStartError
 from sage.common.components.sage_vllm.service import VLLMService
+from sage.common.core.errors import Setting
 from sage.tools.cli.errors import CommandError
 from sage.tools.cli.terminal.download_display import clip
+from sage.tools.cli.terminal.flags import in_flags
 from sage.tools.cli.terminal.output import escape, is_rich, write_note
 
 _REDRAW_EVERY = 0.1
@@ -75,14 +77,19 @@ def _draw(what: str, over: threading.Event) -> None:
     stream.flush()
 
 
-class _Notes(logging.Handler):
-    """Says what the service logs without the traceback that may come with it."""
+class Notes(logging.Handler):
+    """Says what the service logs, options as flags, without the traceback that may come with it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        write_note(record.getMessage())
+        """Write it."""
+        args = record.args if isinstance(record.args, tuple) else ()
+        typed = tuple(
+            (in_flags(each) or each) if isinstance(each, Setting) else each for each in args
+        )
+        write_note(str(record.msg) % typed if typed else record.getMessage())
 
 
 def _log_as_notes() -> None:
     log = logging.getLogger("sage")
-    log.handlers = [_Notes(logging.WARNING)]
+    log.handlers = [Notes(logging.WARNING)]
     log.propagate = False

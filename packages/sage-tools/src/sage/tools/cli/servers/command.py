@@ -32,11 +32,20 @@ def check_vllm() -> None:
 
 
 def server_command(
-    model: ModelInfo, address: Address, *, arguments: Mapping[str, Any], extra: Sequence[str]
+    model: ModelInfo,
+    address: Address,
+    *,
+    arguments: Mapping[str, Any],
+    allow_pickle: bool,
+    extra: Sequence[str],
 ) -> list[str]:
-    """Return the command of vLLM's server; of what is said twice, the last holds."""
+    """Return the command of vLLM's server; of what is said twice, the last holds.
+
+    Raises BrokenModelError, PickledWeightsError and InsufficientMemoryError, as a service does.
+    """
     from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
     from sage.common.components.sage_vllm.planning.engine_plan import plan_engine
+    from sage.common.components.sage_vllm.planning.model_trust import check_weights
 
     spec = EngineSpec(
         model_id=model.model_id,
@@ -44,6 +53,7 @@ def server_command(
         role=Role.of_tags(model.tags),
         arguments=arguments,
     )
+    check_weights(spec.model_id, spec.path, arguments, allow_pickle=allow_pickle)
     plan = plan_engine(spec, engine_device())
     plan.check_fit()
     command = [sys.executable, "-m", _MODULE, "--model", str(model.path)]
@@ -53,8 +63,11 @@ def server_command(
     if spec.role is Role.EMBED:
         command += ["--runner", "pooling"]
     for name, value in plan.spec.arguments.items():
-        command.append(f"--{name.replace('_', '-')}")
-        if value is not True:
+        flag = name.replace("_", "-")
+        command.append(f"--no-{flag}" if value is False else f"--{flag}")
+        if isinstance(value, list):
+            command += map(str, value)
+        elif not isinstance(value, bool):
             command.append(json.dumps(value) if isinstance(value, dict) else str(value))
     return [*command, *extra]
 

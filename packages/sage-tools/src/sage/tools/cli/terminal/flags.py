@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from sage.common.core.errors import SageError, Setting
 
 _ENGINES = ("engine", "embedding_engine")
@@ -25,18 +27,26 @@ FLAGS = {
     f"{group}.{name}": f"--{name.replace('_', '-')}"
     for group, names in (*((engine, _ENGINE) for engine in _ENGINES), ("sampling", _SAMPLING))
     for name in names
-}
+} | {name: f"--{name.replace('_', '-')}" for name in ("allow_pickle", "engine_mode")}
 """The flag for each option that has one; `--embed` has the same ones set `embedding_engine`."""
 
 
 def hint_in_flags(error: SageError) -> str | None:
     """Say what to do about an error, in the words of the command line."""
-    return error.hint_with(_in_flags)
+    return error.hint_with(in_flags)
 
 
-def _in_flags(setting: Setting) -> str | None:
+def in_flags(setting: Setting) -> str | None:
+    """Return a setting as it is typed; None for one that the command line does not have.
+
+    An option of engines without a flag of its own is set by `--engine-option`.
+    """
     flag = FLAGS.get(setting.option)
+    group, _, name = setting.option.partition(".")
+    value = "" if setting.value in (None, True) else str(setting.value)
+    if flag is None and group in _ENGINES and name:
+        shown = "..." if setting.value is None else json.dumps(setting.value, default=str)
+        flag, value = "--engine-option", f"{name}={shown}"
     if flag is None:
         return None
-    value = "" if setting.value is None else str(setting.value)
     return " ".join(part for part in (flag, value, setting.qualifier) if part)

@@ -42,7 +42,7 @@ from sage.common.components.sage_vllm.planning.engine_plan import EnginePlan, pl
 from sage.common.components.sage_vllm.planning.gpu_shares import gpu_shares
 from sage.common.components.sage_vllm.planning.model_files import read_config
 from sage.common.components.sage_vllm.planning.sentence_pooling import vector_length
-from sage.common.core.errors import nearest
+from sage.common.core.errors import Setting, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -207,11 +207,11 @@ def _say_context(plan: EnginePlan, info: EngineInfo) -> None:
     if not plan.length_is_set and longest is not None and info.max_model_len < longest:
         logger.warning(
             "%s: sequences have up to %s tokens of the model's %s, as memory holds no longer ones; "
-            "%s={'max_model_len': ...} sets another length",
+            "%s sets another length",
             info.model_id,
             f"{info.max_model_len:,}",
             f"{longest:,}",
-            plan.estimate.option,
+            Setting(f"{plan.estimate.option}.max_model_len"),
         )
 
 

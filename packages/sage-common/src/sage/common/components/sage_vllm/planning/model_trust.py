@@ -43,8 +43,7 @@ class PickledWeightsError(UnsafeModelError):
             model_id,
             f"{model_id!r} has only pickled weights ({shown}), and loading those can run any code",
             files,
-            hint="convert them to safetensors, or if you trust the model's owner, configure the "
-            "service with",
+            hint="convert them to safetensors, or if you trust the model's owner, load them with",
             option="allow_pickle",
             value=True,
         )

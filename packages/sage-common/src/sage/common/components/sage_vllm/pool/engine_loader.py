@@ -52,7 +52,9 @@ class EngineLoader:
         config = self._config
         root = config.model_root
         if config.auto_download:
-            vllm_registry.ensure_model_available(model_id, revision, progress=False, root=root)
+            vllm_registry.ensure_model_available(
+                model_id, revision, progress=False, root=root, allow_pickle=config.allow_pickle
+            )
         model = vllm_registry.get_model(model_id, revision, root=root)
         return EngineSpec(
             model_id=model_id,

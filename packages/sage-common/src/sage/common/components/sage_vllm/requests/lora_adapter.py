@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import LoraAdapter
 from sage.common.components.sage_vllm.errors import InvalidOptionError
@@ -12,7 +13,7 @@ from sage.common.model_registry import vllm_registry
 _LISTED = "'sage llm model show' lists the adapters with the type lora"
 
 
-def find_adapter(name: str, root: Path | None) -> LoraAdapter:
+def find_adapter(name: Any, root: Path | None) -> LoraAdapter:
     """Return an adapter of the registry by its id.
 
     Raises ModelNotFoundError, or InvalidOptionError for what is no adapter.

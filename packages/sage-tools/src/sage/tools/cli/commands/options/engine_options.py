@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
@@ -23,9 +24,18 @@ EngineModeOption = Annotated[
     EngineMode,
     typer.Option("--engine-mode", help="Run the engine in this process or one of its own."),
 ]
-AutoDownload = Annotated[
-    bool, typer.Option("--auto-download", help="Download the model where it is not local.")
-]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """Whether a model may be fetched, and what may be loaded."""
+
+    auto_download: Annotated[
+        bool, typer.Option("--auto-download", help="Download the model where it is not local.")
+    ] = False
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Accept weights that can run code when loaded.")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +62,41 @@ class EngineOptions:
         typer.Option("--tensor-parallel-size", min=1, help="GPUs that share the model's weights."),
     ] = None
 
+    engine_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine-option",
+            metavar="NAME=VALUE",
+            help="Any other option of vLLM's engine; may be repeated.",
+        ),
+    ] = None
+
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of vLLM's engine that were given, by vLLM's names."""
         if self.dtype is not None and self.dtype not in _DTYPES:
             raise typer.BadParameter(
                 f"{self.dtype!r} is not one of {', '.join(_DTYPES)}", param_hint="--dtype"
             )
-        return {name: value for name, value in vars(self).items() if value is not None}
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        for option in given.pop("engine_option", []):
+            name, equals, value = option.partition("=")
+            name = name.strip().replace("-", "_")
+            if not (name and equals):
+                raise typer.BadParameter(
+                    f"{option!r} is no NAME=VALUE, such as trust_remote_code=true",
+                    param_hint="--engine-option",
+                )
+            if name in given:
+                raise typer.BadParameter(f"{name} is given twice", param_hint="--engine-option")
+            given[name] = _value(value)
+        return given
+
+
+def _value(text: str) -> Any:
+    """Return what a value is as JSON, or as Python has it; any other is a text."""
+    for written in (text, {"True": "true", "False": "false", "None": "null"}.get(text, "")):
+        try:
+            return json.loads(written)
+        except ValueError:
+            pass
+    return text

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from sage.tools.cli.commands.options.engine_options import (
-    AutoDownload,
     EngineMode,
     EngineModeOption,
     EngineOptions,
+    LoadOptions,
 )
 from sage.tools.cli.commands.options.model_options import (
     Display,
@@ -77,7 +77,7 @@ class RunOptions:
     sampling: SamplingOptions
     engine: EngineOptions
     engine_mode: EngineModeOption = EngineMode.AUTO
-    auto_download: AutoDownload = False
+    load: LoadOptions
     display: Display
 
     def model_id(self) -> str | None:
