@@ -53,15 +53,19 @@ PARTS: dict[str, tuple[Any, ...]] = {
         register_vllm_service,
         register_memory_service,
         LocalEnvironment.submit,
+        LocalEnvironment.asubmit,
         LocalEnvironment.wait,
         LocalEnvironment.stop,
         LocalEnvironment.close,
         LocalEnvironment.call_service,
+        LocalEnvironment.acall_service,
         LocalEnvironment.service,
         LocalEnvironment.metrics,
     ),
 }
-OWNERS = {"DataStream": "stream", "LocalEnvironment": "env", "EnvironmentServices": "env"}
+OWNERS = {"DataStream": "stream"} | dict.fromkeys(
+    ("LocalEnvironment", "EnvironmentServices", "AsyncioRuns"), "env"
+)
 _SECTION = re.compile(r"^(Args|Raises):\n((?:(?:    .*)?\n)*)", re.MULTILINE)
 _ENTRY = re.compile(r"^([*\w][*\w, ]*): ((?:.*\n?)(?:(?: +.*)?\n?)*)", re.MULTILINE)
 

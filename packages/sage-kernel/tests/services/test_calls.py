@@ -96,7 +96,7 @@ def test_an_unknown_service_names_the_nearest(env: LocalEnvironment) -> None:
         lambda: env.call_service("calculater"),
         lambda: env.service("calculater"),
         lambda: env.service_manager.capacity("calculater"),
-        lambda: env.service_manager.call_service_async("calculater"),
+        lambda: env.service_manager.call_service_async("calculater").result(10),
     ):
         with pytest.raises(ServiceNotFoundError, match="did you mean 'calculator'"):
             call()
@@ -124,7 +124,7 @@ def test_lifecycle_private_names_and_attributes_cannot_be_called(
     with pytest.raises(ServiceMethodNotFoundError, match=f"no method '{method}'"):
         env.call_service("calculator", method=method)
     with pytest.raises(AttributeError):
-        env.service_manager.call_service_async("calculator", method=method)
+        env.service_manager.call_service_async("calculator", method=method).result(10)
 
 
 @pytest.mark.parametrize("timeout", [None, 10])
@@ -223,7 +223,7 @@ def test_calls_after_close_say_so(env: LocalEnvironment) -> None:
         lambda: env.call_service("calculator", 1),
         lambda: env.service_manager.call_service("calculator", 1),
         lambda: env.service_manager.call_service("calculator", 1, timeout=1),
-        lambda: env.service_manager.call_service_async("calculator", 1),
+        lambda: env.service_manager.call_service_async("calculator", 1).result(10),
         lambda: proxy.add(1),
         lambda: env.service("calculator").add(1),
     ):

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.background import in_background
 from sage.common.components.sage_vllm.engine_contract import Engine, Role
 from sage.common.components.sage_vllm.errors import EngineClosedError, EngineStartError
 from sage.common.components.sage_vllm.planning.memory_check import InsufficientMemoryError
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
+from sage.common.core.background import in_background
 from sage.common.model_registry.vllm_registry import (
     ModelNotFoundError,
     get_model_path,

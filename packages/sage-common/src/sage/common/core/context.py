@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from types import MethodWrapperType
 from typing import Any, Protocol
@@ -97,11 +97,25 @@ class RuntimeContext:
         """Call ``method`` of the service ``name`` and return a Future of its result.
 
         Cancelling the Future cancels the call. After ``timeout`` seconds the call is cancelled and
-        the Future raises ServiceTimeoutError.
+        the Future raises ServiceTimeoutError, as it raises everything that ``call_service`` does.
         """
         return self.services.call_service_async(
             name, *args, method=method, timeout=timeout, **kwargs
         )
+
+    async def acall_service(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a service from a coroutine, as ``call_service`` does, without blocking its loop.
+
+        Cancelling the await cancels the call.
+        """
+        from sage.common.core import awaiting
+        from sage.common.service.errors import ServiceClosedError
+
+        try:
+            return await awaiting.call(self.services.call_service_async, name, *args, **kwargs)
+        except CancelledError:  # the call was, not the task that awaits it
+            why = "it was closed before the call was done"
+            raise ServiceClosedError(name, why) from None
 
 
 class _OwnName:
@@ -149,3 +163,7 @@ class ContextBound:
     def call_service_async(self, name: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Call a service and return a Future, as ``RuntimeContext.call_service_async`` does."""
         return self.ctx.call_service_async(name, *args, **kwargs)
+
+    async def acall_service(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a service from a coroutine, as ``RuntimeContext.acall_service`` does."""
+        return await self.ctx.acall_service(name, *args, **kwargs)

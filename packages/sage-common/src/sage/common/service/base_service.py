@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from sage.common.core.background import in_background
 from sage.common.core.context import ContextBound
 from sage.common.service.errors import ServiceClosedError
 
@@ -22,6 +23,7 @@ _RESERVED = {
     "checkpoint_identity": "says what results follow from",
     "call_service": "calls another service",
     "call_service_async": "calls another service",
+    "acall_service": "calls another service",
 }
 
 
@@ -151,6 +153,24 @@ class BaseService(ContextBound):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        """Open it on a thread of its own; if that is cancelled, it is closed once it is open."""
+        from sage.common.core.awaiting import result_of
+
+        opening = in_background(self.open)
+        try:
+            await result_of(opening)
+        except BaseException:
+            opening.add_done_callback(lambda _: in_background(self.close))
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it on a thread of its own; that goes on to its end if it is cancelled."""
+        from sage.common.core.awaiting import in_thread
+
+        await in_thread(self.close)
 
 
 def _check_reserved(cls: type, name: str, value: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, overload
 
+from sage.common.core.context import RuntimeContext
 from sage.common.service import BaseService
 from sage.kernel.runtime.service import ServiceCallProxy, ServiceFactory, ServiceManager
 
@@ -94,6 +95,27 @@ class EnvironmentServices:
             name, *args, method=method, timeout=timeout, **kwargs
         )
 
+    async def acall_service(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a service from a coroutine, as ``call_service`` does, without blocking its loop.
+
+        Services that are not open yet are opened on a thread. Cancelling the await cancels the
+        call::
+
+            await env.acall_service("vllm_service", "Hi", method="generate", timeout=30)
+
+        Args:
+            name: the name that the service is registered by.
+            *args: arguments of the method.
+            **kwargs: arguments of the method, by name; ``method`` and ``timeout`` are those of
+                ``call_service``.
+        """
+        from sage.common.core.awaiting import in_thread
+
+        if self._to_open(name):
+            await in_thread(self._open_services, name)
+        context = RuntimeContext(name=name, services=self.service_manager)
+        return await context.acall_service(name, *args, **kwargs)
+
     def service(self, name: str) -> ServiceCallProxy:
         """Return an object whose methods are the service's; opens all services.
 
@@ -107,6 +129,9 @@ class EnvironmentServices:
         return self.service_manager.proxy(name)
 
     def _open_services(self, wanted: str) -> None:
+        if self._to_open(wanted):
+            self.service_manager.start()
+
+    def _to_open(self, wanted: str) -> bool:
         manager = self.service_manager
-        if not (manager.closed or manager.is_open(wanted)):  # if closed, the call says so
-            manager.start()
+        return not (manager.closed or manager.is_open(wanted))  # if closed, the call says so

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sage.common.core.functions import BaseFunction
 from sage.common.core.old_names import missing_attribute
+from sage.kernel.api.asyncio_runs import AsyncioRuns
 from sage.kernel.api.data_stream import DataStream, add_operator
 from sage.kernel.api.environment_config import environment_config
 from sage.kernel.api.environment_services import EnvironmentServices
@@ -35,7 +36,7 @@ _CALL_LATER = (
 )
 
 
-class LocalEnvironment(EnvironmentServices):
+class LocalEnvironment(AsyncioRuns, EnvironmentServices):
     """Holds services and a pipeline, and runs them once.
 
     Register services, describe streams from a source, then ``submit()``.

@@ -8,6 +8,7 @@ from typing import Any
 
 from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
 from sage.common.core.functions import AsyncMapFunction
+from sage.common.core.futures import errors_in_future
 from sage.libs.operators.generation_records import GenerationRecords
 from sage.libs.operators.prompts import PromptTemplate
 from sage.libs.operators.records import RecordForms
@@ -125,6 +126,7 @@ class VLLMServiceGenerator(_ServiceOperator):
             details_key=details_key,
         )
 
+    @errors_in_future
     def submit(self, record: Any) -> Future[Any]:
         """Start the generation of one record."""
         prompt, options = self._records.prompt(record), self.options
@@ -189,6 +191,7 @@ class VLLMEmbeddingOperator(_ServiceOperator):
             None if text_template is None else PromptTemplate(text_template, "text_template")
         )
 
+    @errors_in_future
     def submit(self, record: Any) -> Future[Any]:
         """Start the embedding of one record."""
         text = self._text(record)

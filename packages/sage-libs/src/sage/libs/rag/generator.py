@@ -8,6 +8,7 @@ from typing import Any
 
 from sage.common.components.sage_vllm.requests.inputs import parse_prompts
 from sage.common.core.functions import AsyncMapFunction
+from sage.common.core.futures import errors_in_future
 from sage.libs.operators.generation_records import GenerationRecords
 from sage.libs.rag.chat_endpoint import ChatEndpoint
 
@@ -108,6 +109,7 @@ class OpenAIGenerator(AsyncMapFunction):
         if endpoint is not None:
             endpoint.close()
 
+    @errors_in_future
     def submit(self, record: Any) -> Future[Any]:
         """Start the generation of one record."""
         endpoint = self._open()

@@ -7,13 +7,13 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any
 
-from sage.common.components.sage_vllm.background import in_background
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.driver.shared_engine import SharedEngine
-from sage.common.components.sage_vllm.engine_contract import EngineFactory, Role
+from sage.common.components.sage_vllm.engine_contract import EngineFactory, OnText, Role
 from sage.common.components.sage_vllm.errors import InvalidInputError
 from sage.common.components.sage_vllm.host.home_process import HomeProcess
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
+from sage.common.components.sage_vllm.requests.asyncio_calls import AsyncioCalls
 from sage.common.components.sage_vllm.requests.embedding_call import EmbeddingCall
 from sage.common.components.sage_vllm.requests.gather import wait_for
 from sage.common.components.sage_vllm.requests.generation_call import GenerationCall
@@ -36,12 +36,14 @@ from sage.common.components.sage_vllm.service_identity import service_identity
 from sage.common.components.sage_vllm.service_record import ServiceRecord
 from sage.common.components.sage_vllm.tasks.dispatch import start_task, tasks_of
 from sage.common.components.sage_vllm.tasks.registry_calls import RegistryCalls
+from sage.common.core.background import in_background
+from sage.common.core.futures import errors_in_future
 from sage.common.service import BaseService, ServiceClosedError
 
 __all__ = ["VLLMService", "VLLMServiceConfig"]
 
 
-class VLLMService(RegistryCalls, BaseService):
+class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
     """Generates and embeds with models of the registry; thread-safe.
 
     Calls from any number of threads and pipelines are batched together by the engine. Use it
@@ -137,6 +139,7 @@ class VLLMService(RegistryCalls, BaseService):
         results: list[GenerateResult] = wait_for(self.generate_async(prompts, **options))
         return results
 
+    @errors_in_future
     def generate_async(
         self, prompts: Any, *, on_error: str = "raise", **options: Any
     ) -> Future[list[GenerateResult]]:
@@ -148,21 +151,25 @@ class VLLMService(RegistryCalls, BaseService):
         return self._engines.call(Role.GENERATE, call)
 
     def stream(self, prompt: Any, **options: Any) -> TextStream:
-        """Generate one text and yield it piece by piece.
+        """Generate one text and yield it piece by piece; ``astream`` does so for ``async for``.
 
         Takes one prompt and the options of ``generate``; ``n`` must be 1. The stream's ``result``
         is what ``generate`` returns for the prompt; closing the stream, or dropping it, aborts
         the generation.
         """
+        pieces: SimpleQueue[str | None] = SimpleQueue()
+        return TextStream(pieces, self._start_stream(pieces.put, prompt, options))
+
+    def _start_stream(
+        self, on_text: OnText, prompt: Any, options: Mapping[str, Any]
+    ) -> Future[list[GenerateResult]]:
         self._check_open()
         items = self._prompts.read(prompt, options)
         if len(items) != 1:
             hint = "call stream() once for each, or generate() for all"
             problem = f"a stream has one prompt, not {len(items)}"
             raise InvalidInputError(prompt, problem, hint=hint)
-        pieces: SimpleQueue[str | None] = SimpleQueue()
-        call = GenerationCall(items, on_text=pieces.put)
-        return TextStream(pieces, self._engines.call(Role.GENERATE, call))
+        return self._engines.call(Role.GENERATE, GenerationCall(items, on_text=on_text))
 
     def count_tokens(
         self, prompts: Any, *, role: str | None = None, chat_template: str | None = None
@@ -203,6 +210,7 @@ class VLLMService(RegistryCalls, BaseService):
         result: EmbedResult = wait_for(self.embed_async(texts, **options))
         return result
 
+    @errors_in_future
     def embed_async(
         self,
         texts: str | Sequence[str],
@@ -270,6 +278,7 @@ class VLLMService(RegistryCalls, BaseService):
         """
         return wait_for(self.process_async(payload))
 
+    @errors_in_future
     def process_async(self, payload: ProcessPayload | Mapping[str, Any]) -> Future[Any]:
         """Start a task and return a Future of its result."""
         if self._closed:

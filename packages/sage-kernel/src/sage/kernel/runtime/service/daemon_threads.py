@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -33,7 +34,11 @@ class DaemonThreads:
         self._closed = False
 
     def submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
-        """Queue a call and return its Future; raises ServiceClosedError."""
+        """Queue a call and return its Future; raises ServiceClosedError.
+
+        It runs with the context variables of now.
+        """
+        call = partial(copy_context().run, function, *args, **kwargs)
         future: Future[Any] = Future()
         with self._changed:
             if self._closed:
@@ -46,7 +51,7 @@ class DaemonThreads:
                 # First: if the system has no thread left, the caller hears of it and nothing runs.
                 threading.Thread(target=self._work, name=name, daemon=True).start()
                 self._threads += 1
-            self._calls.append((future, partial(function, *args, **kwargs)))
+            self._calls.append((future, call))
         return future
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import Any
 
 from sage.common.core.context import ContextBound
@@ -94,6 +95,12 @@ class RunningService:
         if not callable(function):
             raise ServiceMethodNotFoundError(self.name, method, self._methods())
         twin: Any = getattr(self.service, f"{method}_async", None)
+        if twin is None and iscoroutinefunction(function):
+            raise TypeError(
+                f"{method}() of service {self.name!r} is `async def`: the call would return a "
+                f"coroutine that nobody awaits. Call a plain method, in a coroutine by `await "
+                f"acall_service(...)`, or give it a twin {method}_async() that returns a Future"
+            )
 
         def call(*args: Any, **kwargs: Any) -> Any:
             with self._slots:
@@ -127,7 +134,11 @@ class RunningService:
         of_class = type(self.service)
         own = [name for name, value in vars(self.service).items() if callable(value)]
         names = [*own, *(name for name in dir(of_class) if callable(getattr(of_class, name)))]
-        return [name for name in names if _is_callable_name(name)]
+        return [
+            name
+            for name in names
+            if _is_callable_name(name) and not iscoroutinefunction(getattr(self.service, name))
+        ]
 
 
 def _is_callable_name(method: str) -> bool:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from sage.common.core.context import RuntimeContext
+from sage.common.core.futures import errors_in_future
 from sage.common.service import (
     BaseService,
     ServiceClosedError,
@@ -138,6 +139,7 @@ class ServiceManager:
             future.cancel()  # a Ctrl-C of the caller must not leave the call running
             raise
 
+    @errors_in_future
     def call_service_async(
         self,
         name: str,
@@ -149,7 +151,8 @@ class ServiceManager:
     ) -> Future[Any]:
         """Call a method and return a Future of its result; cancelling it cancels the call.
 
-        After ``timeout`` seconds the call is cancelled, and the Future raises ServiceTimeoutError.
+        After ``timeout`` seconds the call is cancelled, and the Future raises ServiceTimeoutError,
+        as it raises everything that ``call_service`` does.
         """
         future = self._service(name).endpoint(method).submit(*args, **kwargs)
         if timeout is None:

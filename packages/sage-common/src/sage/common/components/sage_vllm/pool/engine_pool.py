@@ -8,13 +8,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
-from sage.common.components.sage_vllm.background import in_background
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.engine_contract import EngineFactory, EngineSpec, Role
 from sage.common.components.sage_vllm.errors import EngineClosedError
 from sage.common.components.sage_vllm.pool.engine_loader import EngineLoader
 from sage.common.components.sage_vllm.pool.engine_slot import EngineSlot, Start
 from sage.common.components.sage_vllm.pool.engine_switch import switch_engine
+from sage.common.core.background import in_background
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import Engine
 from sage.common.components.sage_vllm.errors import EngineClosedError
-from sage.common.components.sage_vllm.requests.gather import hand_over
+from sage.common.core.futures import hand_over
 
 Start = Callable[[Engine], Future[Any]]
 """Starts a call on an engine."""

@@ -13,6 +13,7 @@ from sage.common.components.sage_vllm.errors import (
     EngineError,
     InvalidRequestError,
 )
+from sage.common.core.futures import hand_over, settle
 
 
 def gather(
@@ -32,14 +33,14 @@ def gather(
     parts = _all_or_none(futures, item)
     combined: Future[Any] = Future()
     if not parts:
-        _settle(combined, combine, [])
+        settle(combined, combine, [])
         return combined
     results: list[Any] = [None] * len(parts)
     failure: list[BaseException] = []
     left = len(parts)
     lock = threading.Lock()
 
-    def settle(index: int, part: Future[Any]) -> None:
+    def part_done(index: int, part: Future[Any]) -> None:
         nonlocal left
         error = None if part.cancelled() else part.exception()
         if error is None and not part.cancelled():
@@ -58,11 +59,11 @@ def gather(
             if failure:
                 combined.set_exception(failure[0])
             else:
-                _settle(combined, combine, results)
+                settle(combined, combine, results)
 
     combined.add_done_callback(lambda done: _cancel(parts) if done.cancelled() else None)
     for index, part in enumerate(parts):
-        part.add_done_callback(lambda done, index=index: settle(index, done))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        part.add_done_callback(lambda done, index=index: part_done(index, done))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
     return combined
 
 
@@ -104,32 +105,6 @@ def wait_for(future: Future[Any]) -> Any:
         raise
 
 
-def hand_over(
-    inner: Future[Any],
-    outer: Future[Any],
-    convert: Callable[[Any], Any] = lambda result: result,
-    *,
-    return_errors: bool = False,
-) -> None:
-    """Complete ``outer`` with the outcome of ``inner``, and pass a cancel of ``outer`` on."""
-
-    def settle(done: Future[Any]) -> None:
-        if done.cancelled():
-            outer.cancel()
-        if not outer.set_running_or_notify_cancel():
-            return
-        error = done.exception()
-        if error is None:
-            _settle(outer, convert, done.result())
-        elif return_errors:
-            _settle(outer, convert, error)
-        else:
-            outer.set_exception(error)
-
-    inner.add_done_callback(settle)
-    outer.add_done_callback(lambda done: inner.cancel() if done.cancelled() else None)
-
-
 def _all_or_none(futures: Iterable[Future[Any]], item: str) -> list[Future[Any]]:
     started: list[Future[Any]] = []
     try:
@@ -155,12 +130,3 @@ def _of_item(error: BaseException, which: str) -> BaseException:
 def _cancel(futures: Iterable[Future[Any]]) -> None:
     for future in futures:
         future.cancel()
-
-
-def _settle(future: Future[Any], convert: Callable[[Any], Any], result: Any) -> None:
-    try:
-        converted = convert(result)
-    except Exception as error:  # noqa: BLE001 - it belongs to whoever waits
-        future.set_exception(error)
-    else:
-        future.set_result(converted)

@@ -1,13 +1,17 @@
-"""TextStream: a generated text, piece by piece."""
+"""TextStream and AsyncTextStream: a generated text, piece by piece."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Self
 
+from sage.common.components.sage_vllm.engine_contract import OnText
 from sage.common.components.sage_vllm.requests.result_types import GenerateResult
+from sage.common.core import awaiting
 
 
 class TextStream(Iterator[str]):
@@ -49,3 +53,71 @@ class TextStream(Iterator[str]):
 
     def __del__(self) -> None:
         self.close()
+
+
+class AsyncTextStream(AsyncIterator[str]):
+    """Yields a text as it is generated, for ``async for``.
+
+    The generation begins when the first piece, or the result, is awaited; that raises what is wrong
+    with the prompt. Cancelling such an await, closing the stream, or dropping it, aborts the
+    generation. A reader that is slow holds up nothing: what it has not read waits in memory, which
+    is one text at most.
+
+    Args:
+        start: starts the generation, given a function that accepts its pieces.
+    """
+
+    def __init__(self, start: Callable[[OnText], Future[list[GenerateResult]]]) -> None:
+        self._start = start
+        self._pieces: deque[str | None] = deque()
+        self._news = asyncio.Event()
+        self._future: Future[list[GenerateResult]] | None = None
+
+    async def __anext__(self) -> str:
+        future = self._begun()
+        try:
+            while not self._pieces:
+                self._news.clear()
+                await self._news.wait()
+        except BaseException:  # cancelled, or its event loop has ended
+            future.cancel()
+            raise
+        piece = self._pieces.popleft()
+        if piece is not None:
+            return piece
+        self._add(None)  # for whoever asks again
+        if not future.cancelled():
+            future.result()
+        raise StopAsyncIteration
+
+    async def result(self) -> GenerateResult:
+        """Return the whole result; raises concurrent.futures.CancelledError if closed before."""
+        return (await awaiting.result_of(self._begun()))[0]
+
+    async def aclose(self) -> None:
+        """Abort what is not generated yet. Idempotent."""
+        if self._future is None:
+            self._future = Future()
+            self._add(None)
+        self._future.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        if self._future is not None:
+            self._future.cancel()
+
+    def _begun(self) -> Future[list[GenerateResult]]:
+        if self._future is None:
+            add = awaiting.on_loop(self._add)
+            self._future = awaiting.started_in_thread(self._start, add)
+            self._future.add_done_callback(lambda _: add(None))
+        return self._future
+
+    def _add(self, piece: str | None) -> None:
+        self._pieces.append(piece)
+        self._news.set()

@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from sage.common.components.sage_vllm.background import in_background
 from sage.common.components.sage_vllm.errors import InvalidInputError
+from sage.common.core.background import in_background
 from sage.common.core.errors import nearest
 
 _KEYS = {"task", "inputs", "options"}
