@@ -49,12 +49,14 @@ def run(
 ) -> None:
     """Run the samples of a page in a folder, each in a process of its own.
 
-    With ``one_program`` they share their variables. A page shows all that Python prints, and of a
-    command only its data: the notes on standard error are for whoever waits.
+    With ``one_program`` they share their variables, and files are left out. A page shows all that
+    Python prints, and of a command only its data: the notes on standard error are for whoever
+    waits.
     """
     samples = samples_of(page)
     if one_program:
-        _run_as_one(samples, folder, environment)
+        programs = [sample for sample in samples if not sample.name]
+        _run_as_one(programs, folder, environment)
         return
     for sample in samples:
         if sample.name:

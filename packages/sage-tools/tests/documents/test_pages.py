@@ -19,7 +19,7 @@ BY_THEMSELVES = (
     "checkpoints.md", "coming_from_isage.md", "files.md", "memory.md", "operations.md",
     "operators.md", "pipelines.md", "testing.md",
 )  # fmt: skip
-ELSEWHERE = ("quick_start.md", "terminal.md", "middleware/tools/vllm_service.md")
+ELSEWHERE = ("asyncio.md", "quick_start.md", "terminal.md", "middleware/tools/vllm_service.md")
 READMES = sorted(ROOT.glob("packages/*/README.md"))
 INSTALLING = r"(git clone|cd|make|python3? -m venv|\.|pip install|pip wheel|export) "
 
