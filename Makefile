@@ -32,6 +32,7 @@ bench: .venv/bench-ready
 	@$(RUN) benchmarks/pipeline_throughput.py $(ARGS)
 	@$(RUN) benchmarks/busy_neighbour.py
 	@$(RUN) benchmarks/service_latency.py
+	@$(RUN) benchmarks/asyncio_calls.py
 	@$(RUN) benchmarks/embedding_throughput.py $(ARGS)
 	@$(RUN) benchmarks/against_others.py $(ARGS)
 	@$(RUN) benchmarks/registry.py
