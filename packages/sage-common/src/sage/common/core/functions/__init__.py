@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         StopSignal,
         UnreadableRecord,
     )
+    from sage.common.core.functions.start_order import StartOrder
     from sage.common.core.functions.transforms import (
         AsyncMapFunction,
         FilterFunction,
@@ -33,6 +34,7 @@ __all__ = [
     "MapFunction",
     "SinkFunction",
     "SourceFunction",
+    "StartOrder",
     "StopSignal",
     "UnreadableRecord",
 ]
@@ -49,6 +51,7 @@ __getattr__, __dir__ = lazy_exports(
         "MapFunction": "sage.common.core.functions.transforms",
         "SinkFunction": "sage.common.core.functions.sinks",
         "SourceFunction": "sage.common.core.functions.sources",
+        "StartOrder": "sage.common.core.functions.start_order",
         "StopSignal": "sage.common.core.functions.sources",
         "UnreadableRecord": "sage.common.core.functions.sources",
     },

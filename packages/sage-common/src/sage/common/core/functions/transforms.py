@@ -9,6 +9,7 @@ from typing import Any
 
 from sage.common.core.errors import RecordTimeoutError
 from sage.common.core.functions.base import BaseFunction
+from sage.common.core.functions.start_order import StartOrder
 
 
 class MapFunction(BaseFunction, ABC):
@@ -33,7 +34,7 @@ class AsyncMapFunction(MapFunction):
     max_in_flight: int | None = None
     """How many records may be in flight; None asks ``default_max_in_flight``."""
     timeout: float | None = None
-    """Seconds a record may take, retries included; its Future is then cancelled."""
+    """Seconds a record may take from its start, retries included; its Future is then cancelled."""
     retries: int = 0
     """How often a record is submitted again after an error whose ``retryable`` is true."""
     retry_backoff: float = 0.5
@@ -54,6 +55,13 @@ class AsyncMapFunction(MapFunction):
     def default_max_in_flight(self) -> int:
         """Return the window used when ``max_in_flight`` is None."""
         return 64
+
+    def start_order(self) -> StartOrder | None:
+        """Return who says which record to start next; None starts each when it comes.
+
+        Called once, before ``setup``. With an order, ``submit`` is called on the operator's thread.
+        """
+        return None
 
     def execute(self, record: Any) -> Any:
         """Work on one record and wait for it; raises RecordTimeoutError after ``timeout``."""

@@ -17,19 +17,23 @@ from sage.common.core.functions import AsyncMapFunction
 from sage.kernel.runtime.cancelled import PipelineCancelledError
 from sage.kernel.runtime.flow.error_policy import ErrorPolicy
 from sage.kernel.runtime.flow.link import Mark, Push, States, no_mark
+from sage.kernel.runtime.flow.room import Room
+from sage.kernel.runtime.flow.start_queue import StartQueue
 from sage.kernel.runtime.metrics.counts import Counts
 
 
 class _Entry:
-    """A record in the window, from its first submission to its emission."""
+    """A record in the window, from its arrival to its emission."""
 
     __slots__ = (
         "attempts", "emitted", "error", "future", "late_at", "mark", "record", "result", "settled",
+        "size",
     )  # fmt: skip
 
-    def __init__(self, record: Any, late_at: float | None) -> None:
+    def __init__(self, record: Any, size: int) -> None:
         self.record = record
-        self.late_at = late_at
+        self.size = size  # bytes
+        self.late_at: float | None = None
         self.mark: tuple[int, States] | None = None  # sent to the next operator behind the record
         self.emitted = False
         self.attempts = 0
@@ -51,6 +55,9 @@ class InFlightWindow:
     what is in flight and what waits for an earlier record of an ordered stream. Completions
     arrive on one queue, written by whichever threads complete the Futures; the emitter sleeps on
     it until the next completion, timeout or retry.
+
+    A record is started by the upstream thread when it comes. Where the function has a StartOrder
+    the window may be wider than what is in flight, and the emitter starts records from it.
     """
 
     def __init__(
@@ -76,10 +83,14 @@ class InFlightWindow:
             size = function.default_max_in_flight()
         if size < 1:
             raise ValueError(f"max_in_flight must be at least 1, not {size}")
-        self._slots = threading.Semaphore(size)
+        self._most_in_flight = size
+        self._start_order = function.start_order()
+        self._room = Room(size, self._start_order)
+        self._waiting = None if self._start_order is None else StartQueue(self._start_order)
+        counts.start_order = self._start_order
         self._events: SimpleQueue[Any] = SimpleQueue()
         self._order: deque[_Entry] = deque()  # not emitted, in input order; ordered streams only
-        self._unsettled: dict[_Entry, None] = {}  # oldest first; guarded by _lock
+        self._unsettled: dict[_Entry, None] = {}  # started, oldest first; guarded by _lock
         self._lock = threading.Lock()
         self._retries: list[tuple[float, int, _Entry]] = []
         self._tie_break = count()
@@ -88,21 +99,16 @@ class InFlightWindow:
 
     def push(self, record: Any) -> None:
         """Take a record into the window, waiting for a place in it. Upstream thread."""
-        self._slots.acquire()
-        self._counts.begun += 1
-        timeout = self._function.timeout
-        late_at = None if timeout is None else time.monotonic() + timeout
-        entry = self._last = _Entry(record, late_at)
+        order, waiting = self._start_order, self._waiting
+        key, size = (None, 0) if order is None else order.place(record)
+        self._room.enter(size)
+        entry = self._last = _Entry(record, size)
         if self._function.ordered:
             self._order.append(entry)  # before the emitter can see it, and time it out
-        with self._lock:
-            if self._cancelled:
-                raise PipelineCancelledError
-            was_idle = not self._unsettled
-            self._unsettled[entry] = None
-        if was_idle and timeout is not None:
-            self._events.put(_WAKE)  # the emitter may be asleep with no timer set
-        self._submit(entry)
+        if waiting is None:
+            self._start(entry)
+        elif waiting.put(entry, key, size):
+            self._events.put(_WAKE)
 
     def mark(self, position: int, states: States) -> None:
         """Say that all before a position was pushed; it goes on when that was emitted.
@@ -126,21 +132,29 @@ class InFlightWindow:
             self._cancelled = True
             in_flight = list(self._unsettled)
         self._events.put(_CANCEL)
-        self._slots.release()
+        self._room.cancel()
         for entry in in_flight:
             if entry.future is not None:
                 entry.future.cancel()
 
     def run(self) -> None:
-        """Settle and emit records until the last one. Emitter thread."""
-        while not (self._finished and not self._unsettled and not self._order):
+        """Settle and emit records until the last one. Emitter thread.
+
+        It starts and settles all that it can before it emits the next record of an ordered
+        stream: many may have become ready at once, and what takes them may be slow.
+        """
+        while not (self._finished and self._is_empty):
             wait = self._seconds_to_next_timer()
             if wait is not None and wait <= 0:
                 self._fire_timers()
                 continue
+            started = self._start_next()
+            ready = bool(self._order) and self._order[0].settled
             try:
-                event = self._events.get(timeout=wait)
+                event = self._events.get(timeout=0 if started or ready else wait)
             except Empty:
+                if ready and not started:
+                    self._deliver(self._order.popleft())
                 continue
             if event is _CANCEL:
                 raise PipelineCancelledError
@@ -148,6 +162,35 @@ class InFlightWindow:
                 self._finished = True
             elif event is not _WAKE and not event.settled:
                 self._on_done(event)
+
+    @property
+    def _is_empty(self) -> bool:
+        return not (self._unsettled or self._order or self._waiting)
+
+    def _start_next(self) -> bool:
+        """Start one that waits, if there is room in flight; return whether there was."""
+        if self._waiting is None or len(self._unsettled) >= self._most_in_flight:
+            return False
+        entry = self._waiting.take()
+        if entry is None:
+            return False
+        self._counts.overtaken = self._waiting.overtaken
+        self._start(entry)
+        return True
+
+    def _start(self, entry: _Entry) -> None:
+        self._counts.begun += 1
+        timeout = self._function.timeout
+        if timeout is not None:
+            entry.late_at = time.monotonic() + timeout
+        with self._lock:
+            if self._cancelled:
+                raise PipelineCancelledError
+            was_idle = not self._unsettled
+            self._unsettled[entry] = None
+        if was_idle and timeout is not None and self._waiting is None:
+            self._events.put(_WAKE)  # the emitter may be asleep with no timer set
+        self._submit(entry)
 
     def _submit(self, entry: _Entry) -> None:
         entry.attempts += 1
@@ -194,9 +237,6 @@ class InFlightWindow:
             self._unsettled.pop(entry, None)
         if not self._function.ordered:
             self._deliver(entry)
-            return
-        while self._order and self._order[0].settled:
-            self._deliver(self._order.popleft())
 
     def _deliver(self, entry: _Entry) -> None:
         if self._cancelled:  # a slow consumer must not be given all records that are settled
@@ -220,7 +260,7 @@ class InFlightWindow:
             entry.emitted = True
             if entry.mark is not None:
                 self._emit_mark(*entry.mark)
-        self._slots.release()
+        self._room.leave(entry.size)
 
     def _seconds_to_next_timer(self) -> float | None:
         due = self._retries[0][0] if self._retries else None

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from sage.common.core.functions import StartOrder
 from sage.kernel.graph import Operator
 from sage.kernel.runtime.metrics.run_metrics import OperatorMetrics, RunMetrics, State
 
@@ -24,10 +25,13 @@ class Counts:
     which takes half the time of an attribute, and ``variable_out`` reads it.
     """
 
-    __slots__ = ("begun", "ended", "failed", "out", "retries", "variable_out")
+    __slots__ = (
+        "begun", "ended", "failed", "out", "overtaken", "retries", "start_order", "variable_out",
+    )  # fmt: skip
 
     def __init__(self) -> None:
-        self.begun = self.ended = self.failed = self.out = self.retries = 0
+        self.begun = self.ended = self.failed = self.out = self.overtaken = self.retries = 0
+        self.start_order: StartOrder | None = None
         self.variable_out: Callable[[], int] = int  # which returns 0
 
 
@@ -116,6 +120,10 @@ class OperatorCounts:
             dead_lettered=errors.dead_lettered if errors else 0,
             failed=(errors.failed if errors else 0) + sum(c.failed for c in self.replicas),
             retries=sum(counts.retries for counts in self.replicas),
+            overtaken=sum(counts.overtaken for counts in self.replicas),
+            start_order=tuple(
+                order.metrics() for c in self.replicas if (order := c.start_order) is not None
+            ),
             rate=finished / elapsed if elapsed else 0.0,
         )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sage.common.core.errors import nearest
 from sage.kernel.runtime.metrics.run_html import run_html
@@ -36,6 +37,10 @@ class OperatorMetrics:
     """Records whose error stopped the pipeline: 0 or 1, or more if replicas failed at once."""
     retries: int = 0
     """How often an asynchronous operator submitted a record again."""
+    overtaken: int = 0
+    """Records that an operator with a StartOrder started after one that came later."""
+    start_order: tuple[Mapping[str, Any], ...] = ()
+    """What the StartOrder of each of its replicas says; empty without one."""
     rate: float = 0.0
     """Records that it finished per second of the whole run."""
 

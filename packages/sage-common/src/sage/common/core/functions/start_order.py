@@ -1,0 +1,42 @@
+"""StartOrder: in which order an asynchronous operator starts the records of its window."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+
+class StartOrder(ABC):
+    """Widens the window of an AsyncMapFunction, and says which of its records to start next.
+
+    Only the order of the starts changes. The number of records that are at work, the order of
+    emission, errors, timeouts and retries are those of any AsyncMapFunction. The kernel starts the
+    records in sweeps: it sorts those that wait by their keys, up to half a window of them, and
+    starts them all before the next sweep begins. What comes meanwhile joins the sweep where its
+    key is still ahead and the sweep has room. So no record waits for more than two windows of
+    others, whatever the keys are.
+    """
+
+    @property
+    @abstractmethod
+    def window_bytes(self) -> int:
+        """How much the records of the window may take, from ``place`` until they are emitted.
+
+        Asked for each record. The window has room for ``max_in_flight`` records in any case, so
+        0 asks for no more than these.
+        """
+
+    @abstractmethod
+    def place(self, record: Any) -> tuple[Any, int]:
+        """Return a record's key, and how many bytes it takes in the window.
+
+        Called once per record, in input order, on the thread that brings it. Keys are compared
+        with each other, and records of equal keys are started in input order. An error that it
+        raises stops the pipeline: a record that makes no sense gets any key, and fails in
+        ``submit``.
+        """
+
+    def metrics(self) -> Mapping[str, Any]:
+        """Return what it did so far as plain data; any thread."""
+        return {}
