@@ -2,7 +2,8 @@
 
 ``checkpointed_job.py FOLDER FORMAT SECONDS_PER_RECORD [MOST_BYTES_OF_A_FILE]`` generates with
 VLLMServiceGenerator on an engine that echoes each prompt after a random while, so that records
-complete in any order. Every 100th prompt is refused, and dead-lettered.
+complete in any order. Every 100th prompt is refused, and dead-lettered. With the format ``stems``
+prompts have one of ten stems, and are started by stem; the output is JSON Lines.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class SlowEcho(EchoEngine):
 
 def prompted(record: dict[str, Any]) -> dict[str, Any]:
     words = "word " * (600 if record["id"] % 100 == 99 else 3)  # 600 are more than it takes
-    return {**record, "prompt": f"{record['id']} {words}"}
+    stem = f"stem {record['id'] % 10}: " if FORMAT == "stems" else ""
+    return {**record, "prompt": f"{stem}{record['id']} {words}"}
 
 
 def answer(record: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +89,12 @@ env = LocalEnvironment("checkpointed")
 config = {"model_id": "test/echo", "model_root": FOLDER / "models"}
 env.register_service("vllm_service", VLLMService, config, engine_factory=SlowEcho)
 stream = env.from_source(JSONLSource, FOLDER / "in.jsonl").map(prompted)
-stream = stream.map(VLLMServiceGenerator, on_error=partial(JSONLSink, FOLDER / "failed.jsonl"))
+stream = stream.map(
+    VLLMServiceGenerator,
+    on_error=partial(JSONLSink, FOLDER / "failed.jsonl"),
+    prefix_order="on" if FORMAT == "stems" else "auto",
+    prefix_window_bytes=100_000,  # some 45 records
+)
 stream = stream.map(answer).filter(kept).flatmap(once_or_twice)
 if FORMAT == "parquet":
     stream.sink(ParquetSink, FOLDER / "out", rows_per_part=300)
@@ -95,3 +102,4 @@ else:
     stream.sink(JSONLSink, FOLDER / "out")
 print("ready", flush=True)
 env.submit(checkpoint=FOLDER / "checkpoint")
+print("overtaken", sum(operator.overtaken for operator in env.metrics().operators))

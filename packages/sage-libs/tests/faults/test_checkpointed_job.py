@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -41,10 +42,12 @@ class Job:
         assert process.stdout.readline() == "ready\n"
         return process
 
-    def run_to_the_end(self) -> None:
+    def run_to_the_end(self) -> int:
+        """Return how many records started after one that came later."""
         with self.start(0.0) as process:
-            _, errors = process.communicate()
+            output, errors = process.communicate()
         assert process.returncode == 0, errors
+        return int(output.removeprefix("overtaken "))
 
     @property
     def outputs(self) -> dict[str, bytes]:
@@ -81,15 +84,19 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
     """The outputs of whole runs, by format."""
     folder = tmp_path_factory.mktemp("undisturbed")
     outputs = {}
-    for form in ("jsonl", "parquet"):
+    for form in ("jsonl", "parquet", "stems"):
         job = new_job(folder / form, form)
-        job.run_to_the_end()
+        overtaken = job.run_to_the_end()
+        assert (overtaken > RECORDS / 4) == (form == "stems")
         outputs[form] = job.outputs
     return outputs
 
 
 def test_the_undisturbed_output_is_what_was_meant(undisturbed: dict[str, dict[str, bytes]]) -> None:
     lines = [json.loads(line) for line in undisturbed["jsonl"]["out"].splitlines()]
+    by_stem = [json.loads(line) for line in undisturbed["stems"]["out"].splitlines()]
+    stem = re.compile("stem [0-9]: ")
+    assert [{**each, "generated": stem.sub("", each["generated"])} for each in by_stem] == lines
     kept = [number for number in range(RECORDS) if number % 7 and number % 100 != 99]
     assert [line["id"] for line in lines] == [n for n in kept for _ in range(1 + n % 2)]
     failed = undisturbed["jsonl"]["failed.jsonl"].splitlines()
@@ -99,7 +106,8 @@ def test_the_undisturbed_output_is_what_was_meant(undisturbed: dict[str, dict[st
 
 @pytest.mark.parametrize(
     ("form", "kills", "latest"),
-    [("jsonl", 20, 0.7), ("parquet", 6, 1.5)],  # pyarrow alone takes half a second to be there
+    # pyarrow alone takes half a second to be there
+    [("jsonl", 20, 0.7), ("stems", 20, 0.7), ("parquet", 6, 1.5)],
 )
 def test_kills_at_random_moments_change_nothing_of_the_output(
     tmp_path: Path, undisturbed: dict[str, dict[str, bytes]], form: str, kills: int, latest: float

@@ -45,7 +45,14 @@ def test_every_record_comes_out_or_becomes_a_dead_letter(
 ) -> None:
     letters: list[FailedRecord] = []
     records = [record(number) for number in range(RECORDS)]
-    out = run(env, records, VLLMServiceGenerator, ordered=ordered, on_error=letters.append)
+    out = run(
+        env,
+        records,
+        VLLMServiceGenerator,
+        ordered=ordered,
+        prefix_order="auto" if ordered else "off",  # else they come out as they were started
+        on_error=letters.append,
+    )
     assert [r["id"] for r in out] == GOOD
     assert all(r["generated"] == f"record {r['id']}" for r in out)
     assert sorted(letter.record["id"] for letter in letters) == BAD

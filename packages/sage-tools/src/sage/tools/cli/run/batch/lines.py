@@ -123,12 +123,12 @@ class AnswerLines(VLLMServiceGenerator):
         self._form = LineForm(self.keys, template)
         self._converses: bool | None = None
 
-    def submit(self, record: Any) -> Future[Any]:
-        """Start the answer to a line."""
+    def prompt_and_options(self, record: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Return a line's prompt, and the options of its answer."""
         fields, prompt = self._form.read(record)
         if isinstance(prompt, str) and self._takes_conversations():
             prompt = [{"role": "user", "content": prompt}]
-        return super().submit([fields, prompt])
+        return super().prompt_and_options([fields, prompt])
 
     def complete(self, record: Any, result: list[dict[str, Any]]) -> Any:
         """Return the line's fields with the answer."""
