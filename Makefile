@@ -30,6 +30,7 @@ zoo: setup
 
 bench: .venv/bench-ready
 	@$(RUN) benchmarks/pipeline_throughput.py $(ARGS)
+	@$(RUN) benchmarks/prefix_order.py
 	@$(RUN) benchmarks/busy_neighbour.py
 	@$(RUN) benchmarks/service_latency.py
 	@$(RUN) benchmarks/asyncio_calls.py

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,14 @@ def write_model(folder: Path) -> Path:
     return model
 
 
-def environment(model: Path) -> LocalEnvironment:
+def environment(model: Path, engine: Mapping[str, Any] | None = None) -> LocalEnvironment:
     """Return an environment with the service on the registry beside the model."""
     from sage.middleware.services.vllm import register_vllm_service
 
     root = model.parent / "registry"
     env = LocalEnvironment("bench")
-    register_vllm_service(env, config={"model_id": MODEL_ID, "model_root": root})
+    config = {"model_id": MODEL_ID, "model_root": root, "engine": engine or {}}
+    register_vllm_service(env, config=config)
     return env
 
 
