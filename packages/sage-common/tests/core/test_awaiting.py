@@ -7,8 +7,10 @@ import concurrent.futures
 import gc
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -49,6 +51,30 @@ def test_what_start_raises_is_raised_at_the_await() -> None:
 
     with pytest.raises(LookupError, match="no such thing"):
         asyncio.run(awaiting.call(start))
+
+
+def test_an_error_that_was_seen_keeps_nothing_of_its_call() -> None:
+    class Prompt:
+        pass
+
+    def start(prompt: Prompt) -> Future[Any]:
+        raise LookupError(id(prompt))
+
+    async def main() -> None:
+        prompt = Prompt()
+        kept = weakref.ref(prompt)
+        with suppress(LookupError):
+            await awaiting.call(start, prompt)
+        del prompt
+        await asyncio.get_running_loop().shutdown_default_executor()  # it may be about to end
+        assert kept() is None
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
 
 
 def test_cancelling_before_a_start_has_its_turn_means_that_it_is_not_called() -> None:

@@ -57,10 +57,15 @@ def started_in_thread(start: Callable[..., Future[_T]], *args: Any, **kwargs: An
     that means that ``start`` is not called, or that what it started is cancelled.
     """
     outer: Future[_T] = Future()
+    waiting = [outer]
 
     def begin() -> None:
-        if not outer.cancelled():
-            hand_over(errors_in_future(start)(*args, **kwargs), outer)
+        future = waiting.pop()
+        try:
+            if not future.cancelled():
+                hand_over(errors_in_future(start)(*args, **kwargs), future)
+        finally:
+            del future  # an error's traceback leads to this frame
 
     asyncio.get_running_loop().run_in_executor(None, copy_context().run, begin)
     return outer

@@ -103,6 +103,8 @@ def wait_for(future: Future[Any]) -> Any:
     except BaseException:
         future.cancel()
         raise
+    finally:
+        del future  # an error's traceback refers to this frame
 
 
 def _all_or_none(futures: Iterable[Future[Any]], item: str) -> list[Future[Any]]:
