@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -21,8 +22,9 @@ import prometheus_client
 import pytest
 import torch
 
-from sage.common.components.sage_vllm.backend import inline_patches
+from sage.common.components.sage_vllm.backend import cpu_kernels, inline_patches, vllm_plugin
 from sage.common.components.sage_vllm.backend.scheduler_load import LoadRecorder
+from sage.common.components.sage_vllm.host.lifeline import HOST_VARIABLE
 from sage.common.components.sage_vllm.host.mapped_memory import promised_bytes, take_first_blocks
 from sage.common.components.sage_vllm.service import VLLMService
 
@@ -90,6 +92,86 @@ def test_the_last_adapter_is_applied_to_requests_without_one(mended: bool) -> No
         inputs, weights, prompt, None, torch.tensor([1, 1]), torch.tensor([-1, 1]), 2, 1, 2, 0.5
     )
     assert torch.equal(prompt, output)
+
+
+# -- rotate_separate_heads -------------------------------------------------------------------------
+
+
+def _rows(tokens: int, heads: int) -> torch.Tensor:
+    return torch.randn(tokens, heads * 64 + 8)[:, :-8]  # as what is split off a wider product
+
+
+def _heads(tokens: int, heads: int) -> torch.Tensor:
+    return torch.randn(tokens, heads, 64)
+
+
+def _parts(tokens: int, heads: int) -> torch.Tensor:
+    return torch.randn(tokens, heads, 96)[..., 32:]  # of heads that are rotated in part
+
+
+@pytest.fixture
+def rotary_embedding() -> Iterator[type[Any]]:
+    """vLLM's class, as it was before any change."""
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
+
+    class Unchanged(RotaryEmbedding):
+        forward_cpu = inspect.unwrap(RotaryEmbedding.forward_cpu)
+
+    with set_current_vllm_config(VllmConfig()):
+        yield Unchanged
+
+
+def _rotated(rotary_embedding: type[Any], makers: Any, *, neox: bool) -> list[bool]:
+    """Return whether query and key come out as vLLM's own computation in torch has them."""
+    rotary = rotary_embedding(64, 64, 256, 10_000.0, neox, torch.float32)
+    positions = torch.tensor([5, 6, 7, 0, 1])
+
+    def inputs() -> list[torch.Tensor]:  # anew each time: they are rotated in place
+        torch.manual_seed(0)
+        return [makers[0](5, 4), makers[1](5, 2)]
+
+    expected = rotary.forward_native(positions, *inputs())
+    found = rotary.forward_cpu(positions, *inputs())
+    alone, nothing = rotary.forward_cpu(positions, inputs()[0], None)
+    assert nothing is None
+    assert torch.equal(alone, found[0])
+    assert [one.shape for one in found] == [one.shape for one in inputs()]
+    return [torch.allclose(*pair, atol=1e-5) for pair in zip(found, expected, strict=True)]
+
+
+@pytest.mark.parametrize("neox", [False, True])
+@pytest.mark.parametrize("makers", [(_heads, _heads), (_parts, _parts), (_rows, _heads)])
+def test_separate_heads_are_rotated_by_the_angles_of_other_tokens(
+    rotary_embedding: type[Any],
+    makers: Any,
+    neox: bool,  # noqa: FBT001
+) -> None:
+    assert _rotated(rotary_embedding, (_rows, _rows), neox=neox) == [True, True]
+    assert _rotated(rotary_embedding, makers, neox=neox) == [makers[0] is _rows, False]
+    cpu_kernels.rotate_separate_heads(rotary_embedding)
+    mended = rotary_embedding.forward_cpu
+    cpu_kernels.rotate_separate_heads(rotary_embedding)  # nothing more
+    assert rotary_embedding.forward_cpu is mended
+    assert _rotated(rotary_embedding, (_rows, _rows), neox=neox) == [True, True]
+    assert _rotated(rotary_embedding, makers, neox=neox) == [True, True]
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_only_processes_that_sage_has_started_are_changed(
+    ours: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
+
+    monkeypatch.setattr(
+        RotaryEmbedding, "forward_cpu", unchanged := inspect.unwrap(RotaryEmbedding.forward_cpu)
+    )
+    monkeypatch.delenv(HOST_VARIABLE, raising=False)
+    if ours:
+        monkeypatch.setenv(HOST_VARIABLE, str(os.getpid()))
+    vllm_plugin.prepare_process()
+    assert (RotaryEmbedding.forward_cpu is not unchanged) == ours
 
 
 # -- make_forward_passes_one_at_a_time -------------------------------------------------------------

@@ -38,6 +38,25 @@ _BERT_LIKE = {
 }
 _EXPERTS = {"num_experts_per_tok": 2}
 _WINDOW = {"sliding_window": 64}
+_LATENT = {  # latent attention, with the only width of its cache that vLLM's kernels have
+    **_LLAMA_LIKE,
+    "num_key_value_heads": HEADS,
+    "head_dim": 64,
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 32,
+    "v_head_dim": 32,
+}
+_DEEPSEEK = {
+    **_LATENT,
+    **_EXPERTS,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 128,
+    "first_k_dense_replace": 1,
+    "n_group": 2,
+    "topk_group": 1,
+}
 _GEMMA = {**_LLAMA_LIKE, "tie_word_embeddings": True, "query_pre_attn_scalar": 32, **_WINDOW}
 
 
@@ -110,6 +129,21 @@ TEXT = {
     "Nemotron": Species("NemotronConfig", _LLAMA_LIKE),
     "ERNIE 4.5": Species("Ernie4_5Config", _LLAMA_LIKE),
     "Seed-OSS": Species("SeedOssConfig", _LLAMA_LIKE),
+    "DeepSeek-V2": Species(
+        "DeepseekV2Config",
+        {**_DEEPSEEK, "q_lora_rank": None, "topk_method": "group_limited_greedy"},
+    ),
+    "DeepSeek-V3": Species(  # the last two are in the files of the real one, and not transformers'
+        "DeepseekV3Config",
+        {**_DEEPSEEK, "q_lora_rank": 64, "topk_method": "noaux_tc", "scoring_func": "sigmoid"},
+    ),
+    "GLM-4.7-Flash": Species(
+        "Glm4MoeLiteConfig",
+        {**_DEEPSEEK, "q_lora_rank": 64, "mlp_layer_types": ["dense", "sparse"]},
+    ),
+    "MiniCPM3": Species(
+        "MiniCPM3Config", {**_LATENT, "q_lora_rank": 64, "kv_lora_rank": 32, "qk_rope_head_dim": 16}
+    ),
     "Mamba": Species(
         "MambaConfig",
         {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "state_size": 16},

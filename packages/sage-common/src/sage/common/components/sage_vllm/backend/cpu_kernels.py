@@ -1,4 +1,4 @@
-"""Fused norms for engines on a CPU.
+"""What engines on a CPU compute otherwise than vLLM: fused norms, rotations of separate heads.
 
 vLLM's library for the CPU has kernels for RMSNorm, and vLLM 0.32 registers them for GPUs alone: on
 a CPU it computes each norm as a chain of six torch operations. Here they are registered with
@@ -6,13 +6,17 @@ vLLM's IR, the place that it has for them, under a provider of our own.
 
 The library's kernels for activations (``silu_and_mul``, ``gelu_and_mul`` and the like) stay unused:
 their exponentials are computed one by one, and torch's take a third to a tenth of the time.
+
+The library's kernel for rotations is used by vLLM, and takes for granted that all heads of a token
+are one row. Some models (DeepSeek-V2 and V3, LFM2) give it a row for each head.
 """
 
 # ruff: noqa: ARG001 - vLLM requires the parameters of its own computation, used or not
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_type_hints
+from functools import wraps
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,17 +28,19 @@ _VECTOR = 8  # the kernels refuse rows that are no multiple of this
 def register_cpu_kernels() -> None:
     """Register the kernels in this process, once; each process of an engine needs that.
 
-    What they cannot compute they decline, and vLLM computes it as ever: other types than bfloat16,
-    float16 and float32, weights of another type than the input's, rows of odd length. The kernels
-    also take for granted that rows lie one behind the other, and read others wrongly without a
-    word; so does what they write in place.
+    What the norms' kernels cannot compute they decline, and vLLM computes it as ever: other types
+    than bfloat16, float16 and float32, weights of another type than the input's, rows of odd
+    length. They also take for granted that rows lie one behind the other, and read others wrongly
+    without a word; so does what they write in place. Heads of any layout are rotated from here on.
     """
     import torch
     from vllm import ir
+    from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
     from vllm.platforms import current_platform
 
     if PROVIDER in ir.ops.rms_norm.impls:
         return
+    rotate_separate_heads(RotaryEmbedding)
     current_platform.import_kernels()
     kernels = torch.ops._C  # noqa: SLF001 - the name of vLLM's library
     types = {torch.bfloat16, torch.float16, torch.float32}
@@ -94,3 +100,26 @@ def register_cpu_kernels() -> None:
 def kernel_priorities() -> dict[str, list[str]]:
     """Return the engine option ``ir_op_priority`` that puts these kernels before vLLM's own."""
     return {name: [PROVIDER, "native"] for name in ("rms_norm", "fused_add_rms_norm")}
+
+
+def rotate_separate_heads(rotary_embedding: type[Any]) -> None:
+    """Have vLLM's ``RotaryEmbedding`` rotate heads on a CPU that are not one row per token.
+
+    Its kernel takes the step from head to head for that from token to token, and rotates each token
+    by the angles of others: wrong texts, without a word.
+    """
+    rotate = rotary_embedding.forward_cpu
+    if rotate.__module__ == __name__:
+        return
+
+    @wraps(rotate, assigned=())
+    def rotate_rows(
+        self: Any, positions: Tensor, query: Tensor, key: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        given = [query] if key is None else [query, key]
+        rows = [one if one.dim() == positions.dim() + 1 else one.flatten(-2) for one in given]
+        rotate(self, positions, *rows)  # in place, where flatten has made no copy
+        rotated = [row.view_as(one) for row, one in zip(rows, given, strict=True)]
+        return rotated[0], None if key is None else rotated[1]
+
+    rotary_embedding.forward_cpu = rotate_rows

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from multiprocessing import resource_tracker
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any, Literal
 
 from sage.common.components.sage_vllm.backend.answer_text import make_texts_of_answers_alone
@@ -68,6 +70,8 @@ def build(
     with BUILD_LOCK:
         import_vllm(spec.model_id)
         plan = plan_engine(spec, vllm_device())
+        if plan.device.kind == "cpu":
+            register_cpu_kernels()
         engine_args = _engine_args(plan)
         plan.check(_known_types())
         mode = _mode(plan)
@@ -250,7 +254,6 @@ def _fused_kernels(plan: EnginePlan) -> dict[str, Any]:
         return {}
     if "kernel_config" in plan.spec.arguments:  # vLLM refuses this option in two places
         return {}
-    register_cpu_kernels()
     return {"ir_op_priority": kernel_priorities()}
 
 
@@ -288,6 +291,10 @@ def _reason(error: Exception) -> str:
     """Return what an error says; of one of pydantic's, what it found, not how to look it up."""
     from pydantic import ValidationError
 
-    if not isinstance(error, ValidationError):
-        return str(error) or type(error).__name__
-    return "; ".join(detail["msg"] for detail in error.errors())
+    if isinstance(error, ValidationError):
+        return "; ".join(detail["msg"] for detail in error.errors())
+    if str(error) and not isinstance(error, AssertionError | LookupError):
+        return str(error)
+    where = extract_tb(error.__traceback__)[-1]  # a missing key alone says nothing
+    said = f"{type(error).__name__} {error}".rstrip()
+    return f"{said} in {Path(where.filename).name}, at `{where.line}`"

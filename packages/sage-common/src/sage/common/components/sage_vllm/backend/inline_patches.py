@@ -3,7 +3,7 @@
 vLLM takes an inline engine for the only one there is: its kernels, its garbage collections, its
 teardown. Each change says what would happen without it. They are made when an inline engine is
 built, once, in the modules and classes of vLLM that the builders hand over. Architecture decision
-11 lists them, with the test that fails when vLLM changes under one of them.
+12 lists them, with the test that fails when vLLM changes under one of them.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ So each process asks at its first instruction, and then looks whether its parent
 - the fork server, and an engine that vLLM spawns or forks, are the host's own children;
 - an engine on a CPU is a fork of the fork server, its workers are forks of the engine.
 
-vLLM also calls ``die_with_parent`` in each of its processes, as a plugin of the entry-point group
-``vllm.general_plugins`` (see this package's pyproject.toml): processes that vLLM comes to start in
-another way are tied by that, if later.
+vLLM also has ``die_with_parent`` called in each of its processes, by its plugin (see
+``backend/vllm_plugin.py``): processes that vLLM comes to start in another way are tied by that, if
+later.
 """
 
 from __future__ import annotations
