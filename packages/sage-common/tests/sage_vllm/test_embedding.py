@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from sage.common.components.sage_embedding.vllm_embedding import VLLMEmbedding
 from sage.common.components.sage_vllm.errors import InvalidOptionError, PromptTooLongError
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.common.model_registry.vllm_registry import import_model
@@ -57,6 +58,67 @@ def test_vectors_mean_what_sentence_transformers_says(
     assert cosines.min() >= 0.999
     assert np.linalg.norm(ours, axis=1) == pytest.approx([1] * 3, abs=1e-3)
     assert ours[0] @ ours[1] > 0.4 > ours[0] @ ours[2]
+
+
+@pytest.fixture(scope="module")
+def prompted(model_root: Path, sentence_model: Path, tmp_path_factory: Any) -> Iterator[Any]:
+    """The same model with prompts, served; and by sentence-transformers."""
+    folder = tmp_path_factory.mktemp("prompted") / "model"
+    shutil.copytree(sentence_model, folder)
+    config = {
+        "prompts": {"query": "Find what answers: ", "document": "Text: ", "Sorting": "SORT this. "},
+        "default_prompt_name": "document",
+    }
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(config))
+    lowered = {"max_seq_length": 256, "do_lower_case": True}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(lowered))
+    import_model("test/prompted", folder, root=model_root)
+    with VLLMService({"embedding_model_id": "test/prompted", "model_root": model_root}) as opened:
+        yield opened, SentenceTransformer(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("name", [None, "query", "document", "Sorting"])
+def test_a_prompt_of_the_model_stands_before_each_text(prompted: Any, name: str | None) -> None:
+    service, reference = prompted
+    ours = np.array(service.embed(TEXTS, prompt_name=name)["vectors"])
+    theirs = reference.encode(TEXTS, prompt_name=name, normalize_embeddings=True)
+    assert (ours * theirs).sum(axis=1).min() >= 0.999
+    if name not in (None, "document"):
+        assert (ours * np.array(service.embed(TEXTS)["vectors"])).sum(axis=1).max() < 0.99
+
+
+def test_a_prompt_that_the_model_does_not_have_is_refused(
+    prompted: Any, service: VLLMService
+) -> None:
+    with pytest.raises(InvalidOptionError, match=r"no prompt 'querry'; did you mean 'query'"):
+        prompted[0].embed(TEXTS, prompt_name="querry")
+    with pytest.raises(InvalidOptionError, match=r"no prompt 'query'; it has none"):
+        service.embed(TEXTS, prompt_name="query")
+    with pytest.raises(InvalidOptionError, match="prompt_name must be"):
+        service.embed(TEXTS, prompt_name=1)
+
+
+def test_the_default_prompt_is_counted_and_may_be_too_much(prompted: Any) -> None:
+    service, reference = prompted
+    before = len(reference.tokenizer("Text: ", add_special_tokens=False)["input_ids"])
+    longest = "a " * (254 - before)
+    assert service.count_tokens([longest, "a"]) == [256, 3 + before]
+    assert service.embed(longest)["tokens_used"]["prompt"] == 256
+    with pytest.raises(PromptTooLongError):
+        service.embed(longest + "a")
+
+
+def test_an_embedding_model_with_a_default_prompt_leaves_it_to_the_service(prompted: Any) -> None:
+    service, reference = prompted
+    model = VLLMEmbedding(
+        call_service=lambda _, *args, method, timeout, **options: getattr(service, method)(
+            *args, **options
+        )
+    )
+    assert model.prompts == {}
+    ours = np.array(model.embed_batch(TEXTS))
+    theirs = reference.encode(TEXTS, normalize_embeddings=True)
+    assert (ours * theirs).sum(axis=1).min() >= 0.999
 
 
 def test_both_engines_work_at_once_and_have_options_of_their_own(service: VLLMService) -> None:

@@ -16,11 +16,12 @@ import pytest
 from command_line import CommandLine, lines, refused
 from real_server import MODEL, SMALL, gone, is_loading, recorded
 
+from sage.common.components.sage_vllm.testing import write_echo_model
 from sage.common.model_registry.vllm_registry import get_model, get_model_path, import_model
 from sage.common.run_folder import read_records
 from sage.tools.cli.commands.options.engine_options import EngineOptions
 from sage.tools.cli.servers.address import Address
-from sage.tools.cli.servers.command import server_command
+from sage.tools.cli.servers.command import prompt_left_out, server_command
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -161,6 +162,16 @@ def test_what_is_said_of_the_engine_reaches_the_server(model_root: Path) -> None
     assert flags["--dtype"] == "float32"
     assert flags["--tensor-parallel-size"] == "2"
     assert command[-2:] == extra
+
+
+@pytest.mark.parametrize(("default", "prompt"), [("document", "Text: "), (None, "")])
+def test_a_prompt_that_vllms_server_leaves_out_is_told(
+    default: str | None, prompt: str, tmp_path: Path
+) -> None:
+    folder = write_echo_model(tmp_path / "model")
+    config = {"prompts": {"document": "Text: "}, "default_prompt_name": default}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(config))
+    assert prompt_left_out(import_model("me/prompted", folder, root=tmp_path / "root")) == prompt
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,8 @@ class VLLMEmbeddingOperator(_ServiceOperator):
         output_key: where the vector goes, in place of a field of the same name.
         normalize: whether vectors have the length 1.
         dimensions: shortens the vectors of models that were trained for it.
+        prompt_name: which of the model's prompts stands before each text, such as ``"query"``; None
+            is the model's default, where it has one.
         ordered: False emits each record as soon as it is done.
         max_in_flight: records in flight; None takes the service's capacity.
         retries: how often a record is tried again when the engine, not the record, failed.
@@ -200,6 +202,7 @@ class VLLMEmbeddingOperator(_ServiceOperator):
         output_key: str = "embedding",
         normalize: bool = True,
         dimensions: int | None = None,
+        prompt_name: str | None = None,
         ordered: bool = True,
         max_in_flight: int | None = None,
         retries: int = 0,
@@ -211,9 +214,9 @@ class VLLMEmbeddingOperator(_ServiceOperator):
             max_in_flight=max_in_flight,
             retries=retries,
         )
-        self.options: dict[str, Any] = {"normalize": normalize}
-        if dimensions is not None:
-            self.options["dimensions"] = dimensions
+        special = {"dimensions": dimensions, "prompt_name": prompt_name}
+        given = {name: value for name, value in special.items() if value is not None}
+        self.options: dict[str, Any] = {"normalize": normalize, **given}
         self._forms = RecordForms(input_key=text_key, output_key=output_key)
         self._template = (
             None if text_template is None else PromptTemplate(text_template, "text_template")

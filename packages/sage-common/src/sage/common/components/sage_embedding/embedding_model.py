@@ -43,7 +43,8 @@ class EmbeddingModel(ABC):
     def prompts(self) -> Mapping[str, str]:
         """What the model was trained with before a text, by kind: ``query`` and ``document``.
 
-        Nothing of it is added by ``embed``, which knows no kinds: a VDBMemoryCollection does.
+        Nothing of it is added by ``embed``, which knows no kinds: a VDBMemoryCollection does. None
+        are here of a model with a default prompt: that stands before all texts, of either kind.
         """
         return {}
 

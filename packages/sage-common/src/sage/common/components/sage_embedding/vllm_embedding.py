@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from sage.common.components.sage_embedding.embedding_model import EmbeddingModel
-from sage.common.components.sage_embedding.model_prompts import read_model_prompts
 from sage.common.components.sage_vllm.driver.shared_engine import SharedEngine
 from sage.common.components.sage_vllm.engine_contract import EngineFactory
+from sage.common.components.sage_vllm.planning.text_prompts import read_text_prompts
 from sage.common.components.sage_vllm.service import VLLMService, VLLMServiceConfig
 from sage.common.service import ServiceMethodNotFoundError
 
@@ -81,8 +81,11 @@ class VLLMEmbedding(EmbeddingModel):
 
     @property
     def prompts(self) -> Mapping[str, str]:
-        """The model's own, from its folder in the registry."""
-        return read_model_prompts(Path(self._served["path"])) if self._served else {}
+        """The model's own; none if one of them is its default, which stands before all texts."""
+        if self._served is None:
+            return {}
+        found = read_text_prompts(self._served["model_id"], Path(self._served["path"]))
+        return {} if found.default else found.by_name
 
     @cached_property
     def _served(self) -> Mapping[str, Any] | None:

@@ -83,6 +83,8 @@ class EngineInfo:
     that is not known.
     ``chat_templates`` names the templates that make a text of a conversation; a single one without
     a name is ``"default"``, and without any the model takes no conversations.
+    ``prompts`` are what an embedding model may see before a text, by their names; the one that
+    ``default_prompt`` names stands before each text that is embedded without naming one.
     """
 
     model_id: str
@@ -94,6 +96,8 @@ class EngineInfo:
     start_seconds: float
     memory_bytes: int = 0
     chat_templates: tuple[str, ...] = ()
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

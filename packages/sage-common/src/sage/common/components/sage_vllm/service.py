@@ -26,10 +26,7 @@ from sage.common.components.sage_vllm.requests.result_types import (
     ProcessPayload,
 )
 from sage.common.components.sage_vllm.requests.results import engine_stats_record
-from sage.common.components.sage_vllm.requests.sampling_options import (
-    check_embedding_options,
-    check_on_error,
-)
+from sage.common.components.sage_vllm.requests.sampling_options import check_on_error
 from sage.common.components.sage_vllm.requests.text_stream import TextStream
 from sage.common.components.sage_vllm.requests.token_count import TokenCount, role_of
 from sage.common.components.sage_vllm.service_identity import service_identity
@@ -193,7 +190,8 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
             texts: a string or a list of strings, as many as memory holds.
             options: ``normalize`` (True by default) scales each vector to length 1;
                 ``dimensions`` shortens the vectors, where the model was trained for it;
-                ``truncate=True`` embeds the beginning of a text that is too long for the model.
+                ``truncate=True`` embeds the beginning of a text that is too long for the model;
+                ``prompt_name`` says which of the model's prompts goes before, not its default.
                 ``on_error="return"`` puts None in the place of a vector that could not be made,
                 and the reason in ``errors``; by default the first error is raised.
 
@@ -218,14 +216,15 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
         normalize: bool = True,
         dimensions: int | None = None,
         truncate: bool = False,
+        prompt_name: str | None = None,
         on_error: str = "raise",
     ) -> Future[EmbedResult]:
         """Embed texts and return a Future of the result; cancelling it aborts the embedding."""
         self._check_open()
         check_on_error(on_error)
-        check_embedding_options(normalize=normalize, dimensions=dimensions, truncate=truncate)
         call = EmbeddingCall(
             parse_texts(texts),
+            prompt_name=prompt_name,
             normalize=normalize,
             dimensions=dimensions,
             truncate=truncate,

@@ -84,7 +84,11 @@ def start(
     )
     from sage.tools.cli.models.model_choice import chosen_model
     from sage.tools.cli.servers.address import Address
-    from sage.tools.cli.servers.command import check_vllm, server_command
+    from sage.tools.cli.servers.command import (
+        check_vllm,
+        prompt_left_out,
+        server_command,
+    )
 
     wanted, arguments = model.optional_id(), engine.arguments()
     extra: list[str] = context.meta[_EXTRA]
@@ -103,6 +107,12 @@ def start(
     command = server_command(
         found, address, arguments=arguments, allow_pickle=loading.allow_pickle, extra=extra
     )
+    if prompt := prompt_left_out(found):
+        write_note(
+            f"Put {prompt!r} before each text yourself: it is the model's default prompt, and "
+            "vLLM's server leaves it out.",
+            quiet=display.quiet,
+        )
     with suppress(RegistryNotWritableError):  # a shared one may be read-only
         touch_model(model_id, found.commit)
     code = _served(found, address, command, listen, display)

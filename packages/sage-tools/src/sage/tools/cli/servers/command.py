@@ -75,3 +75,11 @@ def server_command(
 def embeds(model: ModelInfo) -> bool:
     """Whether a model is served for vectors."""
     return model.tags.get("type") == "embedding"
+
+
+def prompt_left_out(model: ModelInfo) -> str:
+    """Return the prompt that belongs before each text and that vLLM's server leaves out."""
+    from sage.common.components.sage_vllm.planning.text_prompts import read_text_prompts
+
+    prompts = read_text_prompts(model.model_id, model.path)
+    return prompts.by_name.get(prompts.default or "", "")

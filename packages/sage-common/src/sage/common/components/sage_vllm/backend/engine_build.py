@@ -202,6 +202,8 @@ def _info(
         start_seconds=seconds,
         memory_bytes=plan.held_bytes,
         chat_templates=runtime.renderer.chat_templates() if spec.role is Role.GENERATE else (),
+        prompts=plan.prompts.by_name,
+        default_prompt=plan.prompts.default,
     )
 
 

@@ -206,6 +206,8 @@ class VLLMRenderer:
         renderer = self._renderer
         params, tokenizer = renderer.default_cmpl_tok_params, renderer.get_tokenizer()
         limit = params.max_total_tokens
+        if params.do_lower_case:  # vLLM would do it in the check below, which not all texts see
+            texts = [(text.lower(), truncate) for text, truncate in texts]
         # vLLM's own check refuses texts by their characters already, those to truncate too.
         prompts = [
             text

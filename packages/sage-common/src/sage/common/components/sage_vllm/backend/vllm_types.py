@@ -19,6 +19,7 @@ class TokenizeParams(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     max_total_tokens: int | None
+    do_lower_case: bool
 
     def apply_pre_tokenization(self, tokenizer: Any, prompt: dict[str, Any]) -> dict[str, Any]:
         """Refuse a prompt with too many characters to be tokenised at all."""

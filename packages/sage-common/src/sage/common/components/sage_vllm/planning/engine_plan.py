@@ -24,6 +24,7 @@ from sage.common.components.sage_vllm.planning.memory_estimate import (
 )
 from sage.common.components.sage_vllm.planning.model_trust import check_remote_code, check_weights
 from sage.common.components.sage_vllm.planning.sentence_pooling import embedding_arguments
+from sage.common.components.sage_vllm.planning.text_prompts import TextPrompts, read_text_prompts
 
 _LARGEST_KV_CACHE = 4 << 30  # that we give an engine on a CPU, beyond what one sequence needs
 _WHATEVER_FITS = -1  # as max_model_len, to vLLM
@@ -39,6 +40,7 @@ class EnginePlan:
     - ``estimate``: what it takes there; its ``max_model_len`` is the one that will be used.
     - ``fit``: whether that is there.
     - ``length_is_set``: whether ``max_model_len`` was asked for.
+    - ``prompts``: an embedding model's.
     """
 
     spec: EngineSpec
@@ -46,6 +48,7 @@ class EnginePlan:
     estimate: MemoryEstimate
     fit: Fit
     length_is_set: bool
+    prompts: TextPrompts
 
     @property
     def held_bytes(self) -> int:
@@ -83,7 +86,7 @@ class EnginePlan:
 
 
 def plan_engine(spec: EngineSpec, device: Device) -> EnginePlan:
-    """Plan the engine of ``spec`` on ``device``; raises BrokenModelError.
+    """Plan the engine of ``spec`` on ``device``; raises BrokenModelError and UnsupportedModelError.
 
     What ``spec.arguments`` sets is kept. On a CPU the rest of what vLLM would do otherwise is:
 
@@ -122,7 +125,14 @@ def plan_engine(spec: EngineSpec, device: Device) -> EnginePlan:
         estimate=estimate,
         fit=fit,
         length_is_set=length_is_set,
+        prompts=_prompts(spec),
     )
+
+
+def _prompts(spec: EngineSpec) -> TextPrompts:
+    if spec.role is Role.EMBED:
+        return read_text_prompts(spec.model_id, spec.path)
+    return TextPrompts()
 
 
 def _defaults(spec: EngineSpec, device: Device) -> dict[str, Any]:

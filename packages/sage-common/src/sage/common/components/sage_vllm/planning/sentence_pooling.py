@@ -17,6 +17,7 @@ from sage.common.components.sage_vllm.planning.model_files import (
     read_tensors,
     sentence_length,
 )
+from sage.common.components.sage_vllm.planning.text_prompts import TextPrompts, read_text_prompts
 
 # The modules that vLLM does, by the types that it looks for in modules.json; others it passes over
 # without a word (vllm/transformers_utils/config.py; a test compares).
@@ -113,7 +114,7 @@ def _check_modules(model_id: str, folder: Path) -> None:
         entry = module if isinstance(module, Mapping) else {}
         kind, path = str(entry.get("type")), folder / str(entry.get("path", ""))
         if kind in _POOLING_MODULES:
-            _check_pooling(model_id, path)
+            _check_pooling(model_id, path, read_text_prompts(model_id, folder))
         elif kind in _DENSE_MODULES:
             _check_dense(model_id, path)
         elif kind not in _NORMALIZE_MODULES and not kind.endswith(".Transformer"):
@@ -124,7 +125,7 @@ def _check_modules(model_id: str, folder: Path) -> None:
             )
 
 
-def _check_pooling(model_id: str, folder: Path) -> None:
+def _check_pooling(model_id: str, folder: Path, prompts: TextPrompts) -> None:
     config = read_json(model_id, folder / "config.json", dict)
     ways = [
         name.removeprefix("pooling_mode_")
@@ -138,6 +139,12 @@ def _check_pooling(model_id: str, folder: Path) -> None:
             model_id,
             f"it pools by {' and '.join(ways) or 'nothing'}, and vLLM by one of cls, mean and "
             f"lasttoken",
+            hint=_ELSEWHERE,
+        )
+    if config.get("include_prompt") is False and any(prompts.by_name.values()):
+        raise UnsupportedModelError(
+            model_id,
+            "it leaves the tokens of its prompts out of its vectors, and vLLM pools all tokens",
             hint=_ELSEWHERE,
         )
 

@@ -14,6 +14,8 @@ from sage.common.components.sage_vllm.requests.results import (
     embedding_errors,
     embedding_result,
 )
+from sage.common.components.sage_vllm.requests.sampling_options import check_embedding_options
+from sage.common.components.sage_vllm.requests.text_prompt import text_prompt
 from sage.common.components.sage_vllm.requests.unicode import check_unicode
 
 
@@ -22,24 +24,31 @@ class EmbeddingCall:
 
     Args:
         texts: what to embed.
+        prompt_name: which of the model's prompts stands before each text; None: its default.
         normalize, dimensions, truncate: as of Engine.embed, for all texts.
         return_errors: name a text's error in the result, instead of ending the call with it.
 
-    Raises ValueError for a text with half a character, which has no tokens.
+    Raises ValueError for a text with half a character, which has no tokens, and
+    InvalidOptionError for an option of a wrong type.
     """
 
     def __init__(
         self,
         texts: Sequence[str],
         *,
+        prompt_name: str | None = None,
         normalize: bool = True,
         dimensions: int | None = None,
         truncate: bool = False,
         return_errors: bool = False,
     ) -> None:
+        check_embedding_options(
+            normalize=normalize, dimensions=dimensions, truncate=truncate, prompt_name=prompt_name
+        )
         for index, text in enumerate(texts):
             check_unicode(text, f"text {index}")
         self._texts = texts
+        self._prompt_name = prompt_name
         self._options: dict[str, Any] = {
             "normalize": normalize,
             "dimensions": dimensions,
@@ -51,6 +60,7 @@ class EmbeddingCall:
     def __call__(self, engine: Engine) -> Future[EmbedResult]:
         """Submit the texts; return a Future of the dict that VLLMService.embed describes."""
         return_errors = self._return_errors
+        prompt = text_prompt(engine.info, self._prompt_name)
 
         def combine(embeddings: Sequence[Embedding | Exception]) -> EmbedResult:
             latency = time.perf_counter() - self._began
@@ -65,7 +75,9 @@ class EmbeddingCall:
             return result
 
         def submit(text: str) -> Future[Embedding]:
-            return attempt(lambda: engine.embed(text, **self._options), return_errors=return_errors)
+            return attempt(
+                lambda: engine.embed(prompt + text, **self._options), return_errors=return_errors
+            )
 
         submitted = map(submit, self._texts)
         if len(self._texts) == 1:

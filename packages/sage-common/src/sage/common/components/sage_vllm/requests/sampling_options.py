@@ -91,7 +91,9 @@ def check_on_error(on_error: object) -> None:
         raise InvalidOptionError("on_error", on_error, problem, hint="valid: raise, return")
 
 
-def check_embedding_options(*, normalize: object, dimensions: object, truncate: object) -> None:
+def check_embedding_options(
+    *, normalize: object, dimensions: object, truncate: object, prompt_name: object
+) -> None:
     """Raise InvalidOptionError for an option of ``embed`` of a wrong type, for the same reason."""
     for name, value in (("normalize", normalize), ("truncate", truncate)):
         if not isinstance(value, bool):
@@ -99,6 +101,9 @@ def check_embedding_options(*, normalize: object, dimensions: object, truncate: 
     if dimensions is not None and not _is_positive_integer(dimensions):
         problem = f"dimensions must be a whole number above 0, not {dimensions!r}"
         raise InvalidOptionError("dimensions", dimensions, problem)
+    if prompt_name is not None and not _is_string(prompt_name):
+        problem = f"prompt_name must be the name of one of the model's prompts, not {prompt_name!r}"
+        raise InvalidOptionError("prompt_name", prompt_name, problem)
 
 
 def _is_integer(value: Any) -> bool:

@@ -9,6 +9,7 @@ from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.engine_contract import Engine, Role
 from sage.common.components.sage_vllm.errors import InvalidOptionError
 from sage.common.components.sage_vllm.requests.inputs import PromptItem
+from sage.common.components.sage_vllm.requests.text_prompt import text_prompt
 from sage.common.core.errors import nearest
 
 
@@ -21,12 +22,14 @@ class TokenCount:
 
     def __call__(self, engine: Engine) -> Future[list[int]]:
         """Return a Future of the number of tokens of each prompt; it is done."""
+        before = text_prompt(engine.info, None)  # of an embedding model
+        prompts = [
+            before + item.prompt if isinstance(item.prompt, str) else item.prompt
+            for item in self._items
+        ]
         counted: Future[list[int]] = Future()
         counted.set_result(
-            [
-                engine.count_tokens(item.prompt, chat_template=self._chat_template)
-                for item in self._items
-            ]
+            [engine.count_tokens(prompt, chat_template=self._chat_template) for prompt in prompts]
         )
         return counted
 

@@ -44,6 +44,7 @@ from sage.common.components.sage_vllm.errors import (
     InvalidRequestError,
     PromptTooLongError,
 )
+from sage.common.components.sage_vllm.planning.text_prompts import read_text_prompts
 from sage.common.components.sage_vllm.testing.bound_text import bound_text, misfit
 from sage.common.components.sage_vllm.testing.delay_line import DelayLine
 
@@ -95,6 +96,7 @@ class EchoEngine:
         self._closed = False
         self._line = DelayLine()
         self._requests_done = self._prompt_tokens = self._completion_tokens = 0
+        prompts = read_text_prompts(spec.model_id, spec.path)
         self._info = EngineInfo(
             model_id=spec.model_id,
             mode="inline",
@@ -103,6 +105,8 @@ class EchoEngine:
             max_batch_size=64,
             start_seconds=0.0,
             chat_templates=("default",),
+            prompts=prompts.by_name,
+            default_prompt=prompts.default,
         )
 
     @property
