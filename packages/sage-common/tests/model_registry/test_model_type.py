@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from model_files import safetensors
 
-from sage.common.model_registry import import_model
+from sage.common.model_registry import IncompleteModelError, import_model
 from sage.common.model_registry.model_traits import _TYPE_BY_ENDING, read_traits
 
 if TYPE_CHECKING:
@@ -43,6 +43,31 @@ def test_modules_make_an_embedding_model_of_a_language_model(tmp_path: Path) -> 
     (tmp_path / "modules.json").write_text("[]")
     assert type_of(tmp_path, "Qwen3ForCausalLM") == "embedding"
     assert type_of(tmp_path, "BertForSequenceClassification") == "classification"
+
+
+@pytest.mark.parametrize("config", [None, {"architectures": ["LlamaForCausalLM"]}])
+def test_an_adapter_is_none_of_them(tmp_path: Path, config: object) -> None:
+    source = tmp_path / "adapter"
+    source.mkdir()
+    (source / "adapter_config.json").write_text(json.dumps({"r": 8}))
+    (source / "adapter_model.safetensors").write_bytes(safetensors(8))
+    if config is not None:
+        (source / "config.json").write_text(json.dumps(config))
+    root = tmp_path / "root"
+    assert import_model("me/adapter", source, root=root).tags["type"] == "lora"
+    (source / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    (source / "model.safetensors").write_bytes(safetensors(8))
+    assert import_model("me/both", source, root=root).tags["type"] == "text"
+
+
+@pytest.mark.parametrize("names", ["architectures", "model_type"])
+def test_a_model_without_weights_is_refused(tmp_path: Path, names: str) -> None:
+    source = tmp_path / "empty"
+    source.mkdir()
+    value = ["LlamaForCausalLM"] if names == "architectures" else "llama"
+    (source / "config.json").write_text(json.dumps({names: value}))
+    with pytest.raises(IncompleteModelError, match=r"lacks model\.safetensors"):
+        import_model("me/empty", source, root=tmp_path / "root")
 
 
 def test_a_doubtful_one_is_what_the_user_says(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
-from sage.common.components.sage_vllm.errors import EngineError
+from sage.common.components.sage_vllm.errors import EngineError, InvalidOptionError
 from sage.common.components.sage_vllm.planning.device import Device
 from sage.common.components.sage_vllm.planning.engine_plan import plan_engine
 from sage.common.components.sage_vllm.planning.memory_check import InsufficientMemoryError
@@ -47,6 +47,17 @@ def check(model: Path, *, role: Any = "generate", **options: Any) -> MemoryEstim
 def test_a_model_that_fits_passes_and_its_estimate_comes_back(model: Path) -> None:
     assert check(model).kv_bytes == (512 + 128) * 1024
     assert check(model, kind="gpu", free=23 * GB).model_id == MODEL
+
+
+@pytest.mark.parametrize("with_config", [False, True])
+def test_an_adapter_is_told_from_a_model(model: Path, with_config: bool) -> None:  # noqa: FBT001
+    (model / "model.safetensors").rename(model / "adapter_model.safetensors")
+    (model / "adapter_config.json").write_text('{"base_model_name_or_path": "me/base", "r": 8}')
+    if not with_config:
+        (model / "config.json").unlink()
+    with pytest.raises(InvalidOptionError, match=r"'test/m' is a LoRA adapter.*load me/base") as it:
+        check(model)
+    assert (it.value.option, it.value.value) == ("engine.enable_lora", True)
 
 
 def test_memory_is_checked_last_and_only_where_it_is_known(model: Path) -> None:

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from sage.common.model_registry.weights import read_json
+from sage.common.model_registry.weights import is_adapter, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,11 +96,11 @@ def read_traits(folder: Path) -> dict[str, Tag]:
 
 
 def _type_of(folder: Path, config: dict[str, Any]) -> str:
+    if is_adapter(folder):
+        return "lora"
     kind = _type_of_class(config)
     if kind != "classification" and any((folder / name).is_file() for name in _EMBEDDING_FILES):
         return "embedding"
-    if not config and (folder / "adapter_config.json").is_file():
-        return "lora"
     return kind
 
 

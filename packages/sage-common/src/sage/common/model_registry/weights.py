@@ -50,6 +50,13 @@ def is_weights(path: str) -> bool:
     return path.endswith((".safetensors", ".gguf")) or is_pickled_weights(path)
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a LoRA adapter and no model: some have the base's ``config.json``."""
+    if not (folder / "adapter_config.json").is_file():
+        return False
+    return not (folder / "config.json").is_file() or not _has_weights(folder)
+
+
 def is_module_folder(folder: str) -> bool:
     """Whether a folder's name is that of a module of sentence-transformers, as ``2_Dense``."""
     number, underscore, name = folder.partition("_")
@@ -65,8 +72,8 @@ def missing_weights(folder: Path) -> list[str]:
     """Return the weights that a model's own files name and its folder lacks, as relative paths.
 
     Those are the shards of an index, the weights of the modules in ``modules.json``, and any
-    weights at all beside a ``config.json`` that names a class. Vectors of a model without one of
-    its modules would look right and be others.
+    weights at all beside a ``config.json`` that names a class or a kind. Vectors of a model
+    without one of its modules would look right and be others.
     """
     missing = {shard for index in folder.rglob("*.index.json") for shard in _absent(index, folder)}
     modules = read_json(folder / "modules.json", list)
@@ -76,7 +83,9 @@ def missing_weights(folder: Path) -> list[str]:
         path = str(module.get("path", ""))
         if str(module.get("type", "")).rpartition(".")[2] in _WITH_WEIGHTS:
             missing |= _any_weights(folder / path, f"{path}/" if path else "")
-    if not modules and read_json(folder / "config.json", dict).get("architectures"):
+    config = read_json(folder / "config.json", dict)
+    is_model = bool(config.get("architectures") or config.get("model_type"))
+    if is_model and not modules and not is_adapter(folder):
         missing |= _any_weights(folder, "")
     return sorted(missing)
 
@@ -95,8 +104,14 @@ def _absent(index: Path, folder: Path) -> Iterator[str]:
 
 
 def _any_weights(folder: Path, prefix: str) -> set[str]:
-    there = folder.is_dir() and any(is_weights(path.name) for path in folder.iterdir())
-    return set() if there else {f"{prefix}model.safetensors"}
+    return set() if _has_weights(folder) else {f"{prefix}model.safetensors"}
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether a folder has weights other than an adapter's."""
+    return folder.is_dir() and any(
+        is_weights(path.name) and not path.name.startswith("adapter_") for path in folder.iterdir()
+    )
 
 
 def lfs_pointers(files: Iterable[Path]) -> list[Path]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
+from sage.common.components.sage_vllm.errors import InvalidOptionError
 from sage.common.components.sage_vllm.planning.device import Device
 from sage.common.components.sage_vllm.planning.memory_check import (
     DEFAULT_SHARE,
@@ -22,9 +23,18 @@ from sage.common.components.sage_vllm.planning.memory_estimate import (
     MemoryEstimate,
     estimate_memory,
 )
+from sage.common.components.sage_vllm.planning.missing_tensors import missing_tensors
+from sage.common.components.sage_vllm.planning.model_config import language_config
+from sage.common.components.sage_vllm.planning.model_files import (
+    BrokenModelError,
+    read_json,
+    read_tensors,
+    safetensors_files,
+)
 from sage.common.components.sage_vllm.planning.model_trust import check_remote_code, check_weights
 from sage.common.components.sage_vllm.planning.sentence_pooling import embedding_arguments
 from sage.common.components.sage_vllm.planning.text_prompts import TextPrompts, read_text_prompts
+from sage.common.model_registry.weights import is_adapter
 
 _LARGEST_KV_CACHE = 4 << 30  # that we give an engine on a CPU, beyond what one sequence needs
 _WHATEVER_FITS = -1  # as max_model_len, to vLLM
@@ -86,7 +96,9 @@ class EnginePlan:
 
 
 def plan_engine(spec: EngineSpec, device: Device) -> EnginePlan:
-    """Plan the engine of ``spec`` on ``device``; raises BrokenModelError and UnsupportedModelError.
+    """Plan the engine of ``spec`` on ``device``.
+
+    Raises BrokenModelError, UnsupportedModelError, and InvalidOptionError for a LoRA adapter.
 
     What ``spec.arguments`` sets is kept. On a CPU the rest of what vLLM would do otherwise is:
 
@@ -101,6 +113,9 @@ def plan_engine(spec: EngineSpec, device: Device) -> EnginePlan:
     tokens at the least, or the model does not fit. On a GPU vLLM measures what the cache can be,
     and settles it.
     """
+    if is_adapter(spec.path):
+        raise _no_model(spec)
+    _check_tensors(spec)
     arguments = _defaults(spec, device)
     length_is_set = spec.arguments.get("max_model_len") is not None
     estimate = estimate_memory(replace(spec, arguments=arguments), device.kind)
@@ -126,6 +141,34 @@ def plan_engine(spec: EngineSpec, device: Device) -> EnginePlan:
         fit=fit,
         length_is_set=length_is_set,
         prompts=_prompts(spec),
+    )
+
+
+def _check_tensors(spec: EngineSpec) -> None:
+    if spec.arguments.get("load_format") == "dummy":
+        return
+    names = [
+        tensor.name
+        for file in safetensors_files(spec.model_id, spec.path)
+        for tensor in read_tensors(spec.model_id, file)
+    ]
+    generates = spec.role is Role.GENERATE
+    config = language_config(spec.model_id, spec.path)
+    if missing := missing_tensors(config, names, generates=generates):
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if missing[3:] else "")
+        raise BrokenModelError(spec.model_id, f"lacks the weights of {shown}", spec.path)
+
+
+def _no_model(spec: EngineSpec) -> InvalidOptionError:
+    adapter = read_json(spec.model_id, spec.path / "adapter_config.json", dict)
+    base = adapter.get("base_model_name_or_path") or "the model that it was trained on"
+    return InvalidOptionError(
+        "model_id",
+        spec.model_id,
+        f"{spec.model_id!r} is a LoRA adapter, not a model",
+        hint=f"load {base}, give the adapter to a call as lora={spec.model_id!r}, and configure",
+        option="engine.enable_lora",
+        value=True,
     )
 
 

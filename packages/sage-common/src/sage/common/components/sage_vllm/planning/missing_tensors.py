@@ -1,0 +1,61 @@
+"""Weights that a model's files leave out and that vLLM does not miss.
+
+vLLM joins some weights into one, and notices a joined one only if all of its parts are missing; it
+does not miss a head either. What is missing then keeps the bytes that happened to be in memory, and
+the model answers with them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# Modules of one parent that vLLM joins.
+_JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
+_SHARED = {"k_proj", "v_proj"}  # some models take these from an earlier layer
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+
+
+def missing_tensors(
+    config: Mapping[str, Any], names: Iterable[str], *, generates: bool
+) -> list[str]:
+    """Return names of modules whose weights are missing, as far as the others' names tell.
+
+    A part of a joined weight is missing where another layer has the same modules, and that part.
+    A head is missing where the configuration says that it is not the input's table too.
+    """
+    modules = {name.rpartition(".")[0] for name in names}
+    children: dict[str, set[str]] = defaultdict(set)
+    for module in modules:
+        parent, _, child = module.rpartition(".")
+        children[parent].add(child)
+    alike: dict[str, list[str]] = defaultdict(list)
+    for parent in children:
+        alike[_NUMBER.sub("*", parent)].append(parent)
+    missing = [
+        f"{parent}.{child}"
+        for parents in alike.values()
+        for parent in parents
+        for child in _lacking(children[parent], [children[other] for other in parents], config)
+    ]
+    if generates and _lacks_head(config, modules):
+        missing.append("lm_head")
+    return sorted(missing)
+
+
+def _lacking(own: set[str], others: Iterable[set[str]], config: Mapping[str, Any]) -> Iterable[str]:
+    for joined in map(set, _JOINED):
+        lacking = joined - own
+        if not lacking or lacking == joined or not any(own | lacking == other for other in others):
+            continue
+        shared = lacking == _SHARED or (lacking < _SHARED and config.get("attention_k_eq_v"))
+        if not shared:
+            yield from lacking
+
+
+def _lacks_head(config: Mapping[str, Any], modules: set[str]) -> bool:
+    if config.get("tie_word_embeddings") is not False or "model.embed_tokens" not in modules:
+        return False
+    return not any("head" in module or "output" in module for module in modules)
