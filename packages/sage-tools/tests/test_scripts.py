@@ -117,8 +117,35 @@ def run(folder: Path, script: str, *arguments: str, **environment: str) -> tuple
             "required argument: 'b'",
         ),
         (
+            'register_vllm_service(env, config={"model_id": "a/b", "max_tokens": 9})',
+            "~/script.py:8: InvalidOptionError: unknown configuration key 'max_tokens'; it belongs "
+            "in 'sampling': {'max_tokens': 9}",
+        ),
+        (
+            'register_vllm_service(env, config={"model_id": "./mine"})\n'
+            'env.from_collection(["a"]).map(VLLMServiceGenerator).print()\nenv.submit()',
+            "~/script.py:10: InvalidModelIdError: Invalid model id './mine': each part is 1 to 96 "
+            "letters, digits, '-', '_' or '.', and neither begins nor ends with '-' or '.'. To use "
+            "a folder, import it: `sage llm model import <owner>/<name> ./mine`.\n"
+            "while starting service 'vllm_service'",
+        ),
+        (
+            'open("in.jsonl", "w").write("[\\n{}\\n]")\n'
+            'env.from_source(JSONLSource, "in.jsonl", name="read").print()\nenv.submit()',
+            "~/script.py:10: InputFileError: in.jsonl, line 1: no JSON: Expecting value (column 3);"
+            " the file is one JSON array; write a record a line: jq -c '.[]'\n"
+            "in operator 'read' on record {'line': 1, 'path': 'in.jsonl', 'text': '['}\n"
+            "(SAGE_DEBUG=1 shows what caused it)",
+        ),
+        (
+            'env.from_collection([1]).sink(JSONLSink, "/proc/out.jsonl")\nenv.submit()',
+            "~/script.py:9: OutputFileError: /proc/out.jsonl.partial: it cannot be written: No "
+            "such file or directory; write to another folder\n(SAGE_DEBUG=1 shows what caused it)",
+        ),
+        (
             CALLS_ANOTHER_SERVICE,
-            "~/script.py:9: ServiceNotFoundError: no service 'llm' is registered; valid: (none)\n"
+            "~/script.py:9: ServiceNotFoundError: no service 'llm' is registered; "
+            "register it before submit(), by register_vllm_service() or register_service()\n"
             "in operator 'ask' on record 'a'",
         ),
         (
@@ -131,6 +158,14 @@ def test_a_mistake_is_a_sentence_with_the_line_of_the_script(
     tmp_path: Path, script: str, said: str
 ) -> None:
     assert run(tmp_path, script) == (1, f"{said}\n")
+
+
+def test_a_pipeline_that_was_never_run_is_told(tmp_path: Path) -> None:
+    script = "with env:\n    env.from_collection([1]).print()"
+    said = "environment 'script' is closed and its pipeline was never run: call submit()\n"
+    assert run(tmp_path, script) == (0, said)
+    assert run(tmp_path, f"{script}\n    env.submit()") == (0, "")
+    assert run(tmp_path, f"{script}\n    1 / 0")[1].count("never run") == 0
 
 
 def test_a_checkpoint_of_another_pipeline_is_a_sentence(tmp_path: Path) -> None:

@@ -93,7 +93,9 @@ def test_a_record_that_does_not_fit_its_template_fails_alone(
     assert message in str(letter.error)
 
 
-@pytest.mark.parametrize("template", ["{}", "{0}", "{text", "text}", '{"a": 1} {}'])
+@pytest.mark.parametrize(
+    "template", ["{}", "{0}", "{text", "text}", '{"a": 1} {}', '{"a": "b"}: {text}']
+)
 def test_a_template_that_no_record_can_fill_is_refused_at_once(template: str) -> None:
     with pytest.raises(ValueError, match=r"cannot be filled in.*write {field} for a field"):
         VLLMServiceGenerator(prompt_template=template)

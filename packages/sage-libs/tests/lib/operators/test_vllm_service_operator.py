@@ -90,9 +90,13 @@ def test_details_can_be_left_out(env: LocalEnvironment, run: Any) -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"text": "hello"}, "the record has no key 'prompt'; it has ['text']"),
+        (
+            {"text": "hello"},
+            "the record has no key 'prompt'; it has ['text']; prompt_key= says which it is",
+        ),
+        ([{"prompt": "a"}, {"prompt": "b"}], "emit them one by one, by flatmap()"),
         (7, "a record must be a string, a dict with the key 'prompt', or [original, prompt]"),
-        (None, "a record must be a string"),
+        (None, "not None, as a function without a return gives"),
         ([], "a record must be a string"),
         (["only one"], "a record must be a string"),
         ({"prompt": None}, "the prompt must be"),

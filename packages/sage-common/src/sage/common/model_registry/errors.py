@@ -51,10 +51,13 @@ class InvalidModelIdError(ModelRegistryError, ValueError):
     def __init__(
         self, value: str, reason: str, *, what: str = "model id", model_id: str | None = None
     ) -> None:
+        folder = what == "model id" and value[:1] in (".", "/", "~")
         example = {
             "model id": "Use `<name>` or `<owner>/<name>`, such as meta-llama/Llama-3-8B-Instruct.",
             "revision": "Use a branch, a tag or a commit, for example main.",
         }.get(what, "Nothing was written. Report this model to its owner or to the hub.")
+        if folder:
+            example = f"To use a folder, import it: `sage llm model import <owner>/<name> {value}`."
         of_model = f" of model {model_id!r}" if model_id else ""
         super().__init__(
             f"Invalid {what} {value!r}{of_model}: {reason}.", hint=example, model_id=model_id

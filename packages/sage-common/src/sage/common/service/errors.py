@@ -20,7 +20,9 @@ class ServiceNotFoundError(ServiceError, LookupError):
 
     def __init__(self, service: str, registered: list[str]) -> None:
         problem = f"no service {service!r} is registered"
-        super().__init__(service, problem, hint=nearest(service, registered))
+        register = "register it before submit(), by register_vllm_service() or register_service()"
+        hint = nearest(service, registered) if registered else register
+        super().__init__(service, problem, hint=hint)
         self.registered = registered
 
 

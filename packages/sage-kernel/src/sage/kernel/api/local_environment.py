@@ -213,7 +213,11 @@ class LocalEnvironment(AsyncioRuns, EnvironmentServices):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self.operators and self._executor is None:
+            logger.warning(
+                "environment %r is closed and its pipeline was never run: call submit()", self.name
+            )
         self.close()
 
     def _close(self, why: str, *, hint: str | None = None) -> None:

@@ -112,8 +112,10 @@ class FunctionSpec:
         try:
             signature.bind(*self.args, *record, **self.kwargs)
         except TypeError as error:
+            plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+            call = f"{self.name}{inspect.Signature(plain)}"
             made = "builds" if builds else f"calls, with {'a' if record else 'no'} record,"
-            raise TypeError(f"{self.kind}() {made} {self.name}{signature}: {error}") from None
+            raise TypeError(f"{self.kind}() {made} {call}: {error}") from None
 
     def _check_class(self, cls: type[BaseFunction]) -> None:
         refuse_unused_cleanup(cls, BaseFunction, ("close", "teardown"))

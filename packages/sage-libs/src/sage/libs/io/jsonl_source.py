@@ -111,7 +111,11 @@ def _unreadable(path: Path, number: int, line: bytes, cause: Exception) -> Unrea
     problem = str(cause)
     if isinstance(cause, json.JSONDecodeError):  # whose own line is always 1
         problem = f"{cause.msg} (column {cause.pos + 1})"
-    hint = 'not_finite="null" reads null' if isinstance(cause, NotFiniteNumber) else None
+    hint = None
+    if isinstance(cause, NotFiniteNumber):
+        hint = 'not_finite="null" reads null'
+    elif number == 1 and line.strip() == b"[":
+        hint = "the file is one JSON array; write a record a line: jq -c '.[]'"
     error = InputFileError(str(path), number, f"no JSON: {problem}", hint=hint)
     error.__cause__ = cause
     text = line.rstrip(b"\r\n").decode(errors="surrogateescape")

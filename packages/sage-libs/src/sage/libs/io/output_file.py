@@ -25,11 +25,10 @@ def partial_path(path: Path) -> Path:
 def open_locked(path: Path) -> BinaryIO:
     """Open a file for reading and writing, made if absent, its folder too.
 
-    Raises OutputFileError if another run has it open.
+    Raises OutputFileError if it cannot be, or if another run has it open.
     """
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=1 << 20)
+        file = _open(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -48,6 +47,18 @@ def open_locked(path: Path) -> BinaryIO:
             sync_path(path.parent)
             return file
         file.close()  # another run has published it before its lock could be had
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOSPC):
+            raise  # it is not about this path
+        reason = f"it cannot be written: {error.strerror or error}"
+        raise OutputFileError(str(path), reason, hint="write to another folder") from error
+    return os.fdopen(descriptor, "r+b", buffering=1 << 20)
 
 
 def sync(file: BinaryIO) -> None:

@@ -34,9 +34,15 @@ class GenerationRecords:
         if merge_fields and details_key in properties:
             raise ValueError(
                 f"json_schema has a property {details_key!r}, where details_key puts the rest of "
-                f"the result; pass another details_key=, or None to leave the rest out"
+                f"the result; rename the property, or pass another details_key=, or None to "
+                f"leave the rest out"
             )
-        self._forms = RecordForms(input_key=prompt_key, output_key=output_key, conversations=True)
+        self._forms = RecordForms(
+            input_key=prompt_key,
+            key_argument="prompt_key",
+            output_key=output_key,
+            conversations=True,
+        )
         self._template = None if prompt_template is None else PromptTemplate(prompt_template)
         self._system_prompt = system_prompt
         self._options_key = options_key

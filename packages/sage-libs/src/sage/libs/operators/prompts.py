@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from string import Formatter
 from typing import Any
 
+_OF_JSON = "\"' \n\t"  # what may follow a brace in JSON, and begins no field's name
+
 
 class PromptTemplate:
     """A text with fields in braces, as ``str.format`` takes them: ``"Summarise: {text}"``.
@@ -25,6 +27,8 @@ class PromptTemplate:
         for name in self.names:
             if not name or name.isdigit():
                 raise self._unusable(f"its field {{{name}}} has no name")
+            if name[0] in _OF_JSON:
+                raise self._unusable(f"{{{name} begins no field's name")
 
     def render(self, fields: Mapping[str, Any]) -> str:
         """Fill in a record's fields; raises ValueError naming the one that is missing."""
@@ -33,6 +37,7 @@ class PromptTemplate:
                 raise ValueError(
                     f"the record has no field {name!r}, which {self.argument} "
                     f"{self.template!r} names; it has {sorted(map(str, fields))}"
+                    f"; {{{{ and }}}} stand for braces that are to stay"
                 )
         try:
             return self.template.format_map(fields)

@@ -11,11 +11,13 @@ from typing import Any
 class RecordForms:
     """Reads what a model is to work on, and puts the result beside it in a copy.
 
-    ``conversations`` says whether a list of ``{"role", "content"}`` is a record by itself; a
-    conversation of two messages would else be taken for ``[original, input]``.
+    ``key_argument`` is what the operator calls ``input_key``. ``conversations`` says
+    whether a list of ``{"role", "content"}`` is a record by itself; a conversation of two messages
+    would else be taken for ``[original, input]``.
     """
 
     input_key: str
+    key_argument: str
     output_key: str
     conversations: bool = False
 
@@ -26,15 +28,25 @@ class RecordForms:
         if isinstance(record, Mapping):
             if self.input_key not in record:
                 raise ValueError(
-                    f"the record has no key {self.input_key!r}; it has {sorted(map(str, record))}"
+                    f"the record has no key {self.input_key!r}; it has "
+                    f"{sorted(map(str, record))}; {self.key_argument}= says which it is"
                 )
             return record[self.input_key]
         if _is_pair(record):
-            return record[1]
+            return self._second(*record)
         raise ValueError(
             f"a record must be a string, a dict with the key {self.input_key!r}, or "
             f"[original, {self.input_key}]; not {record!r}"
+            f"{', as a function without a return gives' if record is None else ''}"
         )
+
+    def _second(self, original: Any, given: Any) -> Any:
+        if isinstance(given, Mapping) and isinstance(original, Mapping) and self.input_key in given:
+            raise ValueError(
+                f"a list of two records is no record: emit them one by one, by flatmap(); not "
+                f"{[original, given]!r}"
+            )
+        return given
 
     def fields(self, record: Any) -> Mapping[str, Any]:
         """Return the fields of a record by name; its input by itself is ``input_key``."""

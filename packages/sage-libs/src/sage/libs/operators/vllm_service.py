@@ -217,7 +217,9 @@ class VLLMEmbeddingOperator(_ServiceOperator):
         special = {"dimensions": dimensions, "prompt_name": prompt_name}
         given = {name: value for name, value in special.items() if value is not None}
         self.options: dict[str, Any] = {"normalize": normalize, **given}
-        self._forms = RecordForms(input_key=text_key, output_key=output_key)
+        self._forms = RecordForms(
+            input_key=text_key, key_argument="text_key", output_key=output_key
+        )
         self._template = (
             None if text_template is None else PromptTemplate(text_template, "text_template")
         )

@@ -9,7 +9,10 @@ from typing import Any, Self, get_args
 
 from sage.common.components.sage_vllm.engine_contract import EngineMode
 from sage.common.components.sage_vllm.errors import InvalidOptionError, InvalidOptionTypeError
-from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
+from sage.common.components.sage_vllm.requests.sampling_options import (
+    SAMPLING_OPTIONS,
+    check_sampling_options,
+)
 from sage.common.core.errors import nearest
 
 _ALIASES = {"engine_kwargs": "engine", "sampling_defaults": "sampling"}
@@ -97,7 +100,7 @@ class VLLMServiceConfig:
         for key, value in values.items():
             if key not in known:
                 problem = f"unknown configuration key {key!r}"
-                raise InvalidOptionError(key, value, problem, hint=nearest(key, known))
+                raise InvalidOptionError(key, value, problem, hint=_place_of(key, value, known))
         return cls(**values)
 
 
@@ -105,3 +108,14 @@ def _check_mapping(name: str, value: object) -> None:
     if not isinstance(value, Mapping):
         problem = f"{name} must be a mapping, not {value!r}"
         raise InvalidOptionTypeError(name, value, problem, hint=f"pass {name}={_MAPPINGS[name]}")
+
+
+def _place_of(key: str, value: object, known: list[str]) -> str:
+    """Return what an unknown key was meant to be: a key like it, or an option within one."""
+    hint = nearest(key, known)
+    inside = f"{{{key!r}: {value!r}}}"
+    if key in SAMPLING_OPTIONS:
+        return f"it belongs in 'sampling': {inside}"
+    if hint.startswith("valid"):
+        return f"if it is an option of vLLM's engine, it belongs in 'engine': {inside}; {hint}"
+    return hint
