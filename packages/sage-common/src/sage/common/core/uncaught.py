@@ -10,13 +10,9 @@ ADR 13 says why this is a hook, and why it is set when the errors are imported.
 
 from __future__ import annotations
 
-import concurrent.futures
-import dis
 import os
 import sys
-import sysconfig
 import threading
-import traceback
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -25,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEBUG_VARIABLE = "SAGE_DEBUG"
-
-_RAISE = dis.opmap["RAISE_VARARGS"]
 
 
 def show_uncaught(root: type[BaseException]) -> None:
@@ -58,6 +52,8 @@ def _show(
 
 def uncaught_lines(error: BaseException) -> list[str]:
     """Return the lines that are shown of an error of SAGE's own."""
+    import traceback  # here and below: every program would have to wait for what few need
+
     if os.environ.get(DEBUG_VARIABLE):
         return traceback.format_exception(error)
     return _sentence(error, error.__traceback__).split("\n")
@@ -65,6 +61,8 @@ def uncaught_lines(error: BaseException) -> list[str]:
 
 def _sentence(error: BaseException, trace: TracebackType | None) -> str:
     """Return what an error says, after the last line of the program's own that led to it."""
+    import traceback
+
     own = [at for at in _frames(trace) if _is_own(at)]
     where = "{}:{}: ".format(*_place(own[-1])) if own else ""
     said = "".join(traceback.format_exception_only(error)).rstrip()
@@ -93,6 +91,9 @@ def _without_sage(
     error: BaseException, trace: TracebackType | None, *, keep: TracebackType | None
 ) -> str:
     """Return Python's text without SAGE's frames, but for the one to ``keep``."""
+    import concurrent.futures
+    import traceback
+
     left_out = _files_of_sage() | {threading.__file__, concurrent.futures._base.__file__}  # noqa: SLF001
     whole = traceback.TracebackException(type(error), error, trace)
     kept = _place(keep) if keep is not None else None
@@ -123,6 +124,8 @@ def _is_sage(at: TracebackType) -> bool:
 
 def _is_own(at: TracebackType) -> bool:
     """Whether it is a line of the program's, not of Python's or of what is installed."""
+    import sysconfig
+
     file = _place(at)[0]
     paths = sysconfig.get_paths()
     installed = tuple(f"{paths[name]}{os.sep}" for name in ("stdlib", "platlib", "purelib"))
@@ -130,7 +133,9 @@ def _is_own(at: TracebackType) -> bool:
 
 
 def _raises(at: TracebackType) -> bool:
-    return at.tb_frame.f_code.co_code[at.tb_lasti] == _RAISE
+    import dis
+
+    return at.tb_frame.f_code.co_code[at.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _files_of_sage() -> set[str]:

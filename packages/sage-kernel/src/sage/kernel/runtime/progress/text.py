@@ -87,7 +87,9 @@ def final_line(metrics: RunMetrics) -> str:
     heading = f"{printable(metrics.name)}: {_STATES[metrics.state]}"
     if not metrics.operators:
         return f"{heading}, nothing was left to do"
-    read = sum(o.records_out for o in metrics.operators if o.kind == "source")
+    sources = [operator for operator in metrics.operators if operator.kind == "source"]
+    # What a source could not read has been read as well, and is told once more by its end.
+    read = sum(each.records_out + each.skipped + each.dead_lettered for each in sources)
     sinks = [operator for operator in metrics.operators if operator.kind == "sink"]
     parts = [f"{read:,} read"]
     if metrics.length is not None and metrics.state != "ended":
