@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -248,6 +249,15 @@ def test_an_error_without_standard_error_says_nothing(tmp_path: Path) -> None:
 
 
 def test_a_notebook_asks_the_error_for_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = "from sage.common.core.errors import SageError\n\nraise SageError('x', hint='y')"
+    shell = (
+        "import sys; from IPython.core.interactiveshell import InteractiveShell;"
+        "InteractiveShell.instance().run_cell(sys.argv[1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", shell, cell], capture_output=True, text=True, check=False
+    )
+    assert re.fullmatch(r"<ipython-input-\S+>:3: SageError: x; y\n", done.stdout)
     with pytest.raises(SageError) as caught:
         raise SageError("the problem", hint="do that") from KeyError("a")
     assert caught.value._render_traceback_() == [  # what IPython calls
@@ -255,5 +265,5 @@ def test_a_notebook_asks_the_error_for_its_lines(monkeypatch: pytest.MonkeyPatch
         "(SAGE_DEBUG=1 shows what caused it)",
     ]
     monkeypatch.setenv("SAGE_DEBUG", "1")
-    assert "KeyError: 'a'\n" in caught.value._render_traceback_()
+    assert "KeyError: 'a'" in caught.value._render_traceback_()
     assert isinstance(caught.value.__cause__, KeyError)

@@ -55,7 +55,7 @@ def uncaught_lines(error: BaseException) -> list[str]:
     import traceback  # here and below: every program would have to wait for what few need
 
     if os.environ.get(DEBUG_VARIABLE):
-        return traceback.format_exception(error)
+        return "".join(traceback.format_exception(error)).splitlines()
     return _sentence(error, error.__traceback__).split("\n")
 
 
