@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,16 @@ from typing import Any
 import pytest
 
 from sage.common.core.functions import StopSignal
+from sage.common.core.local_path import NotALocalPathError
 from sage.kernel.api import LocalEnvironment
-from sage.libs.io import InputFileError, JSONLSink, JSONLSource, OutputFileError
+from sage.libs.io import (
+    InputFileError,
+    JSONLSink,
+    JSONLSource,
+    OutputFileError,
+    ParquetSink,
+    ParquetSource,
+)
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -128,6 +137,43 @@ def test_numbers_that_json_does_not_have_are_named(tmp_path: Path, record: Any, 
 def test_a_folder_is_no_output_file(tmp_path: Path) -> None:
     with pytest.raises(OutputFileError, match="it is a folder"):
         copy(write(tmp_path / "in.jsonl"), tmp_path).submit()
+
+
+def test_a_device_is_no_output_file_and_stays_what_it_is(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OutputFileError, match=r"device or a pipe, .*; name a file"):
+        copy(write(tmp_path / "in.jsonl"), pipe).submit()
+    assert pipe.is_fifo()
+    (tmp_path / "link").symlink_to(pipe)
+    with pytest.raises(OutputFileError, match="device or a pipe"):
+        copy(tmp_path / "in.jsonl", tmp_path / "link").submit()
+
+
+def test_a_link_is_followed_to_the_output_file(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    link = tmp_path / "out.jsonl"
+    link.symlink_to("far/real.jsonl")
+    for number in "12":  # what it leads to is not there at first
+        copy(write(tmp_path / "in.jsonl", number), link).submit()
+        assert link.is_symlink()
+        assert link.read_text() == f"{number}\n"
+    assert [path.name for path in (tmp_path / "far").iterdir()] == ["real.jsonl"]
+
+
+@pytest.mark.parametrize("path", [None, "", b"in.jsonl", ["in.jsonl"], 7])
+@pytest.mark.parametrize("of", [JSONLSource, JSONLSink, ParquetSource, ParquetSink])
+def test_what_is_no_path_is_told_before_anything_is_read(of: Any, path: Any) -> None:
+    with pytest.raises(NotALocalPathError, match="is no path; give the path of a file") as caught:
+        of(path)
+    assert caught.value.path == repr(path)
+
+
+def test_folders_in_a_folder_are_no_input(tmp_path: Path) -> None:
+    (tmp_path / "in" / "b.jsonl").mkdir(parents=True)
+    write(tmp_path / "in" / "a.jsonl", "1")
+    copy(tmp_path / "in", tmp_path / "out.jsonl").submit()
+    assert (tmp_path / "out.jsonl").read_text() == "1\n"
 
 
 def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The file or folder of this machine that a user's path names, and where a user's own lie.
 
-NotALocalPathError    (ValueError) an address, or a ``~`` whose home nobody knows
+NotALocalPathError    (ValueError) an address, a ``~`` whose home nobody knows, or no path at all
 NoHomeFolderError     (FileNotFoundError) no home folder, and no variable that names another one
 """
 
@@ -17,7 +17,7 @@ _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 class NotALocalPathError(SageError, ValueError):
-    """A path that names nothing on this machine's file systems; ``path`` is as it was given."""
+    """What names nothing on this machine's file systems; ``path`` is as it was given."""
 
     def __init__(self, path: str, problem: str, hint: str) -> None:
         super().__init__(problem, hint=hint)
@@ -51,9 +51,13 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     """Return a path with a leading ``~`` or ``~user`` expanded.
 
     Raises NotALocalPathError for an address such as ``s3://bucket/key``, which would otherwise
-    become a folder ``s3:`` in the working directory, and for a ``~`` whose home nobody knows.
+    become a folder ``s3:`` in the working directory, for a ``~`` whose home nobody knows, and for
+    what is no path: an empty text would be the working directory.
     """
-    given = os.fspath(path)
+    given = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not given or not isinstance(given, str):
+        hint = "give the path of a file or folder, as a string or a Path"
+        raise NotALocalPathError(repr(path), f"{path!r} is no path", hint)
     if found := _ADDRESS.match(given):
         if found["scheme"].lower() == "file":
             hint = "write the path without file://"

@@ -20,7 +20,7 @@ def input_files(path: Path, suffix: str) -> list[Path]:
     if path.is_dir():
         patterns = [f"*{suffix}", *(f"*{suffix}{packed}" for packed in SUFFIXES)]
         found = {file for pattern in patterns for file in path.glob(pattern)}
-        files = sorted(file for file in found if not file.name.startswith("."))
+        files = sorted(file for file in found if not (file.name.startswith(".") or file.is_dir()))
         if not files:
             raise MissingInputError(str(path), f"folder {path} holds no *{suffix} file")
         for file in files:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 from typing import Any, BinaryIO
 
-from sage.common.core.local_path import local_path
 from sage.kernel.runtime.checkpoint import DurableSink
 from sage.libs.io.compression import compression_of, pack, unpack
 from sage.libs.io.errors import OutputFileError
 from sage.libs.io.json_lines import as_line
-from sage.libs.io.output_file import close, open_locked, partial_path, replace, sync
+from sage.libs.io.output_file import (
+    close,
+    open_locked,
+    output_path,
+    partial_path,
+    replace,
+    sync,
+)
 
 
 class JSONLSink(DurableSink):
@@ -33,7 +39,7 @@ class JSONLSink(DurableSink):
     _file: BinaryIO | None = None
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = local_path(path)
+        self._path = output_path(path)
         self._partial = partial_path(self._path)
         self._unpacked = self._path.with_name(f"{self._path.name}.new")  # or packed, for a moment
         try:
@@ -44,8 +50,6 @@ class JSONLSink(DurableSink):
 
     def begin(self, state: int | None) -> None:
         """Open the partial file, cut to ``state`` bytes."""
-        if self._path.is_dir():
-            raise OutputFileError(str(self._path), "it is a folder", hint="name a file")
         if state is not None and not self._partial.exists() and self._path.exists():
             self._take_back(state)  # it was published, and then the run was killed
         self._file = open_locked(self._partial)

@@ -12,9 +12,26 @@ from pathlib import Path
 from typing import BinaryIO
 
 from sage.common.core.file_locks import NO_LOCKS
+from sage.common.core.local_path import local_path
 from sage.libs.io.errors import OutputFileError
 
 logger = logging.getLogger(__name__)
+
+
+def output_path(path: str | os.PathLike[str]) -> Path:
+    """Return the file that an output is to be: of a link, what it leads to.
+
+    Raises NotALocalPathError, and OutputFileError for what is there and no file. A device would be
+    replaced by one, for every program of the machine.
+    """
+    found = local_path(path)
+    if found.is_dir() or not found.name:
+        raise OutputFileError(str(path), "it is a folder", hint="name a file")
+    if found.exists() and not found.is_file():
+        raise OutputFileError(
+            str(path), "it is a device or a pipe, which no file can replace", hint="name a file"
+        )
+    return found.resolve() if found.is_symlink() else found
 
 
 def partial_path(path: Path) -> Path:

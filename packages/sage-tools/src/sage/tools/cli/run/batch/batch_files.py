@@ -17,6 +17,7 @@ from sage.kernel.api import (
 )
 from sage.kernel.runtime.service import ServiceFactory
 from sage.libs.io import JSONLSink
+from sage.libs.io.output_file import output_path
 from sage.tools.cli.errors import CommandError, Interrupted
 from sage.tools.cli.run.batch.finished_run import INPUT_GREW, RETRY_FAILED, FinishedRun
 from sage.tools.cli.run.batch.lines import (
@@ -50,7 +51,10 @@ class BatchFiles:
     quiet: bool = False
 
     def run(self, config: VLLMServiceConfig) -> None:
-        """Do it; raises CommandError if a record failed, or if the output is not this run's."""
+        """Do it; raises CommandError if a record failed, or if the output is not this run's.
+
+        Raises OutputFileError for an output that is no file.
+        """
         keys = EmbedLines.keys if config.model_id is None else AnswerLines.keys
         self._check_files()
         check_first_lines(self.source, LineForm(keys, self.template))
@@ -78,8 +82,7 @@ class BatchFiles:
                 f"the output is in {self.source}, whose files are the input",
                 "Name an --output in another folder.",
             )
-        if self.output.is_dir():
-            raise CommandError(f"{self.output} is a folder", "Name a file with --output.")
+        output_path(self.output)
         try:
             self.output.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.output.parent):
