@@ -14,6 +14,7 @@ import lancedb
 import pytest
 
 from sage.common.components.sage_embedding import EmbeddingModel, get_embedding_model
+from sage.common.core.local_path import NotALocalPathError
 from sage.middleware.components.memory import (
     CollectionNotFoundError,
     DimensionMismatchError,
@@ -397,6 +398,7 @@ def test_an_embedder_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
         ("x", {"mode": "hybird"}, "unknown search mode 'hybird'; did you mean 'hybrid'"),
         ("x", {"k": 0}, "k must be an integer of at least 1, not 0"),
         ("x", {"k": True}, "not True"),
+        ("x", {"k": 10**12}, "k must be an integer of at most 1,000,000,000, not 1000000000000"),
         ("", {}, "the query is empty"),
         (None, {}, "the query is empty"),
         ([1.0], {"mode": "text"}, "searches for a text, not for"),
@@ -410,6 +412,26 @@ def test_a_search_without_sense_is_refused(
     notes.insert_batch(TEXTS)
     with pytest.raises(ValueError, match=says):
         notes.search(query, **options)
+
+
+@pytest.mark.parametrize("page", [{"limit": -1}, {"limit": 1.5}, {"offset": -1}, {"offset": None}])
+def test_a_page_without_sense_is_refused(notes: VDBMemoryCollection, page: Any) -> None:
+    notes.insert_batch(TEXTS)
+    with pytest.raises(ValueError, match="must be an integer of at least 0, not "):
+        notes.records(**page)
+    assert notes.records(limit=0) == []
+
+
+def test_a_folder_is_a_path_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with VDBMemoryCollection("~/memory", embedder=get_embedding_model("hash")) as memory:
+        memory.insert("a text")
+    assert (tmp_path / "memory").is_dir()
+    for folder in ("s3://bucket/memory", "", None):
+        with pytest.raises(NotALocalPathError):
+            VDBMemoryCollection(folder)  # type: ignore[arg-type]  # as of a variable that is not set
 
 
 @pytest.mark.parametrize(

@@ -183,5 +183,11 @@ def test_inputs_that_cannot_be_told_from_outputs_or_read_twice_are_refused(
     done = sage(*run(Path("/dev/stdin"), tmp_path / "out.jsonl"), typed='"one"\n')
     refused(done, "/dev/stdin cannot be read twice", "into a file")
     refused(sage(*run(tmp_path, tmp_path / "out.jsonl")), "whose files are the input", "folder")
+    os.mkfifo(tmp_path / "pipe")
+    refused(sage(*run(tmp_path / "a.jsonl", tmp_path / "pipe")), "a device or a pipe", "ame a file")
+    (tmp_path / "pipe").unlink()
+    refused(
+        sage(*run(Path("~nobody-here/a"), tmp_path / "out.jsonl")), "cannot be expanded", "home"
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl"]
     refused(sage(*run(tmp_path, tmp_path, "--overwrite", "--input-grew")), "give one", code=2)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sage.common.core.local_path import local_path
 from sage.middleware.components.memory.collection_table import CollectionTable
 from sage.middleware.components.memory.embedding.collection_embedder import CollectionEmbedder
 from sage.middleware.components.memory.embedding.embedder import Vectors, to_array
@@ -22,7 +23,7 @@ from sage.middleware.components.memory.lance.text_index import check_language
 from sage.middleware.components.memory.metadata import FieldType, check_fields
 from sage.middleware.components.memory.records import MemoryRecord, SearchHit
 from sage.middleware.components.memory.rows import checked_strings
-from sage.middleware.components.memory.search_mode import SearchMode, check_query
+from sage.middleware.components.memory.search_mode import SearchMode, check_page, check_query
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
@@ -45,7 +46,7 @@ class ReadableCollection:
     ) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"a collection's name is letters, digits, _ and -, not {name!r}")
-        self.folder = Path(folder)
+        self.folder = local_path(folder)
         self.name = name
         self._embedder = None
         if embedder is not None:
@@ -147,9 +148,12 @@ class ReadableCollection:
 
         Raises CollectionNotFoundError and InvalidFilterError.
         """
+        check_page(limit, offset)
         expression = self._expression(where)
         store = self._table.find_to_read()
-        return [] if store is None else store.records(expression, limit, offset)
+        if store is None or limit == 0:  # which LanceDB takes for no limit
+            return []
+        return store.records(expression, limit, offset)
 
     # -- lifecycle ------------------------------------------------------------------------------
 

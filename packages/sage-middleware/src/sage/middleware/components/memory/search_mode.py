@@ -11,14 +11,31 @@ from sage.common.core.errors import nearest
 SearchMode = Literal["vector", "text", "hybrid"]
 
 
+_MOST = 1_000_000_000  # what LanceDB can count to is hardly more
+
+
 def check_query(query: Any, k: Any, mode: str) -> None:
     """Raise ValueError for a search that makes no sense."""
     if mode not in get_args(SearchMode):
         hint = nearest(str(mode), list(get_args(SearchMode)))
         raise ValueError(f"unknown search mode {mode!r}; {hint}")
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise ValueError(f"k must be an integer of at least 1, not {k!r}")
+    _check_count("k", k, 1)
     if query is None or (isinstance(query, str) and not query):
         raise ValueError("there is nothing to search for: the query is empty")
     if mode != "vector" and not isinstance(query, str):
         raise ValueError(f"mode {mode!r} searches for a text, not for {query!r}")
+
+
+def check_page(limit: Any, offset: Any) -> None:
+    """Raise ValueError for a page of records that makes no sense."""
+    if limit is not None:
+        _check_count("limit", limit, 0)
+    _check_count("offset", offset, 0)
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_integer or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
+    if value > _MOST:
+        raise ValueError(f"{name} must be an integer of at most {_MOST:,}, not {value!r}")

@@ -30,10 +30,9 @@ class WriteLock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold it for the length of a block; makes its folder."""
+        """Hold it for the length of a block; its folder has to be there."""
         with self._threads:
             if self._processes is None:  # only a folder that is there tells what locks it has
-                self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._processes = file_lock(self._path, thread_local=False)
             self._processes.acquire(poll_interval=_POLL_SECONDS)
             try:

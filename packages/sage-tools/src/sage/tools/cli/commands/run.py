@@ -54,11 +54,12 @@ def _mode(options: RunOptions) -> Mode:
 
         return Estimate(as_json=as_json)
     if options.source is not None and options.output is not None:
+        from sage.common.core.local_path import local_path
         from sage.tools.cli.run.batch.batch_files import BatchFiles
 
         return BatchFiles(
-            source=options.source,
-            output=options.output,
+            source=local_path(options.source),
+            output=local_path(options.output),
             system=options.system,
             template=options.template,
             overwrite=options.overwrite,
