@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from chat_server import Reply
 
 from sage.common.components.endpoint_error import EndpointError
+from sage.common.components.sage_embedding import get_embedding_model
 from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.failed_record import FailedRecord
 from sage.libs.operators.errors import NoAnswerError
@@ -220,6 +222,8 @@ def test_a_dict_says_where_the_prompts_go(
         ([{"model_name": "m", "seed": 1}], {"seed": 2}, ValueError, "'seed' twice"),
         ([{"model_name": "m", "model": "n"}], {}, ValueError, "'model' twice"),
         ([{"model_name": "m", "method": "hf"}], {}, ValueError, "'openai' alone, not 'hf'"),
+        ([{"model_name": "m", "base_url": None}], {}, ValueError, "'base_url' is None.*to OpenAI"),
+        ([""], {}, ValueError, "model is empty"),
     ],
 )
 def test_a_dict_that_is_not_clear_is_refused(
@@ -227,6 +231,31 @@ def test_a_dict_that_is_not_clear_is_refused(
 ) -> None:
     with pytest.raises(error, match=says):
         OpenAIGenerator(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("server", "says"),
+    [
+        ({"base_url": "127.0.0.1:8000/v1"}, "base_url must be .*not '127.0.0.1:8000/v1'"),
+        ({"base_url": ""}, "'http://localhost:8000/v1', not ''"),
+        ({"base_url": " http://localhost/v1"}, "not ' http://localhost/v1'"),
+        ({"base_url": 8000}, "not 8000"),
+        ({"api_key": "sk-secret\n"}, "api_key has a blank or a line at an end"),
+        ({"api_key": "sk-secret\u00f6"}, "a letter that no header can hold"),
+    ],
+)
+def test_what_is_no_address_or_key_is_told_at_once_and_no_key_is_shown(
+    server: dict[str, Any], says: str
+) -> None:
+    given = {"base_url": "http://127.0.0.1:1/v1", "api_key": "k", **server}
+    env = LocalEnvironment("openai")
+    env.from_collection(["hello"]).map(OpenAIGenerator, "m", **given).print()
+    began = time.monotonic()
+    for refused in (env.submit, lambda: get_embedding_model("openai", model="m", **given)):
+        with pytest.raises(ValueError, match=says) as caught:
+            refused()
+        assert "secret" not in str(caught.value)
+    assert time.monotonic() - began < 10  # patience= is not used up
 
 
 def test_a_key_of_a_dict_that_nobody_knows_stops_before_any_record(server: ChatServer) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,9 @@ from sage.common.core.errors import PackageNotInstalledError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
+
+
+_ADDRESS = re.compile(r"https?://[^\s/?#][^\s]*")
 
 
 def openai_client(
@@ -29,7 +34,8 @@ def openai_client(
 
     Raises:
         PackageNotInstalledError: there is no ``openai`` in this Python.
-        ValueError: no key was given and none is in the environment.
+        ValueError: the address is none, or the key: one was not given and none is in the
+            environment, or it has what a header cannot hold.
     """
     client: OpenAI = _make("OpenAI", base_url, api_key, options)
     return client
@@ -63,7 +69,31 @@ def endpoint_errors() -> Iterator[None]:
         raise EndpointError(url, reason, status, again) from error
 
 
+def _check_address(base_url: object) -> None:
+    """Raise ValueError for what no request can be sent to; it would be tried again and again."""
+    address = os.environ.get("OPENAI_BASE_URL") if base_url is None else base_url
+    if address is None or (isinstance(address, str) and _ADDRESS.fullmatch(address)):
+        return
+    name = "OPENAI_BASE_URL" if base_url is None else "base_url"
+    raise ValueError(
+        f"{name} must be an address such as 'http://localhost:8000/v1', not {address!r}"
+    )
+
+
+def _check_key(api_key: object) -> None:
+    """Raise ValueError for a key that no header can hold, without showing it."""
+    key = os.environ.get("OPENAI_API_KEY") if api_key is None else api_key
+    if isinstance(key, str) and not (key.isascii() and key.isprintable() and key == key.strip()):
+        name = "OPENAI_API_KEY" if api_key is None else "api_key"
+        raise ValueError(
+            f"{name} has a blank or a line at an end, or a letter that no header can hold; "
+            f"strip() what was read from a file"
+        )
+
+
 def _make(kind: str, base_url: str | None, api_key: str | None, options: dict[str, Any]) -> Any:
+    _check_address(base_url)
+    _check_key(api_key)
     try:
         import openai
     except ImportError as error:

@@ -70,6 +70,8 @@ class OpenAIGenerator(AsyncMapFunction):
     ) -> None:
         if isinstance(model, Mapping):
             model, base_url, api_key, options = _from_dict(model, base_url, api_key, options)
+        if model == "":
+            raise ValueError("model is empty; it is the model's name on the server")
         if not isinstance(model, str):
             raise TypeError(
                 f"model is the model's name on the server, or a dict such as {{'model_name': "
@@ -146,7 +148,8 @@ def _from_dict(
 ) -> tuple[Any, str | None, str | None, dict[str, Any]]:
     """Return model, base_url, api_key and options of a configuration as a dict.
 
-    Raises ValueError for what is given twice, and for a dict that names no model.
+    Raises ValueError for what is given twice, and for a dict that names no model, or None as the
+    server.
     """
     rest = dict(config)
     beside = {"base_url": base_url, "api_key": api_key, **options}
@@ -160,6 +163,11 @@ def _from_dict(
         raise ValueError(f"OpenAIGenerator has the method 'openai' alone, not {config['method']!r}")
     if not {"model", "model_name"} & set(rest):
         raise ValueError(f"the dict for OpenAIGenerator has no 'model_name': {sorted(rest)}")
-    model = rest.pop("model_name", None) or rest.pop("model", None)
+    if "base_url" in rest and rest["base_url"] is None:  # of a variable that is not set
+        raise ValueError(
+            "'base_url' is None in the dict for OpenAIGenerator; name the server, or leave it out "
+            "to send the prompts to OpenAI"
+        )
+    model = rest.pop("model_name") if "model_name" in rest else rest.pop("model")
     url, key = rest.pop("base_url", base_url), rest.pop("api_key", api_key)
     return model, url, key, {**rest, **options}
