@@ -36,8 +36,8 @@ def server_command(
     address: Address,
     *,
     arguments: Mapping[str, Any],
-    allow_pickle: bool,
     extra: Sequence[str],
+    allow_pickle: bool = False,
 ) -> list[str]:
     """Return the command of vLLM's server; of what is said twice, the last holds.
 
