@@ -189,3 +189,24 @@ def test_a_job_that_is_killed_goes_on_and_answers_each_line_once(
     letters = [json.loads(line) for line in failed]
     assert [letter["record"]["id"] for letter in letters] == [n for n in range(LINES) if not n % 20]
     assert "the record has no field 'text'" in letters[0]["error"]["message"]
+
+
+# -- judge_pipeline.py ------------------------------------------------------------------------
+
+
+def test_a_writer_and_a_judge_work_on_each_topic(model_root: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "topics.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps({"topic": f"topic {n}"}) + "\n" for n in range(40)))
+    models = "--writer", "test/tiny-chat", "--judge", "test/tiny-base"
+    done = subprocess.run(
+        command("judge_pipeline.py", source, output, *models, "--max-tokens", "4"),
+        env=environment(model_root),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [record["topic"] for record in records] == [f"topic {n}" for n in range(40)]
+    assert all(record["text"] for record in records)
+    assert {record["verdict"] for record in records} <= {"yes", "no"}

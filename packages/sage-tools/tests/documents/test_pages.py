@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BY_THEMSELVES = (
-    "checkpoints.md", "coming_from_isage.md", "files.md", "memory.md", "operations.md",
-    "operators.md", "pipelines.md", "testing.md",
+    "checkpoints.md", "coming_from_isage.md", "files.md", "memory.md", "model_pool.md",
+    "operations.md", "operators.md", "pipelines.md", "testing.md",
 )  # fmt: skip
 ELSEWHERE = ("asyncio.md", "quick_start.md", "terminal.md", "middleware/tools/vllm_service.md")
 READMES = sorted(ROOT.glob("packages/*/README.md"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -13,6 +14,7 @@ import pytest
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.engine_contract import (
+    DeviceMemory,
     EngineInfo,
     EngineSpec,
     EngineState,
@@ -26,6 +28,8 @@ from sage.common.components.sage_vllm.planning.memory_estimate import MemoryEsti
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
 from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine, write_echo_model
 from sage.common.model_registry.vllm_registry import import_model
+
+sys.path.append(str(Path(__file__).parent))  # importlib mode imports no neighbours by itself
 
 SIZE = 100  # bytes that an engine takes of its machine, unless it is told otherwise
 
@@ -145,11 +149,53 @@ class Machine:
         )
 
 
+class MeasuredMachine(Machine):
+    """A machine that can tell what an engine will take, of ``total`` bytes.
+
+    ``others`` is what other programs have taken. Each model takes its size, 100 unless it is told.
+    """
+
+    def __init__(self, total: int = 250) -> None:
+        super().__init__()
+        self.total = total
+        self.others = 0
+        self.most = 0  # bytes that its engines have held together
+
+    @property
+    def taken(self) -> int:
+        return sum(self.size(engine.spec) for engine in list(self.alive))
+
+    def size(self, spec: EngineSpec) -> int:
+        return self.sizes.get(spec.model_id, SIZE)
+
+    def device_memory(self) -> DeviceMemory:
+        return DeviceMemory(free=self.total - self.others - self.taken, total=self.total)
+
+    def taken_memory(self) -> int:
+        return self.taken
+
+    def plan(self, spec: EngineSpec) -> tuple[EngineSpec, int]:
+        limit = self.total if spec.memory_limit is None else spec.memory_limit
+        self._check(spec, limit)
+        return spec, self.size(spec)
+
+    def __call__(self, spec: EngineSpec) -> SmallEngine:
+        self._check(spec, self.device_memory().free)
+        engine = super().__call__(spec)
+        self.most = max(self.most, self.taken)
+        return engine
+
+    def _check(self, spec: EngineSpec, room: int) -> None:
+        if self.size(spec) > room:
+            fit = Fit(problem=f"it needs {self.size(spec)} and {room} are free", available=room)
+            raise InsufficientMemoryError(spec.model_id, fit, self._estimate(spec))
+
+
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry of models that only small engines know."""
     folder = tmp_path_factory.mktemp("pool")
-    for name in ("one", "other", "third", "mute", "broken", "vectors"):
+    for name in ("one", "other", "third", "fourth", "mute", "broken", "vectors"):
         model = write_echo_model(folder / name)
         import_model(f"test/{name}", model, root=folder / "registry")
     return folder / "registry"
@@ -158,6 +204,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def machine() -> Machine:
     return Machine()
+
+
+@pytest.fixture
+def measured() -> MeasuredMachine:
+    """A machine with room for two engines and a half."""
+    return MeasuredMachine()
 
 
 @pytest.fixture

@@ -72,6 +72,7 @@ def test_two_hundred_callers_see_whole_results_of_one_model_or_the_other(
     assert service.health() == {
         "state": "ready",
         "engines": {"text": {"model_id": OTHER, "state": "ready", "restarts": 0}},
+        "models": {"text": "ready"},
         "last_error": None,
     }
 

@@ -19,6 +19,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from sage.common.components.sage_vllm.driver.inbox import EngineDied
+from sage.common.components.sage_vllm.engine_contract import Role
 from sage.common.components.sage_vllm.errors import InvalidRequestError, ModelInUseError
 from sage.common.components.sage_vllm.prometheus import VLLMServiceCollector
 from sage.common.components.sage_vllm.service import VLLMService
@@ -168,7 +169,7 @@ def test_a_thousand_calls_cancelled_at_random_leave_nothing(service: VLLMService
     before = _resident_bytes()
     round_of_calls(1000)
     assert_idle(service)
-    engine: Any = service._engines.text.engine
+    engine: Any = service._engines.engine(Role.GENERATE)
     core = engine._driver._runtime._engine.engine_core.engine_core
     assert core.scheduler.get_num_unfinished_requests() == 0  # in vLLM too
     gc.collect()
@@ -272,7 +273,7 @@ def test_adapters_are_not_mixed_up_when_the_engine_is_built_again(
     with VLLMService(config) as service:
         text_of = {name: service.generate("Hello", lora=name)[0]["text"] for name in names}
         assert text_of[a] != text_of[b]
-        engine: Any = service._engines.text.engine
+        engine: Any = service._engines.engine(Role.GENERATE)
         driver = engine._driver
         again = service.generate_async("Hello", lora=b, max_tokens=300, ignore_eos=True)
         driver.inbox.tell(EngineDied(driver._runtime_number))
@@ -322,7 +323,7 @@ def test_prometheus_reads_the_figures(service: VLLMService) -> None:
     registry = prometheus_client.CollectorRegistry()
     registry.register(VLLMServiceCollector(service))
     done = service.stats()["requests_done"]
-    labels = {"model_id": CHAT_MODEL, "role": "text"}
+    labels = {"model_id": CHAT_MODEL, "role": "text", "name": "text"}
     service.generate("one more")
     assert registry.get_sample_value("sage_vllm_requests_done_total", labels) == done + 1
     assert registry.get_sample_value("sage_vllm_up", {"state": "ready"}) == 1

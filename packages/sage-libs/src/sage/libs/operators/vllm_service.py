@@ -61,6 +61,8 @@ class VLLMServiceGenerator(_ServiceOperator):
             included; then it is aborted and fails. None, no limit, is the default: with hundreds
             of records in flight, how long one takes depends on the machine far more than on the
             record.
+        model: which of the service's models generates, by its name in ``models``; None is the
+            text model, or the only one. A record's own options may name another.
         prompt_key: where a dict's prompt is, ``"prompt"`` by default.
         prompt_template: makes the prompt of the record's fields, as ``str.format`` does:
             ``"Summarise: {text}"``. The fields are a dict's own, or those of the dict that is a
@@ -99,6 +101,7 @@ class VLLMServiceGenerator(_ServiceOperator):
         service_name: str = "vllm_service",
         timeout: float | None = None,
         *,
+        model: str | None = None,
         prompt_key: str = "prompt",
         prompt_template: str | None = None,
         system_prompt: str | None = None,
@@ -122,7 +125,7 @@ class VLLMServiceGenerator(_ServiceOperator):
             max_in_flight=max_in_flight,
             retries=retries,
         )
-        special = {"json_schema": json_schema, "deadline": deadline}
+        special = {"json_schema": json_schema, "deadline": deadline, "model": model}
         given = {name: value for name, value in special.items() if value is not None}
         self.options = {**options, **given}
         check_sampling_options(self.options, "VLLMServiceGenerator")
@@ -182,6 +185,8 @@ class VLLMEmbeddingOperator(_ServiceOperator):
         text_key: where a dict's text, or its list of texts, is.
         text_template: makes the text of the record's fields: ``"query: {text}"``. It is filled in
             as VLLMServiceGenerator's ``prompt_template``.
+        model: which of the service's models embeds, by its name in ``models``; None is the
+            embedding model, or the only one.
         output_key: where the vector goes, in place of a field of the same name.
         normalize: whether vectors have the length 1.
         dimensions: shortens the vectors of models that were trained for it.
@@ -197,6 +202,7 @@ class VLLMEmbeddingOperator(_ServiceOperator):
         service_name: str = "vllm_service",
         timeout: float | None = None,
         *,
+        model: str | None = None,
         text_key: str = "text",
         text_template: str | None = None,
         output_key: str = "embedding",
@@ -214,7 +220,7 @@ class VLLMEmbeddingOperator(_ServiceOperator):
             max_in_flight=max_in_flight,
             retries=retries,
         )
-        special = {"dimensions": dimensions, "prompt_name": prompt_name}
+        special = {"dimensions": dimensions, "prompt_name": prompt_name, "model": model}
         given = {name: value for name, value in special.items() if value is not None}
         self.options: dict[str, Any] = {"normalize": normalize, **given}
         self._forms = RecordForms(

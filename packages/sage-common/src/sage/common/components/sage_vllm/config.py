@@ -7,12 +7,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self, get_args
 
-from sage.common.components.sage_vllm.engine_contract import EngineMode
+from sage.common.components.sage_vllm.engine_contract import EngineMode, Role
 from sage.common.components.sage_vllm.errors import InvalidOptionError, InvalidOptionTypeError
-from sage.common.components.sage_vllm.requests.sampling_options import (
-    SAMPLING_OPTIONS,
-    check_sampling_options,
+from sage.common.components.sage_vllm.model_settings import (
+    ModelSettings,
+    check_sampling_defaults,
+    is_seconds,
 )
+from sage.common.components.sage_vllm.planning.memory_share import MemoryShare, memory_share
+from sage.common.components.sage_vllm.requests.sampling_options import SAMPLING_OPTIONS
 from sage.common.core.errors import nearest
 
 _ALIASES = {"engine_kwargs": "engine", "sampling_defaults": "sampling"}
@@ -20,6 +23,7 @@ _MAPPINGS = {
     "config": "{'model_id': 'org/name'}",
     "engine": "{'max_model_len': 2048}",
     "embedding_engine": "{'max_model_len': 512}",
+    "models": "{'judge': {'model_id': 'org/name'}}",
     "sampling": "{'max_tokens': 64}",
 }
 """What has to be a mapping, with an example of it."""
@@ -45,6 +49,17 @@ class VLLMServiceConfig:
       loaded, switch to it.
     - ``allow_pickle``: load pickled weights, which can run any code when they are loaded.
     - ``model_root``: the registry's root; None is the usual one.
+
+    Any number of models share one budget of memory, each under a name that calls choose it by:
+
+    - ``models``: names, and for each what ModelSettings says, as a mapping: ``{"judge":
+      {"model_id": "org/name"}}``. ``model_id`` is the entry ``"text"`` of the same table, loaded
+      when the service opens and never unloaded, ``embedding_model_id`` the entry ``"embedding"``.
+    - ``on_demand``: a call may also choose any model of the registry, by its id.
+    - ``memory_budget``: what all engines may hold together: bytes, a text such as ``"16GB"``, or a
+      share of the memory above 0 and at most 1; None is what is free, less a reserve.
+    - ``max_wait``: seconds that calls wait for their model at most, before one that has calls
+      makes place for it.
     """
 
     model_id: str | None = None
@@ -59,9 +74,13 @@ class VLLMServiceConfig:
     auto_reload: bool = False
     allow_pickle: bool = False
     model_root: Path | None = None
+    models: Mapping[str, ModelSettings | Mapping[str, Any] | str] = field(default_factory=dict)
+    on_demand: bool = False
+    memory_budget: float | str | None = None
+    max_wait: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.model_id is None and self.embedding_model_id is None:
+        if self._names_no_model():
             problem = "the configuration names no model"
             raise InvalidOptionError("model_id", None, problem, hint="add 'model_id': 'org/name'")
         for name in ("model_id", "embedding_model_id"):
@@ -69,7 +88,7 @@ class VLLMServiceConfig:
             if value is not None and (not isinstance(value, str) or not value):
                 problem = f"{name} must name a model, such as 'org/name', not {value!r}"
                 raise InvalidOptionError(name, value, problem)
-        for name in ("engine", "embedding_engine", "sampling"):
+        for name in ("engine", "embedding_engine", "sampling", "models"):
             _check_mapping(name, getattr(self, name))
         if self.engine_mode not in get_args(EngineMode):
             mode = self.engine_mode
@@ -77,7 +96,53 @@ class VLLMServiceConfig:
             raise InvalidOptionError(
                 "engine_mode", mode, f"unknown engine_mode {mode!r}", hint=hint
             )
-        check_sampling_options(self.sampling, "sampling")
+        check_sampling_defaults(self.sampling, "sampling")
+        if not is_seconds(self.max_wait):
+            problem = f"max_wait must be seconds, 0 or more, not {self.max_wait!r}"
+            raise InvalidOptionError("max_wait", self.max_wait, problem)
+        memory_share(self.memory_budget)
+        self.entries()
+
+    def _names_no_model(self) -> bool:
+        named = (self.model_id, self.embedding_model_id)
+        return named == (None, None) and not self.models and not self.on_demand
+
+    @property
+    def budget(self) -> MemoryShare | None:
+        """``memory_budget``, read; None where it is what is free."""
+        return memory_share(self.memory_budget)
+
+    def entries(self) -> dict[str, ModelSettings]:
+        """Return what is said of each model by its name; raises InvalidOptionError.
+
+        ``model_id`` and ``embedding_model_id`` are the first, ``"text"`` and ``"embedding"``.
+        """
+        own = {
+            Role.GENERATE: (self.model_id, self.revision, self.engine),
+            Role.EMBED: (self.embedding_model_id, self.embedding_revision, self.embedding_engine),
+        }
+        found = {
+            role.label: ModelSettings(
+                model_id=model_id,
+                revision=revision,
+                role=role,
+                engine=engine,
+                pin=True,
+                preload=True,
+            )
+            for role, (model_id, revision, engine) in own.items()
+            if model_id is not None
+        }
+        for name, given in self.models.items():
+            if not isinstance(name, str) or not name:
+                problem = f"models are named by texts, not {name!r}"
+                raise InvalidOptionError("models", name, problem)
+            if name in found:
+                option = {"text": "model_id", "embedding": "embedding_model_id"}[name]
+                problem = f"models.{name} and {option} are the same entry, and both are given"
+                raise InvalidOptionError(f"models.{name}", given, problem, hint="give one of them")
+            found[name] = ModelSettings.named(name, given)
+        return found
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Self:
@@ -112,9 +177,10 @@ def _check_mapping(name: str, value: object) -> None:
 
 def _place_of(key: str, value: object, known: list[str]) -> str:
     """Return what an unknown key was meant to be: a key like it, or an option within one."""
-    hint = nearest(key, known)
+    # {"model": "org/name"} wants the key for one model.
+    hint = nearest(key, known if isinstance(value, Mapping) else sorted({*known} - {"models"}))
     inside = f"{{{key!r}: {value!r}}}"
-    if key in SAMPLING_OPTIONS:
+    if key in SAMPLING_OPTIONS and key != "model":
         return f"it belongs in 'sampling': {inside}"
     if hint.startswith("valid"):
         return f"if it is an option of vLLM's engine, it belongs in 'engine': {inside}; {hint}"

@@ -52,6 +52,8 @@ class EngineSpec:
 
     ``path`` is the model's folder, ``arguments`` are the engine's own (vLLM's EngineArgs). An
     engine generates or embeds, never both. ``allow_pickle`` lets it load weights that can run code.
+    ``option`` is where a configuration has the arguments, for errors. ``memory_limit`` is how many
+    bytes of its device it may use, None for all that is free; it makes no other engine.
     """
 
     model_id: str
@@ -60,8 +62,12 @@ class EngineSpec:
     mode: EngineMode = "auto"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     allow_pickle: bool = False
+    option: str = field(default="", compare=False)
+    memory_limit: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        if not self.option:
+            object.__setattr__(self, "option", Role(self.role).option)
         object.__setattr__(self, "role", Role(self.role))  # also of its name, "generate" or "embed"
 
 
@@ -257,4 +263,33 @@ class SharesDevice(Protocol):
         self, text: EngineSpec, embedding: EngineSpec
     ) -> tuple[EngineSpec, EngineSpec]:
         """Return the two with arguments by which both fit; raises as building them does."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceMemory:
+    """What engines are loaded into, in bytes: ``free`` now, and ``total``."""
+
+    free: int
+    total: int
+    is_gpu: bool = False
+
+
+@runtime_checkable
+class PlansEngines(Protocol):
+    """What an engine factory may do besides: tell what an engine would hold, without loading it."""
+
+    def device_memory(self) -> DeviceMemory | None:
+        """Return the memory that engines are loaded into; None where nobody can tell."""
+        ...
+
+    def taken_memory(self) -> int:
+        """Return the bytes of it that engines in this process have; 0 where nobody can tell."""
+        ...
+
+    def plan(self, spec: EngineSpec) -> tuple[EngineSpec, int]:
+        """Return ``spec`` with what makes it the same engine each time, and the bytes it will hold.
+
+        Raises InsufficientMemoryError where it exceeds ``spec.memory_limit``, and BrokenModelError.
+        """
         ...

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sage.common.components.sage_vllm.engine_contract import Role
 from sage.common.components.sage_vllm.service import VLLMService
 
 _GAUGES = {
@@ -27,6 +26,7 @@ _COUNTERS = {
     "busy_seconds": "Seconds spent in steps",
     "restarts": "Times that an engine which had died was built again",
 }
+_LABELS = ["model_id", "role", "name"]
 
 
 class VLLMServiceCollector(Collector):
@@ -37,7 +37,8 @@ class VLLMServiceCollector(Collector):
         prometheus_client.REGISTRY.register(VLLMServiceCollector(service))
         prometheus_client.start_http_server(9100)
 
-    All names begin with ``sage_vllm_``; the labels are the model and the role, text or embedding.
+    All names begin with ``sage_vllm_``; the labels are the model, the role, text or embedding, and
+    the name that the service has for the model.
     """
 
     def __init__(self, service: VLLMService) -> None:
@@ -55,32 +56,51 @@ class VLLMServiceCollector(Collector):
         )
         up.add_metric([health["state"]], float(health["state"] not in ("failed", "closed")))
         yield up
-        if not health["engines"]:
+        if not health["engines"] and health["state"] != "ready":
             return
-        text = self._service.stats()
-        engines: dict[str, Any] = {Role.GENERATE.label: text}
-        if (embedding := Role.EMBED.label) in text:
-            engines[embedding] = text[embedding]
-        engines = {role: stats for role, stats in engines.items() if "model_id" in stats}
+        models = self._service.stats()["models"]
+        yield from _of_models(models)
+        engines = {name: stats for name, stats in models.items() if "engine" in stats}
         for metric, name in self._families():
-            for role, stats in engines.items():
-                metric.add_metric([stats["model_id"], role], stats[name])
+            for entry, stats in engines.items():
+                metric.add_metric([stats["model_id"], stats["role"], entry], stats[name])
             yield metric
         latency = GaugeMetricFamily(
             "sage_vllm_latency_seconds",
             "Percentiles of the latency of recent requests",
-            labels=["model_id", "role", "quantile"],
+            labels=[*_LABELS, "quantile"],
         )
-        for role, stats in engines.items():
+        for entry, stats in engines.items():
+            labels = [stats["model_id"], stats["role"], entry]
             for percentile, seconds in stats["latency_seconds"].items():
                 quantile = str(int(percentile.removeprefix("p")) / 100)
-                latency.add_metric([stats["model_id"], role, quantile], seconds)
+                latency.add_metric([*labels, quantile], seconds)
         yield latency
 
     @staticmethod
     def _families() -> Iterator[tuple[GaugeMetricFamily | CounterMetricFamily, str]]:
-        labels = ["model_id", "role"]
         for name, meaning in _GAUGES.items():
-            yield GaugeMetricFamily(f"sage_vllm_{name}", meaning, labels=labels), name
+            yield GaugeMetricFamily(f"sage_vllm_{name}", meaning, labels=_LABELS), name
         for name, meaning in _COUNTERS.items():
-            yield CounterMetricFamily(f"sage_vllm_{name}", meaning, labels=labels), name
+            yield CounterMetricFamily(f"sage_vllm_{name}", meaning, labels=_LABELS), name
+
+
+def _of_models(models: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
+    """Yield what there is to say of models whether they are loaded or not."""
+    loaded = GaugeMetricFamily("sage_vllm_loaded", "1 if the model is loaded", labels=_LABELS)
+    memory = GaugeMetricFamily(
+        "sage_vllm_memory_bytes", "Memory that the model's engine holds", labels=_LABELS
+    )
+    waiting = GaugeMetricFamily(
+        "sage_vllm_waiting_for_place",
+        "Prompts and texts that wait for the model to be loaded",
+        labels=_LABELS,
+    )
+    loads = CounterMetricFamily("sage_vllm_loads", "Times the model was loaded", labels=_LABELS)
+    for name, stats in models.items():
+        labels = [stats["model_id"], stats["role"], name]
+        loaded.add_metric(labels, float("engine" in stats))
+        memory.add_metric(labels, stats["memory_bytes"])
+        waiting.add_metric(labels, stats["waiting_for_place"])
+        loads.add_metric(labels, stats["loads"])
+    yield from (loaded, memory, waiting, loads)

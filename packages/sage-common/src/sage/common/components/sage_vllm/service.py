@@ -13,10 +13,10 @@ from sage.common.components.sage_vllm.engine_contract import EngineFactory, OnTe
 from sage.common.components.sage_vllm.errors import InvalidInputError
 from sage.common.components.sage_vllm.host.home_process import HomeProcess
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
+from sage.common.components.sage_vllm.pool.model_calls import start_generation
 from sage.common.components.sage_vllm.requests.asyncio_calls import AsyncioCalls
 from sage.common.components.sage_vllm.requests.embedding_call import EmbeddingCall
 from sage.common.components.sage_vllm.requests.gather import wait_for
-from sage.common.components.sage_vllm.requests.generation_call import GenerationCall
 from sage.common.components.sage_vllm.requests.inputs import parse_prompts, parse_texts
 from sage.common.components.sage_vllm.requests.lora_adapter import LoraAdapters
 from sage.common.components.sage_vllm.requests.prompt_reader import PromptReader
@@ -25,10 +25,9 @@ from sage.common.components.sage_vllm.requests.result_types import (
     GenerateResult,
     ProcessPayload,
 )
-from sage.common.components.sage_vllm.requests.results import engine_stats_record
 from sage.common.components.sage_vllm.requests.sampling_options import check_on_error
 from sage.common.components.sage_vllm.requests.text_stream import TextStream
-from sage.common.components.sage_vllm.requests.token_count import TokenCount, role_of
+from sage.common.components.sage_vllm.requests.token_count import TokenCount
 from sage.common.components.sage_vllm.service_identity import service_identity
 from sage.common.components.sage_vllm.service_record import ServiceRecord
 from sage.common.components.sage_vllm.tasks.dispatch import start_task, tasks_of
@@ -63,10 +62,9 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
         self.config = config
         self._engines = EnginePool(config, engine_factory)
         self._record = ServiceRecord(config, self._engines)
-        self._capacity: int | None = None
         self._home = HomeProcess()
         self._adapters = LoraAdapters(config.model_root)
-        self._prompts = PromptReader(config.sampling, self._adapters)
+        self._prompts = PromptReader(self._engines.sampling, self._adapters)
 
     # -- lifecycle ------------------------------------------------------------------------------
 
@@ -96,12 +94,11 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
 
     @property
     def capacity(self) -> int | None:  # type: ignore[override]  # known only once an engine is up
-        """Calls in flight that keep the engine busy: one batch at work and the next one ready."""
-        slots = (self._engines.text, self._engines.embedding)
-        engines = [engine for slot in slots if (engine := slot.engine) is not None]
-        if engines:
-            self._capacity = 2 * max(engine.info.max_batch_size for engine in engines)
-        return self._capacity
+        """Calls in flight that keep the engines busy: one batch at work and the next one ready.
+
+        It is the sum of those that generate, or of those that embed, as many as were ever loaded.
+        """
+        return 2 * largest if (largest := self._engines.largest_batch()) else None
 
     # -- tasks ------------------------------------------------------------------------------------
 
@@ -116,10 +113,11 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
                 (a dict), ``choice`` (a list of strings), ``regex`` or ``grammar`` (EBNF);
                 ``deadline``, seconds after which the text so far is the result; ``priority``, a
                 whole number of which lower ones go first; ``lora``, the id of an adapter in the
-                registry; ``chat_template``, the name of one of the model's. An item's own options
-                override them. ``on_error="return"`` puts
-                ``{"error": {"type", "message"}}`` in the slot of a prompt that failed; by default
-                the first error aborts the other prompts and is raised.
+                registry; ``chat_template``, the name of one of the model's; ``model``, the name
+                of one of the service's models. An item's own options override them.
+                ``on_error="return"`` puts ``{"error": {"type", "message"}}`` in the slot of a
+                prompt that failed; by default the first error aborts the other prompts and is
+                raised.
 
         Returns:
             A dict per prompt: ``text``, ``finish_reason`` (``"stop"``, ``"length"`` or
@@ -144,8 +142,7 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
         check_on_error(on_error)
         self._check_open()
         items = self._prompts.read(prompts, options)
-        call = GenerationCall(items, return_errors=on_error == "return")
-        return self._engines.call(Role.GENERATE, call)
+        return start_generation(self._engines, items, return_errors=on_error == "return")
 
     def stream(self, prompt: Any, **options: Any) -> TextStream:
         """Generate one text and yield it piece by piece; ``astream`` does so for ``async for``.
@@ -166,21 +163,26 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
             hint = "call stream() once for each, or generate() for all"
             problem = f"a stream has one prompt, not {len(items)}"
             raise InvalidInputError(prompt, problem, hint=hint)
-        return self._engines.call(Role.GENERATE, GenerationCall(items, on_text=on_text))
+        return start_generation(self._engines, items, on_text=on_text)
 
     def count_tokens(
-        self, prompts: Any, *, role: str | None = None, chat_template: str | None = None
+        self,
+        prompts: Any,
+        *,
+        role: str | None = None,
+        chat_template: str | None = None,
+        model: str | None = None,
     ) -> list[int]:
         """Return how many tokens each prompt has, in the shapes that ``generate`` accepts.
 
-        ``role`` says for which model, ``"generate"`` or ``"embed"``: the text model, or the only
-        one, unless given. Tokens that the model adds by itself are counted.
+        ``model`` says for which model, or ``role``, ``"generate"`` or ``"embed"``: the text model,
+        or the only one, unless given. Tokens that the model adds by itself are counted.
         """
         self._check_open()
-        count = TokenCount(
-            parse_prompts(prompts), chat_template or self.config.sampling.get("chat_template")
-        )
-        counts: list[int] = wait_for(self._engines.call(role_of(role, self.config), count))
+        entry = self._engines.table.counting(model, role)
+        template = chat_template or entry.sampling.get("chat_template")
+        count = TokenCount(parse_prompts(prompts), template)
+        counts: list[int] = wait_for(entry.slot.call(count))
         return counts
 
     def embed(self, texts: str | Sequence[str], **options: Any) -> EmbedResult:
@@ -191,7 +193,8 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
             options: ``normalize`` (True by default) scales each vector to length 1;
                 ``dimensions`` shortens the vectors, where the model was trained for it;
                 ``truncate=True`` embeds the beginning of a text that is too long for the model;
-                ``prompt_name`` says which of the model's prompts goes before, not its default.
+                ``prompt_name`` says which of the model's prompts goes before, not its default;
+                ``model`` names the one of the service's models that embeds.
                 ``on_error="return"`` puts None in the place of a vector that could not be made,
                 and the reason in ``errors``; by default the first error is raised.
 
@@ -218,33 +221,30 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
         truncate: bool = False,
         prompt_name: str | None = None,
         on_error: str = "raise",
+        model: str | None = None,
     ) -> Future[EmbedResult]:
         """Embed texts and return a Future of the result; cancelling it aborts the embedding."""
         self._check_open()
         check_on_error(on_error)
+        parsed = parse_texts(texts)
         call = EmbeddingCall(
-            parse_texts(texts),
+            parsed,
             prompt_name=prompt_name,
             normalize=normalize,
             dimensions=dimensions,
             truncate=truncate,
             return_errors=on_error == "return",
         )
-        return self._engines.call(Role.EMBED, call)
+        return self._engines.call(Role.EMBED, call, model=model, work=len(parsed))
 
     def stats(self) -> dict[str, Any]:
         """Return the counters of the engines since they were loaded, as plain data.
 
         Those of the text engine are at the top, those of the embedding engine, where there is
-        one, under ``embedding``.
+        one, under ``embedding``, and those of each model by its name under ``models``.
         """
         self._check_open()
-        embedding = self._engines.embedding.engine
-        return {
-            **engine_stats_record(self._engines.text.engine),
-            "state": self._engines.state,
-            **({} if embedding is None else {Role.EMBED.label: engine_stats_record(embedding)}),
-        }
+        return self._engines.stats()
 
     def health(self) -> dict[str, Any]:
         """Return ``state``, a ServiceState, each engine's, and the latest error; never raises."""
@@ -252,8 +252,13 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
 
     # -- models -----------------------------------------------------------------------------------
 
-    def switch_model(self, model_id: str, revision: str | None = None) -> dict[str, Any]:
+    def switch_model(
+        self, model_id: str, revision: str | None = None, *, name: str | None = None
+    ) -> dict[str, Any]:
         """Replace the text model by another one of the registry; returns ``stats``.
+
+        ``name`` replaces another of the service's models instead; one that is not loaded now is
+        loaded at its next call.
 
         The new engine is loaded beside the old one where memory holds both, else after it. Calls
         made meanwhile are served or wait; none fails, and each is answered by one model, which
@@ -262,7 +267,7 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
         """
         self._check_open()
         # On a thread of its own: a switch that a Ctrl-C cut short could leave no model.
-        wait_for(in_background(self._engines.switch, model_id, revision))
+        wait_for(in_background(self._engines.switch, model_id, revision, name=name))
         return self.stats()
 
     # -- the generic entry point ------------------------------------------------------------------

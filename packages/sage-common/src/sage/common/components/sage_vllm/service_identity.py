@@ -17,12 +17,22 @@ def service_identity(config: VLLMServiceConfig) -> dict[str, Any]:
     """
     text, embedding = config.model_id, config.embedding_model_id
     root = config.model_root
+    named = {
+        name: {
+            "model": settings.model_id,
+            "commit": _commit(settings.model_id, settings.revision, root),
+            "sampling": dict(settings.sampling),
+        }
+        for name, settings in config.entries().items()
+        if name in config.models
+    }
     return {
         "model": text or "no text model",
         "commit": _commit(text, config.revision, root),
         "embedding model": embedding or "the text model",
         "embedding commit": _commit(embedding, config.embedding_revision, root),
         "sampling": dict(config.sampling),
+        **({"models": named} if named else {}),
     }
 
 

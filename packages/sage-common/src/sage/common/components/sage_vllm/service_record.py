@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
-from sage.common.components.sage_vllm.engine_contract import EngineStats
+from sage.common.components.sage_vllm.engine_contract import Role
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
+from sage.common.components.sage_vllm.pool.pool_entry import PoolEntry
 from sage.common.core.context import ContextBound
 from sage.common.run_folder import ROOT_VARIABLE, RunRecord
 
@@ -88,25 +89,31 @@ class ServiceRecord:
 
     def _figures(self) -> dict[str, Any]:
         """Return what changes while the service runs; counts begin when the engines are loaded."""
-        text, embedding = self._engines.text.engine, self._engines.embedding.engine
-        config = self._config
+        config, entries = self._config, self._engines.shown()
+        text, embedding = (self._engines.engine(role) for role in (Role.GENERATE, Role.EMBED))
         model_id = text.info.model_id if text is not None else config.model_id
-        engine = text or embedding
-        generated = EngineStats() if text is None else text.stats()
-        embedded = EngineStats() if embedding is None else embedding.stats()
-        both = (generated, embedded)
-        running = sum(each.running for each in both)
+        loaded = text or embedding or next((e.engine for e in entries if e.engine), None)
+        totals = [entry.totals() for entry in entries]
+        running = sum(each.running for each in totals)
+        waiting = sum(entry.slot.demand().waiting for entry in entries)
         return {
             "model_id": model_id,
             "embedding_model_id": config.embedding_model_id,
-            "engine_mode": config.engine_mode if engine is None else engine.info.mode,
+            "engine_mode": config.engine_mode if loaded is None else loaded.info.mode,
             "state": self._engines.state,
-            "requests_done": sum(each.requests_done for each in both),
+            "requests_done": sum(each.requests_done for each in totals),
             "running": running,
-            "waiting": sum(each.in_flight for each in both) - running,
+            "waiting": sum(each.in_flight for each in totals) - running + waiting,
             "tokens_per_second": self._rate(
-                model_id, generated.completion_tokens + embedded.prompt_tokens
+                model_id,
+                sum(
+                    each.completion_tokens if entry.role is Role.GENERATE else each.prompt_tokens
+                    for entry, each in zip(entries, totals, strict=True)
+                ),
             ),
+            "models": [
+                _row(entry, each.requests_done) for entry, each in zip(entries, totals, strict=True)
+            ],
         }
 
     def _rate(self, model_id: str | None, tokens: int) -> float:
@@ -118,3 +125,16 @@ class ServiceRecord:
         self._samples.append((now, tokens))
         since, before = self._samples[0]
         return round((tokens - before) / (now - since), 1) if now > since else 0.0
+
+
+def _row(entry: PoolEntry, requests_done: int) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "model_id": entry.model_id,
+        "role": entry.role.label,
+        "state": entry.state,
+        "loads": entry.loads,
+        "memory_bytes": entry.held_bytes,
+        "requests_done": requests_done,
+        "waiting": entry.slot.demand().waiting,
+    }

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sage.common.model_registry.vllm_registry import format_seconds
+from sage.common.model_registry.vllm_registry import format_bytes, format_seconds
 from sage.tools.cli.servers.figures import ServerFigures
 from sage.tools.cli.servers.records import Record, running
 from sage.tools.cli.terminal.output import is_rich
@@ -52,8 +52,9 @@ class StatusView:
         if self._repeats and self._lines is not None:
             print()
         self.clear()
-        write_table(_COLUMNS, [_row(record) for record in records])
-        self._lines = len(records) + 1
+        rows = [row for record in records for row in (_row(record), *_model_rows(record))]
+        write_table(_COLUMNS, rows)
+        self._lines = len(rows) + 1
 
     def clear(self) -> None:
         """Take the table before off the screen."""
@@ -77,9 +78,42 @@ def _row(record: Record) -> tuple[str, ...]:
     )
 
 
+def _model_rows(record: Record) -> list[tuple[str, ...]]:
+    """Return a row for each model of a service that has names for them."""
+    models = record.get("models") or []
+    if {model["name"] for model in models} <= {"text", "embedding"}:
+        return []
+    return [
+        (
+            f"  {model['name']}",
+            model["model_id"],
+            model["role"],
+            "",
+            "",
+            model["state"],
+            "",
+            _of_model(model),
+            "",
+        )
+        for model in models
+    ]
+
+
+def _of_model(model: Mapping[str, Any]) -> str:
+    loads = model["loads"]
+    parts = [f"{model['requests_done']} done"]
+    parts += [f"{model['waiting']} waiting"] if model["waiting"] else []
+    parts += [f"{loads} load{'' if loads == 1 else 's'}"]
+    parts += [format_bytes(model["memory_bytes"])] if model["memory_bytes"] else []
+    return ", ".join(parts)
+
+
 def _model(record: Record) -> str:
-    models = (record.get("model_id"), record.get("embedding_model_id"))
-    return ", ".join(model for model in models if model) or _NONE
+    named = (record.get("model_id"), record.get("embedding_model_id"))
+    several = len(record.get("models") or ())
+    return ", ".join(model for model in named if model) or (
+        f"{several} models" if several else _NONE
+    )
 
 
 def _requests(record: Record) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, replace
+from functools import cache
 from multiprocessing import resource_tracker
 from pathlib import Path
 from traceback import extract_tb
@@ -31,7 +32,12 @@ from sage.common.components.sage_vllm.backend.scheduler_load import LoadRecorder
 from sage.common.components.sage_vllm.backend.vllm_device import import_vllm, vllm_device
 from sage.common.components.sage_vllm.backend.vllm_runtime import VLLMRuntime
 from sage.common.components.sage_vllm.backend.vllm_types import LLMEngine, VllmConfig
-from sage.common.components.sage_vllm.engine_contract import EngineInfo, EngineSpec, Role
+from sage.common.components.sage_vllm.engine_contract import (
+    DeviceMemory,
+    EngineInfo,
+    EngineSpec,
+    Role,
+)
 from sage.common.components.sage_vllm.errors import EngineStartError, InvalidOptionError
 from sage.common.components.sage_vllm.host.engine_environment import (
     engine_environment,
@@ -39,6 +45,7 @@ from sage.common.components.sage_vllm.host.engine_environment import (
 )
 from sage.common.components.sage_vllm.host.malloc_tuning import tune_malloc
 from sage.common.components.sage_vllm.host.mapped_memory import take_first_blocks
+from sage.common.components.sage_vllm.host.own_memory import own_memory
 from sage.common.components.sage_vllm.host.usable_cores import usable_cores
 from sage.common.components.sage_vllm.planning.engine_plan import EnginePlan, plan_engine
 from sage.common.components.sage_vllm.planning.gpu_shares import gpu_shares
@@ -102,6 +109,47 @@ def share_device(text: EngineSpec, embedding: EngineSpec) -> tuple[EngineSpec, E
     return shared[0], shared[1]
 
 
+def device_memory() -> DeviceMemory | None:
+    """Return the device's memory; None where nobody says. Raises VLLMNotInstalledError."""
+    _have_vllm()
+    device = vllm_device()
+    if device.free is None or device.total is None:
+        return None
+    return DeviceMemory(free=device.free, total=device.total, is_gpu=device.kind == "gpu")
+
+
+def taken_memory() -> int:
+    """Return the bytes that this process has of a CPU's memory; 0 on a GPU."""
+    _have_vllm()
+    return own_memory() if vllm_device().kind == "cpu" else 0
+
+
+@cache
+def _have_vllm() -> None:
+    """Import vLLM, once: what is asked often must not wait for engines that are being built."""
+    with BUILD_LOCK:
+        import_vllm("a model")
+
+
+def plan(spec: EngineSpec) -> tuple[EngineSpec, int]:
+    """Return ``spec`` with the size that its KV cache would get now, and the bytes it would hold.
+
+    Raises as ``build`` does before it loads anything.
+    """
+    with BUILD_LOCK:
+        import_vllm(spec.model_id)
+        device = vllm_device()
+        # What others hold now may be gone by the time: only the limit counts.
+        planned = plan_engine(spec, replace(device, free=device.total))
+        _engine_args(planned)
+        planned.check(_known_types())
+        _mode(planned)
+    if planned.device.kind == "cpu" and planned.estimate.kv_cache_bytes is not None:
+        size = {"kv_cache_memory_bytes": planned.estimate.kv_cache_bytes}
+        spec = replace(spec, arguments={**spec.arguments, **size})
+    return spec, planned.held_bytes
+
+
 def _mode(plan: EnginePlan) -> Mode:
     asked, on_cpu = plan.spec.mode, plan.device.kind == "cpu"
     mode: Mode = "inline" if asked == "inline" or (asked == "auto" and on_cpu) else "process"
@@ -152,6 +200,7 @@ def _use_no_more_threads_than_cores() -> None:
 
 def _start(plan: EnginePlan, mode: Mode, engine_args: Any) -> LLMEngine:
     """Start vLLM's engine; raises EngineStartError."""
+    from vllm import envs
     from vllm.v1.engine import utils
 
     on_cpu, inline = plan.device.kind == "cpu", mode == "inline"
@@ -159,7 +208,10 @@ def _start(plan: EnginePlan, mode: Mode, engine_args: Any) -> LLMEngine:
         environment(engine_environment(inline=inline, on_cpu=on_cpu)),
         nullcontext() if inline else tied_processes(utils, forked=on_cpu),
     ):
+        envs.disable_envs_cache()  # in which an inline engine keeps the settings of its build
         engine = _build_engine(plan.spec, engine_args)
+        if inline_runtimes:
+            envs.enable_envs_cache()
     if on_cpu and inline and not inline_runtimes:  # another one needs the cores to serve
         engine.collective_rpc(lambda worker: take_first_blocks(worker.model_runner.kv_caches))
     return engine

@@ -21,6 +21,7 @@ from sage.common.components.sage_vllm.driver.engine_request import (
 )
 from sage.common.components.sage_vllm.driver.inbox import End
 from sage.common.components.sage_vllm.engine_contract import (
+    DeviceMemory,
     Embedding,
     EngineInfo,
     EngineSpec,
@@ -66,6 +67,21 @@ class SharedEngine:
     def share_device(text: EngineSpec, embedding: EngineSpec) -> tuple[EngineSpec, EngineSpec]:
         """Return the two with arguments by which both fit; see SharesDevice."""
         return engine_build.share_device(text, embedding)
+
+    @staticmethod
+    def device_memory() -> DeviceMemory | None:
+        """Return the memory that engines are loaded into; see PlansEngines."""
+        return engine_build.device_memory()
+
+    @staticmethod
+    def taken_memory() -> int:
+        """Return the bytes of it that this process has; see PlansEngines."""
+        return engine_build.taken_memory()
+
+    @staticmethod
+    def plan(spec: EngineSpec) -> tuple[EngineSpec, int]:
+        """Return what an engine will be, and the bytes it will hold; see PlansEngines."""
+        return engine_build.plan(spec)
 
     @property
     def info(self) -> EngineInfo:

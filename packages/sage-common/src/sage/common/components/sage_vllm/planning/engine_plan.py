@@ -84,7 +84,7 @@ class EnginePlan:
             spec.model_id,
             spec.path,
             spec.arguments,
-            option=spec.role.option,
+            option=spec.option,
             known_types=known_types,
         )
         self.check_fit()
@@ -100,7 +100,8 @@ def plan_engine(spec: EngineSpec, device: Device) -> EnginePlan:
 
     Raises BrokenModelError, UnsupportedModelError, and InvalidOptionError for a LoRA adapter.
 
-    What ``spec.arguments`` sets is kept. On a CPU the rest of what vLLM would do otherwise is:
+    What ``spec.arguments`` sets is kept, and of the device's memory no more than
+    ``spec.memory_limit`` is taken for free. On a CPU the rest of what vLLM would do otherwise is:
 
     - no compilation: it takes minutes and gains little;
     - the device's ``dtype``: left alone, vLLM takes float16 for models that were stored in it and
@@ -116,6 +117,7 @@ def plan_engine(spec: EngineSpec, device: Device) -> EnginePlan:
     if is_adapter(spec.path):
         raise _no_model(spec)
     _check_tensors(spec)
+    device = _limited(device, spec.memory_limit)
     arguments = _defaults(spec, device)
     length_is_set = spec.arguments.get("max_model_len") is not None
     estimate = estimate_memory(replace(spec, arguments=arguments), device.kind)
@@ -176,6 +178,13 @@ def _prompts(spec: EngineSpec) -> TextPrompts:
     if spec.role is Role.EMBED:
         return read_text_prompts(spec.model_id, spec.path)
     return TextPrompts()
+
+
+def _limited(device: Device, limit: int | None) -> Device:
+    """Return the device as it is to an engine that may use so many bytes of it."""
+    if limit is None or device.free is None:
+        return device
+    return replace(device, free=min(device.free, limit))
 
 
 def _defaults(spec: EngineSpec, device: Device) -> dict[str, Any]:

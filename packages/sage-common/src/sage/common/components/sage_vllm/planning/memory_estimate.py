@@ -51,6 +51,7 @@ class MemoryEstimate:
     - ``batch_size``: how many sequences one step works on at most.
     - ``step_tokens``: how many tokens one step works on at most.
     - ``kv_cache_bytes``: the size that the whole KV cache is set to; None where vLLM sizes it.
+    - ``option_group``: where a configuration has the engine's options; None is where its role has.
     """
 
     model_id: str
@@ -64,6 +65,7 @@ class MemoryEstimate:
     batch_size: int
     step_tokens: int
     kv_cache_bytes: int | None = None
+    option_group: str | None = None
 
     @property
     def fixed_bytes(self) -> int:
@@ -87,7 +89,7 @@ class MemoryEstimate:
     @property
     def option(self) -> str:
         """The service's configuration key for this engine's options."""
-        return self.role.option
+        return self.option_group or self.role.option
 
 
 def estimate_memory(spec: EngineSpec, device: DeviceKind) -> MemoryEstimate:
@@ -137,6 +139,7 @@ def estimate_memory(spec: EngineSpec, device: DeviceKind) -> MemoryEstimate:
         batch_size=_count(arguments, "max_num_seqs", _BATCH_SIZE),
         step_tokens=step_tokens,
         kv_cache_bytes=arguments.get("kv_cache_memory_bytes"),
+        option_group=spec.option,
     )
 
 

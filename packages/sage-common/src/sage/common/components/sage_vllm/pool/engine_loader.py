@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +19,7 @@ from sage.common.components.sage_vllm.engine_contract import (
     SharesDevice,
 )
 from sage.common.components.sage_vllm.errors import EngineClosedError, EngineStartError
+from sage.common.components.sage_vllm.model_settings import ModelSettings
 from sage.common.components.sage_vllm.pool.engine_slot import EngineSlot
 from sage.common.model_registry import vllm_registry
 
@@ -37,47 +37,46 @@ class EngineLoader:
         self._specs: dict[Engine, EngineSpec] = {}
         self._loading: dict[Path, int] = {}
         self._closed = False
-        self._arguments: dict[Role, Mapping[str, Any]] = {
-            Role.GENERATE: config.engine,
-            Role.EMBED: config.embedding_engine,
-        }
 
     # -- what is to be built ----------------------------------------------------------------------
 
-    def spec(self, model_id: str, revision: str | None, *, role: Role) -> EngineSpec:
-        """Return what an engine of a model is built from; raises ModelNotFoundError.
+    def spec(self, name: str, settings: ModelSettings) -> EngineSpec:
+        """Return what the engine of an entry is built from; raises ModelNotFoundError.
 
         With ``auto_download`` a model that is missing is fetched.
         """
-        config = self._config
+        config, model_id, revision = self._config, settings.model_id, settings.revision
         root = config.model_root
         if config.auto_download:
             vllm_registry.ensure_model_available(
                 model_id, revision, progress=False, root=root, allow_pickle=config.allow_pickle
             )
         model = vllm_registry.get_model(model_id, revision, root=root)
+        role = settings.role or Role.of_tags(model.tags)
         return EngineSpec(
             model_id=model_id,
             path=model.path,
             role=role,
-            mode=config.engine_mode,
-            arguments=self._arguments[role],
+            mode=settings.engine_mode or config.engine_mode,
+            arguments=settings.engine,
             allow_pickle=config.allow_pickle,
+            option=f"models.{name}.engine" if name in config.models else "",
         )
 
     def spec_of(self, engine: Engine) -> EngineSpec:
         """Return what an engine was built from."""
         return self._specs[engine]
 
-    def converted(self, text: Engine) -> EngineSpec:
+    def converted(self, text: EngineSpec) -> EngineSpec:
         """Return what an embedding engine is built from that is a text model, converted."""
-        return replace(self._specs[text], role=Role.EMBED, arguments=self._config.embedding_engine)
+        arguments = self._config.embedding_engine
+        return replace(text, role=Role.EMBED, arguments=arguments, option=Role.EMBED.option)
 
-    def share_device(self, text: EngineSpec, embedding: EngineSpec) -> None:
-        """Fix the arguments of the two roles such that both fit one device."""
+    def shared(self, text: EngineSpec, embedding: EngineSpec) -> tuple[EngineSpec, EngineSpec]:
+        """Return the two with arguments by which both fit one device."""
         if isinstance(self._factory, SharesDevice):
-            text, embedding = self._factory.share_device(text, embedding)
-            self._arguments = {Role.GENERATE: text.arguments, Role.EMBED: embedding.arguments}
+            return self._factory.share_device(text, embedding)
+        return text, embedding
 
     def is_loaded(self, path: Path) -> bool:
         """Whether an engine has its model from this folder, or is about to."""
@@ -87,9 +86,13 @@ class EngineLoader:
     # -- building, and the end --------------------------------------------------------------------
 
     def load(self, spec: EngineSpec) -> Engine:
-        """Build an engine; raises what the factory does, and EngineClosedError after ``close``."""
+        """Build an engine; raises what the factory does, and EngineClosedError after ``close``.
+
+        Raises ModelNotFoundError for a model that was deleted since its spec was made.
+        """
         if self._closed:
             raise EngineClosedError(spec.model_id)
+        vllm_registry.get_model(spec.model_id, spec.path.name, root=self._config.model_root)
         self._loading[spec.path] = self._loading.get(spec.path, 0) + 1
         try:
             with suppress(vllm_registry.RegistryNotWritableError):  # a shared one may be read-only

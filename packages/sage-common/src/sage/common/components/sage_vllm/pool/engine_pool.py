@@ -1,20 +1,30 @@
-"""EnginePool: the engines of a service, one for each role, and their health."""
+"""EnginePool: the models of a service in one budget of memory, and their health."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
-from sage.common.components.sage_vllm.engine_contract import EngineFactory, EngineSpec, Role
+from sage.common.components.sage_vllm.engine_contract import Engine, EngineFactory, Role
 from sage.common.components.sage_vllm.errors import EngineClosedError
+from sage.common.components.sage_vllm.model_settings import ModelSettings
 from sage.common.components.sage_vllm.pool.engine_loader import EngineLoader
-from sage.common.components.sage_vllm.pool.engine_slot import EngineSlot, Start
+from sage.common.components.sage_vllm.pool.engine_slot import Start
 from sage.common.components.sage_vllm.pool.engine_switch import switch_engine
-from sage.common.core.background import in_background
+from sage.common.components.sage_vllm.pool.memory_budget import MemoryBudget
+from sage.common.components.sage_vllm.pool.model_table import ModelTable
+from sage.common.components.sage_vllm.pool.places import Places
+from sage.common.components.sage_vllm.pool.pool_entry import PoolEntry
+from sage.common.components.sage_vllm.pool.pool_keeper import PoolKeeper
+from sage.common.components.sage_vllm.requests.results import engine_stats_record
 
 logger = logging.getLogger(__name__)
 
@@ -22,57 +32,78 @@ ServiceState = Literal["loading", "ready", "recovering", "switching", "failed", 
 
 
 class EnginePool:
-    """Holds the engines that a configuration names, and replaces one on demand."""
+    """Holds the models that a configuration names: loads, unloads and replaces their engines.
+
+    Whoever changes which engines there are holds one lock meanwhile. Calls do not: they reach
+    their entry's engine, or wait in its slot until there is one. The keeper sees to it that there
+    will be.
+    """
 
     def __init__(self, config: VLLMServiceConfig, factory: EngineFactory) -> None:
         self._config = config
-        self._loader = EngineLoader(config, factory)
         self._phase: ServiceState = "closed"
+        self._has_opened = False
+        self._largest_batch = 0
         self._last_error: BaseException | None = None
-        self._replacing = threading.Lock()  # held by whoever puts engines into slots
-        self._fallback_lock = threading.Lock()
-        self._fallback_loading = False
-        self.text = EngineSlot(config.model_id or "")
-        self.embedding = EngineSlot(config.embedding_model_id or config.model_id or "")
+        self._replacing = threading.Lock()  # held by whoever changes which engines there are
+        self._loader = EngineLoader(config, factory)
+        self._keeper = PoolKeeper(lambda: self._places.tend())
+        self.table = ModelTable(config, self._make_entry)
+        self._places = Places(
+            config,
+            self.table,
+            self._loader,
+            MemoryBudget(factory, config.budget),
+            self._replacing,
+            is_serving=lambda: self._has_opened and self._phase in ("ready", "failed"),
+            on_done=self._keeper.wake,
+            on_error=self._note_error,
+        )
+
+    def _make_entry(
+        self, name: str, settings: ModelSettings, source: PoolEntry | None
+    ) -> PoolEntry:
+        wake, nudge = self._keeper.wake, self._keeper.nudge
+        on_idle = nudge if settings.keep_alive is None else wake
+        return PoolEntry(
+            name,
+            settings,
+            sampling={**self._config.sampling, **settings.sampling},
+            on_wait=wake,
+            on_idle=on_idle,
+            source=source,
+        )
 
     # -- life -----------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Load the configured models; raises ModelNotFoundError, EngineError or ValueError."""
+        """Load what is to be there from the start, and see that the others can be loaded.
+
+        Raises ModelNotFoundError, InsufficientMemoryError, EngineError or ValueError.
+        """
         with self._replacing:
             self._phase = "loading"
             try:
-                self._fill_slots()
+                self._settle_specs()
+                for entry in self.table.configured:
+                    if entry.settings.preload:
+                        self._places.load(entry)
             except BaseException as error:
                 self._phase = "failed"
                 self._last_error = error
                 raise
-            self._phase = "ready"
+            self._phase, self._has_opened = "ready", True
+        self._keeper.nudge()
 
-    def _fill_slots(self) -> None:
-        config, loader = self._config, self._loader
-        if config.model_id is not None and config.embedding_model_id is not None:
-            loader.share_device(self._text_spec(config.model_id), self._embedding_spec())
-        if config.model_id is not None:
-            loader.put(loader.load(self._text_spec(config.model_id)), self.text)
-        else:
-            reason = "this service only embeds: its configuration has no 'model_id'"
-            self.text.refuse(ValueError(reason))
-        if config.embedding_model_id is not None:
-            loader.put(loader.load(self._embedding_spec()), self.embedding)
-
-    def _text_spec(self, model_id: str) -> EngineSpec:
-        return self._loader.spec(model_id, self._config.revision, role=Role.GENERATE)
-
-    def _embedding_spec(self) -> EngineSpec:
-        config = self._config
-        if config.embedding_model_id is not None:
-            revision = config.embedding_revision
-            return self._loader.spec(config.embedding_model_id, revision, role=Role.EMBED)
-        text = self.text.engine
-        if text is None:
-            raise EngineClosedError(config.model_id or "")
-        return self._loader.converted(text)
+    def _settle_specs(self) -> None:
+        """Settle what engines are built from, and that each model fits into the budget."""
+        for entry in self.table.configured:
+            entry.spec = self._loader.spec(entry.name, entry.settings)
+        text, embedding = (self.table.get(role.label) for role in (Role.GENERATE, Role.EMBED))
+        if text is not None and embedding is not None and text.spec and embedding.spec:
+            text.spec, embedding.spec = self._loader.shared(text.spec, embedding.spec)
+            text.arguments, embedding.arguments = text.spec.arguments, embedding.spec.arguments
+        self._places.settle()
 
     def close(self) -> None:
         """End calls in flight with EngineClosedError and free all engines.
@@ -81,9 +112,9 @@ class EnginePool:
         """
         if self._phase != "failed":
             self._phase = "closed"
-        for slot in (self.text, self.embedding):
-            slot.refuse()  # first of all: closing an engine takes a while
+        self.table.close()  # first of all: closing an engine takes a while
         self._loader.close()
+        self._keeper.close()
         with self._replacing:  # whoever holds it cannot put an engine into a slot any more
             pass
 
@@ -91,7 +122,7 @@ class EnginePool:
     def state(self) -> ServiceState:
         """What the service can do now."""
         if self._phase == "ready":
-            engines = (self.text.engine, self.embedding.engine)
+            engines = [entry.engine for entry in self.table.all()]
             states = {engine.state for engine in engines if engine is not None}
             for state in ("failed", "recovering", "closed"):
                 if state in states:
@@ -100,23 +131,50 @@ class EnginePool:
 
     def health(self) -> dict[str, Any]:
         """Return the state of the service and of each engine, and the latest error, as data."""
-        engines = {role: slot.engine for role, slot in self._slots().items()}
         return {
             "state": self.state,
             "engines": {
-                role.label: {
+                entry.name: {
                     "model_id": engine.info.model_id,
                     "state": engine.state,
                     "restarts": engine.stats().restarts,
                 }
-                for role, engine in engines.items()
-                if engine is not None
+                for entry in self.table.all()
+                if (engine := entry.engine) is not None
             },
+            "models": {entry.name: entry.state for entry in self.shown()},
             "last_error": None if self._last_error is None else str(self._last_error),
         }
 
-    def _slots(self) -> dict[Role, EngineSlot]:
-        return {Role.GENERATE: self.text, Role.EMBED: self.embedding}
+    def stats(self) -> dict[str, Any]:
+        """Return what VLLMService.stats describes."""
+        embedding = self.engine(Role.EMBED)
+        return {
+            **engine_stats_record(self.engine(Role.GENERATE)),
+            "state": self.state,
+            **({} if embedding is None else {Role.EMBED.label: engine_stats_record(embedding)}),
+            "models": {entry.name: entry.record() for entry in self.shown()},
+        }
+
+    def largest_batch(self) -> int:
+        """Return how many calls of one role its engines ever worked on at once; 0 before any."""
+        batches: Counter[Role] = Counter()
+        for entry in self.table.all():
+            if (engine := entry.engine) is not None:
+                batches[entry.role] += engine.info.max_batch_size
+        self._largest_batch = max(self._largest_batch, *batches.values(), 0)
+        return self._largest_batch
+
+    def shown(self) -> list[PoolEntry]:
+        """Return the entries that there is something to say of: not a fallback nobody has used."""
+        return [
+            entry for entry in self.table.all() if entry.source is None or entry.state != "unloaded"
+        ]
+
+    def engine(self, role: Role) -> Engine | None:
+        """Return the engine of the entry that is named after a role, if it is loaded."""
+        entry = self.table.get(role.label)
+        return None if entry is None else entry.engine
 
     def is_loaded(self, path: Path) -> bool:
         """Whether an engine has its model from this folder, or is about to."""
@@ -124,88 +182,85 @@ class EnginePool:
 
     # -- calls ----------------------------------------------------------------------------------
 
-    def call(self, role: Role, start: Start) -> Future[Any]:
-        """Start a call on the engine of a role, or as soon as there is one; see EngineSlot.call.
+    def sampling(self, model: str | None) -> Mapping[str, Any]:
+        """Return the default options of a model that generates; raises InvalidOptionError."""
+        return self.table.find(model, Role.GENERATE).sampling
 
-        The text model embeds, converted, where no embedding model is configured.
+    def call(
+        self, role: Role, start: Start, *, model: str | None = None, work: int = 1
+    ) -> Future[Any]:
+        """Start a call on the engine of a model, or as soon as there is one; see EngineSlot.call.
+
+        ``model`` is the name of an entry; without it there must be one for the role. The text model
+        embeds, converted, where no other does. Raises InvalidOptionError.
         """
-        if role is Role.GENERATE:
-            return self.text.call(start)
-        called = self.embedding.call(start)
-        self._ensure_embedding()  # not before: a switch may empty the slot at any time
-        return called
-
-    def _ensure_embedding(self) -> None:
-        """Have the fallback for embedding loaded, unless there is an embedding engine."""
-        with self._fallback_lock:
-            if self.embedding.engine is not None or self._fallback_loading:
-                return
-            self._fallback_loading = True
-        in_background(self._load_fallback)
-
-    def _load_fallback(self) -> None:
-        failure: Exception | None = None
-        try:
-            with self._replacing:
-                if self.embedding.engine is None:  # else it was only on its way
-                    self._put_fallback()
-        except Exception as error:  # noqa: BLE001 - it belongs to the calls that wait for it
-            failure = error
-        self._fallback_loading = False  # first: a call that comes from now on tries again
-        if failure is not None:
-            self.embedding.fail_waiting(failure)
-
-    def _put_fallback(self) -> None:
-        spec = self._embedding_spec()
-        logger.warning(
-            "no embedding_model_id is configured: embedding with the text model %s, converted, "
-            "which is slower and less accurate than an embedding model",
-            spec.model_id,
-        )
-        self._loader.put(self._loader.load(spec), self.embedding)
-
-    def _drop_fallback(self) -> None:
-        """Free an embedding engine that is the converted text model of before."""
-        if self._config.embedding_model_id is None:
-            converted = self.embedding.take_out()
-            if converted is not None:
-                self._loader.retire(converted)
+        return self.table.find(model, role).slot.call(start, work=work)
 
     # -- switching ------------------------------------------------------------------------------
 
     def reload(self, model_id: str, revision: str | None) -> None:
-        """Have the engines of this model, but for the fallback, switch to this revision of it."""
-        roles = self._slots()
-        if self._config.embedding_model_id is None:
-            del roles[Role.EMBED]
-        for role, slot in roles.items():
-            if (engine := slot.engine) is not None and engine.info.model_id == model_id:
-                self.switch(model_id, revision, role=role)
+        """Have the entries of this model, but for the fallback, switch to this revision of it."""
+        for entry in self.table.all():
+            if entry.model_id == model_id and entry.source is None:
+                self.switch(model_id, revision, name=entry.name)
 
     def switch(
-        self, model_id: str, revision: str | None = None, *, role: Role = Role.GENERATE
+        self, model_id: str, revision: str | None = None, *, name: str | None = None
     ) -> None:
-        """Replace an engine by one of another model; calls made meanwhile are served or wait.
+        """Give an entry another model; calls made meanwhile are served or wait.
 
-        Any error leaves the old model serving, and is raised; see switch_engine.
+        ``name`` is the entry's; without it, it is the one that generates. Any error leaves the old
+        model serving, and is raised; see switch_engine. An entry that is not loaded has the other
+        model loaded at its next call.
         """
-        slot = self._slots()[role]
+        entry = self.table.find(None, Role.GENERATE) if name is None else self.table.named(name)
         with self._replacing:
-            old = slot.engine
-            if self._phase in ("closed", "failed") or old is None:
-                slot.check_open()
+            entry.slot.check_open()
+            if self._phase == "closed" or not self._has_opened:
                 raise EngineClosedError(model_id)
-            self._phase = "switching"
+            before, self._phase = self._phase, "switching"
             try:
-                spec = self._loader.spec(model_id, revision, role=role)
-                if spec == self._loader.spec_of(old) and old.state in ("ready", "recovering"):
-                    return
-                switch_engine(self._loader, slot, old, spec)
+                self._switch(entry, model_id, revision)
             except Exception as error:
                 self._last_error = error
                 raise
             finally:
                 if self._phase == "switching":
-                    self._phase = "failed" if slot.engine is None else "ready"
-            if role is Role.GENERATE:
-                self._drop_fallback()
+                    self._phase = before
+        self._keeper.nudge()
+
+    def _switch(self, entry: PoolEntry, model_id: str, revision: str | None) -> None:
+        settings = replace(
+            entry.settings,
+            model_id=model_id,
+            revision=revision,
+            role=entry.role,
+            engine=entry.arguments,
+        )
+        spec, held = self._places.planned(entry, self._loader.spec(entry.name, settings))
+        if (old := entry.engine) is not None:
+            if spec == self._loader.spec_of(old) and old.state in ("ready", "recovering"):
+                return
+            new = self._places.limited(spec)
+            began = time.perf_counter()
+            switch_engine(
+                self._loader, entry.slot, old, new, on_loss=lambda why: self._lose(entry, why)
+            )
+            entry.note_load(time.perf_counter() - began, 0)
+        entry.spec, entry.bytes, entry.last_error = spec, held, None
+        for each in self.table.all():
+            if each.source is entry:  # an embedding engine that is the converted model of before
+                self._places.unload(each)
+                each.spec = None
+
+    def _lose(self, entry: PoolEntry, error: Exception) -> None:
+        """Leave an entry without an engine whose old one cannot be had back either."""
+        if entry.settings.pin:
+            if self._phase == "switching":  # else it was closed meanwhile
+                self._phase = "failed"
+            entry.slot.refuse(error)
+        else:
+            self._places.fail(entry, error)
+
+    def _note_error(self, error: Exception) -> None:
+        self._last_error = error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from sage.common.components.sage_vllm.engine_contract import Engine, EngineInfo, EngineSpec
 from sage.common.components.sage_vllm.planning.memory_check import InsufficientMemoryError
@@ -12,12 +13,19 @@ from sage.common.components.sage_vllm.pool.engine_slot import EngineSlot
 logger = logging.getLogger(__name__)
 
 
-def switch_engine(loader: EngineLoader, slot: EngineSlot, old: Engine, spec: EngineSpec) -> None:
+def switch_engine(
+    loader: EngineLoader,
+    slot: EngineSlot,
+    old: Engine,
+    spec: EngineSpec,
+    *,
+    on_loss: Callable[[Exception], None],
+) -> None:
     """Load another engine, try it, put it into the slot, and retire the old one.
 
     Where memory does not hold both, the old one is retired first, and calls wait for the new one.
     An error leaves the old engine in the slot, or one that is built like it, and is raised. If
-    that one cannot be built either, the slot refuses all further calls.
+    that one cannot be built either, ``on_loss`` is told why, and the slot is empty.
     """
     try:
         new = loader.load(spec)
@@ -30,10 +38,16 @@ def switch_engine(loader: EngineLoader, slot: EngineSlot, old: Engine, spec: Eng
         loader.put(new, slot)
         loader.retire(old)
         return
-    _switch_in_turn(loader, slot, old, spec)
+    _switch_in_turn(loader, slot, old, spec, on_loss)
 
 
-def _switch_in_turn(loader: EngineLoader, slot: EngineSlot, old: Engine, spec: EngineSpec) -> None:
+def _switch_in_turn(
+    loader: EngineLoader,
+    slot: EngineSlot,
+    old: Engine,
+    spec: EngineSpec,
+    on_loss: Callable[[Exception], None],
+) -> None:
     old_spec = loader.spec_of(old)
     slot.take_out()
     loader.retire(old)
@@ -44,7 +58,7 @@ def _switch_in_turn(loader: EngineLoader, slot: EngineSlot, old: Engine, spec: E
         try:
             again = loader.load(old_spec)
         except Exception as error:  # noqa: BLE001 - what calls are refused with from now on
-            slot.refuse(error)
+            on_loss(error)
             failure.add_note(f"{old_spec.model_id} could not be loaded again either: {error}")
             raise failure from None
         loader.put(again, slot)

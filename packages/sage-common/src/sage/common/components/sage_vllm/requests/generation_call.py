@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from sage.common.components.sage_vllm.engine_contract import Engine, Generation, OnText
+from sage.common.components.sage_vllm.engine_contract import (
+    Completion,
+    Engine,
+    Generation,
+    OnText,
+)
 from sage.common.components.sage_vllm.requests.gather import attempt, gather, then
 from sage.common.components.sage_vllm.requests.inputs import PromptItem
 from sage.common.components.sage_vllm.requests.result_types import GenerateResult
@@ -34,6 +39,35 @@ class GenerationCall:
         self._return_errors = return_errors
         self._on_text = on_text
         self._began = time.perf_counter()
+
+    @property
+    def expires(self) -> float | None:
+        """When all prompts are past their deadlines, by time.perf_counter; None for never."""
+        latest = 0.0
+        for item in self._items:
+            deadline = item.options.get("deadline")
+            if deadline is None:
+                return None
+            latest = max(latest, deadline)
+        return self._began + latest
+
+    def expired(self, model_id: str) -> list[GenerateResult]:
+        """Return the results of a call whose deadlines have passed before an engine had it."""
+        latency = time.perf_counter() - self._began
+        nothing = Completion(text="", finish_reason="deadline", token_count=0)
+        return [
+            generation_result(
+                model_id,
+                Generation(
+                    request_id="not started",
+                    prompt_token_count=0,
+                    completions=[nothing] * item.options.get("n", 1),
+                    latency=latency,
+                ),
+                parse=item.options.get("json_schema") is not None,
+            )
+            for item in self._items
+        ]
 
     def __call__(self, engine: Engine) -> Future[list[GenerateResult]]:
         """Submit the prompts; return a Future of the list that VLLMService.generate describes."""

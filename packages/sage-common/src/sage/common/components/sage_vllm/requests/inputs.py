@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from sage.common.components.sage_vllm.engine_contract import Prompt
 from sage.common.components.sage_vllm.errors import InvalidInputError
@@ -16,12 +16,12 @@ _PASS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class PromptItem:
-    """One prompt with options of its own."""
+class PromptItem(NamedTuple):
+    """One prompt with options of its own, and the model that it names."""
 
     prompt: Prompt
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = MappingProxyType({})
+    model: str | None = None
 
 
 def parse_prompts(inputs: Any) -> list[PromptItem]:

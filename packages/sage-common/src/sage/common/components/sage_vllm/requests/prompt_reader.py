@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import LoraAdapter
@@ -12,9 +12,15 @@ from sage.common.components.sage_vllm.requests.sampling_options import check_sam
 
 
 class PromptReader:
-    """Reads prompts in all their shapes, under a service's default options."""
+    """Reads prompts in all their shapes.
 
-    def __init__(self, defaults: Mapping[str, Any], adapters: LoraAdapters) -> None:
+    ``defaults`` returns the options that hold for a model where nobody gives others, by the model's
+    name; it raises what is wrong with the name.
+    """
+
+    def __init__(
+        self, defaults: Callable[[str | None], Mapping[str, Any]], adapters: LoraAdapters
+    ) -> None:
         self._defaults = defaults
         self._adapters = adapters
 
@@ -27,21 +33,25 @@ class PromptReader:
         items = parse_prompts(prompts)
         found: dict[str, LoraAdapter] = {}
         if all(not item.options for item in items):
-            shared = self._complete(options, found)
-            return [PromptItem(prompt=item.prompt, options=shared) for item in items]
+            model, shared = self._complete(options, found)
+            return [PromptItem(prompt=item.prompt, options=shared, model=model) for item in items]
         own = [self._complete({**options, **item.options}, found) for item in items]
         return [
-            PromptItem(prompt=item.prompt, options=complete)
-            for item, complete in zip(items, own, strict=True)
+            PromptItem(prompt=item.prompt, options=complete, model=model)
+            for item, (model, complete) in zip(items, own, strict=True)
         ]
 
     def _complete(
         self, given: Mapping[str, Any], found: dict[str, LoraAdapter]
-    ) -> Mapping[str, Any]:
+    ) -> tuple[str | None, Mapping[str, Any]]:
+        """Return the model that is named, and all options but that."""
         check_sampling_options(given, "the options of generate")
-        options = {**self._defaults, **given}
+        model = given.get("model")
+        options = {**self._defaults(model), **given}
+        if "model" in given:
+            del options["model"]
         if (name := options.get("lora")) is not None:
             if name not in found:
                 found[name] = self._adapters.find(name)
             options["lora"] = found[name]
-        return options
+        return model, options

@@ -26,7 +26,7 @@ _TYPES: dict[str, tuple[str, ...]] = {
         "skip_special_tokens",
         "spaces_between_special_tokens",
     ),
-    "a string": ("chat_template", "grammar", "lora", "regex"),
+    "a string": ("chat_template", "grammar", "lora", "model", "regex"),
     "a string or a list of strings": ("stop",),
     "a list of strings": ("bad_words", "choice"),
     "a list of whole numbers": ("allowed_token_ids", "stop_token_ids"),
@@ -46,10 +46,10 @@ STRUCTURE_OPTIONS = {
 """What the text must be, at most one of them, and vLLM's name of it: ``json_schema`` a JSON schema
 as a dict, ``choice`` a list of strings, ``regex`` and ``grammar`` (EBNF) strings."""
 
-REQUEST_OPTIONS = frozenset({"chat_template", "deadline", "lora", "priority"})
+REQUEST_OPTIONS = frozenset({"chat_template", "deadline", "lora", "model", "priority"})
 """``chat_template`` (the name of one of the model's), ``deadline`` (seconds, then the text so far
-is the result), ``lora`` (an adapter of the registry), ``priority`` (a whole number, lower goes
-first, 0 unless given)."""
+is the result), ``lora`` (an adapter of the registry), ``model`` (one of the service's models),
+``priority`` (a whole number, lower goes first, 0 unless given)."""
 
 SAMPLING_OPTIONS = frozenset(_TYPE_OF)
 

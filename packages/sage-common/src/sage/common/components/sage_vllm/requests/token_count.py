@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from sage.common.components.sage_vllm.config import VLLMServiceConfig
-from sage.common.components.sage_vllm.engine_contract import Engine, Role
-from sage.common.components.sage_vllm.errors import InvalidOptionError
+from sage.common.components.sage_vllm.engine_contract import Engine
 from sage.common.components.sage_vllm.requests.inputs import PromptItem
 from sage.common.components.sage_vllm.requests.text_prompt import text_prompt
-from sage.common.core.errors import nearest
 
 
 class TokenCount:
@@ -32,14 +29,3 @@ class TokenCount:
             [engine.count_tokens(prompt, chat_template=self._chat_template) for prompt in prompts]
         )
         return counted
-
-
-def role_of(name: str | None, config: VLLMServiceConfig) -> Role:
-    """Return the role of this name; of none, the text model's if there is one."""
-    if name is None:
-        return Role.EMBED if config.model_id is None else Role.GENERATE
-    names = [role.value for role in Role]
-    if name not in names:
-        hint = nearest(str(name), names)
-        raise InvalidOptionError("role", name, f"unknown role {name!r}", hint=hint)
-    return Role(name)
