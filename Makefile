@@ -35,6 +35,7 @@ bench: .venv/bench-ready
 	@$(RUN) benchmarks/service_latency.py
 	@$(RUN) benchmarks/asyncio_calls.py
 	@$(RUN) benchmarks/embedding_throughput.py $(ARGS)
+	@$(RUN) benchmarks/named_models.py $(ARGS)
 	@$(RUN) benchmarks/against_others.py $(ARGS)
 	@$(RUN) benchmarks/registry.py
 	@$(RUN) benchmarks/start_to_answer.py

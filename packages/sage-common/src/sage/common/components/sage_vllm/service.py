@@ -94,10 +94,7 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
 
     @property
     def capacity(self) -> int | None:  # type: ignore[override]  # known only once an engine is up
-        """Calls in flight that keep the engines busy: one batch at work and the next one ready.
-
-        It is the sum of those that generate, or of those that embed, as many as were ever loaded.
-        """
+        """Calls in flight that keep the engines busy: one batch at work and the next one ready."""
         return 2 * largest if (largest := self._engines.largest_batch()) else None
 
     # -- tasks ------------------------------------------------------------------------------------
