@@ -13,7 +13,7 @@ from sage.common.components.sage_vllm.engine_contract import EngineFactory, OnTe
 from sage.common.components.sage_vllm.errors import InvalidInputError
 from sage.common.components.sage_vllm.host.home_process import HomeProcess
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
-from sage.common.components.sage_vllm.pool.model_calls import start_generation
+from sage.common.components.sage_vllm.pool.model_calls import start_count, start_generation
 from sage.common.components.sage_vllm.requests.asyncio_calls import AsyncioCalls
 from sage.common.components.sage_vllm.requests.embedding_call import EmbeddingCall
 from sage.common.components.sage_vllm.requests.gather import wait_for
@@ -27,7 +27,6 @@ from sage.common.components.sage_vllm.requests.result_types import (
 )
 from sage.common.components.sage_vllm.requests.sampling_options import check_on_error
 from sage.common.components.sage_vllm.requests.text_stream import TextStream
-from sage.common.components.sage_vllm.requests.token_count import TokenCount
 from sage.common.components.sage_vllm.service_identity import service_identity
 from sage.common.components.sage_vllm.service_record import ServiceRecord
 from sage.common.components.sage_vllm.tasks.dispatch import start_task, tasks_of
@@ -177,9 +176,7 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
         """
         self._check_open()
         entry = self._engines.table.counting(model, role)
-        template = chat_template or entry.sampling.get("chat_template")
-        count = TokenCount(parse_prompts(prompts), template)
-        counts: list[int] = wait_for(entry.slot.call(count))
+        counts: list[int] = wait_for(start_count(entry, parse_prompts(prompts), chat_template))
         return counts
 
     def embed(self, texts: str | Sequence[str], **options: Any) -> EmbedResult:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, replace
-from functools import cache
 from multiprocessing import resource_tracker
 from pathlib import Path
 from traceback import extract_tb
@@ -33,7 +32,6 @@ from sage.common.components.sage_vllm.backend.vllm_device import import_vllm, vl
 from sage.common.components.sage_vllm.backend.vllm_runtime import VLLMRuntime
 from sage.common.components.sage_vllm.backend.vllm_types import LLMEngine, VllmConfig
 from sage.common.components.sage_vllm.engine_contract import (
-    DeviceMemory,
     EngineInfo,
     EngineSpec,
     Role,
@@ -45,10 +43,8 @@ from sage.common.components.sage_vllm.host.engine_environment import (
 )
 from sage.common.components.sage_vllm.host.malloc_tuning import tune_malloc
 from sage.common.components.sage_vllm.host.mapped_memory import take_first_blocks
-from sage.common.components.sage_vllm.host.own_memory import own_memory
 from sage.common.components.sage_vllm.host.usable_cores import usable_cores
 from sage.common.components.sage_vllm.planning.engine_plan import EnginePlan, plan_engine
-from sage.common.components.sage_vllm.planning.gpu_shares import gpu_shares
 from sage.common.components.sage_vllm.planning.model_files import read_config
 from sage.common.components.sage_vllm.planning.sentence_pooling import vector_length
 from sage.common.core.errors import Setting, nearest
@@ -89,46 +85,6 @@ def build(
     info = _info(plan, mode, runtime, engine.vllm_config, time.perf_counter() - began)
     _say_context(plan, info)
     return runtime, info
-
-
-def share_device(text: EngineSpec, embedding: EngineSpec) -> tuple[EngineSpec, EngineSpec]:
-    """Return the two with the shares of a GPU's memory by which both fit; raises as ``build``.
-
-    On a CPU each engine is sized by itself, to a part of what is free.
-    """
-    with BUILD_LOCK:
-        import_vllm(text.model_id)
-        device = vllm_device()
-    if device.kind == "cpu" or device.free is None or device.total is None:
-        return text, embedding
-    shares = gpu_shares(text, embedding, free=device.free, total=device.total)
-    shared = [
-        replace(spec, arguments={**spec.arguments, "gpu_memory_utilization": share})
-        for spec, share in zip((text, embedding), shares, strict=True)
-    ]
-    return shared[0], shared[1]
-
-
-def device_memory() -> DeviceMemory | None:
-    """Return the device's memory; None where nobody says. Raises VLLMNotInstalledError."""
-    _have_vllm()
-    device = vllm_device()
-    if device.free is None or device.total is None:
-        return None
-    return DeviceMemory(free=device.free, total=device.total, is_gpu=device.kind == "gpu")
-
-
-def taken_memory() -> int:
-    """Return the bytes that this process has of a CPU's memory; 0 on a GPU."""
-    _have_vllm()
-    return own_memory() if vllm_device().kind == "cpu" else 0
-
-
-@cache
-def _have_vllm() -> None:
-    """Import vLLM, once: what is asked often must not wait for engines that are being built."""
-    with BUILD_LOCK:
-        import_vllm("a model")
 
 
 def plan(spec: EngineSpec) -> tuple[EngineSpec, int]:

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from itertools import count
 from typing import Any
 
-from sage.common.components.sage_vllm.backend import engine_build
+from sage.common.components.sage_vllm.backend import device_memory, engine_build
 from sage.common.components.sage_vllm.backend.vllm_renderer import VLLMRenderer
 from sage.common.components.sage_vllm.driver.engine_driver import EngineDriver
 from sage.common.components.sage_vllm.driver.engine_request import (
@@ -66,17 +66,17 @@ class SharedEngine:
     @staticmethod
     def share_device(text: EngineSpec, embedding: EngineSpec) -> tuple[EngineSpec, EngineSpec]:
         """Return the two with arguments by which both fit; see SharesDevice."""
-        return engine_build.share_device(text, embedding)
+        return device_memory.share_device(text, embedding)
 
     @staticmethod
     def device_memory() -> DeviceMemory | None:
         """Return the memory that engines are loaded into; see PlansEngines."""
-        return engine_build.device_memory()
+        return device_memory.device_memory()
 
     @staticmethod
     def taken_memory() -> int:
         """Return the bytes of it that this process has; see PlansEngines."""
-        return engine_build.taken_memory()
+        return device_memory.taken_memory()
 
     @staticmethod
     def plan(spec: EngineSpec) -> tuple[EngineSpec, int]:

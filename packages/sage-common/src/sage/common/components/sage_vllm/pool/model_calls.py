@@ -1,4 +1,4 @@
-"""Calls of ``generate``, each prompt on the model that it names."""
+"""Calls that reach the models that their prompts name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 from sage.common.components.sage_vllm.engine_contract import OnText, Role
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
 from sage.common.components.sage_vllm.pool.engine_slot import Expiry
+from sage.common.components.sage_vllm.pool.pool_entry import PoolEntry
 from sage.common.components.sage_vllm.requests.gather import gather
 from sage.common.components.sage_vllm.requests.generation_call import GenerationCall
 from sage.common.components.sage_vllm.requests.inputs import PromptItem
 from sage.common.components.sage_vllm.requests.result_types import GenerateResult
 from sage.common.components.sage_vllm.requests.results import generation_result
+from sage.common.components.sage_vllm.requests.token_count import TokenCount
 
 
 def start_generation(
@@ -55,3 +57,11 @@ def _on_several(
 
     started = (start_generation(pool, [item], return_errors=return_errors) for item in items)
     return gather(started, combine, return_errors=return_errors, item="prompt")
+
+
+def start_count(
+    entry: PoolEntry, items: Sequence[PromptItem], chat_template: str | None
+) -> Future[list[int]]:
+    """Start counting the tokens of prompts; without a template, by the one of the model's calls."""
+    template = chat_template or entry.sampling.get("chat_template")
+    return entry.slot.call(TokenCount(items, template))
