@@ -277,6 +277,27 @@ def test_a_kv_cache_is_written_before_it_is_used(mapped: bool) -> None:  # noqa:
     assert not cache.any()
 
 
+# -- look_at_models_here ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_looking_at_a_model_that_was_not_met_starts_a_process(
+    here: bool,  # noqa: FBT001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = copy_of("model_executor.models.registry")
+    monkeypatch.setattr(registry, "_SUBPROCESS_COMMAND", ["false"])
+    model = registry._LazyRegisteredModel("vllm.model_executor.models.llama", "LlamaForCausalLM")
+    monkeypatch.setattr(type(model), "_load_modelinfo_from_cache", lambda *_: None)
+    monkeypatch.setattr(type(model), "_save_modelinfo_to_cache", lambda *_: None)
+    if here:
+        inline_patches.look_at_models_here(registry)
+        assert model.inspect_model_cls().is_text_generation_model
+    else:
+        with pytest.raises(RuntimeError, match="in subprocess"):
+            model.inspect_model_cls()
+
+
 # -- keep_collections_short ------------------------------------------------------------------------
 
 

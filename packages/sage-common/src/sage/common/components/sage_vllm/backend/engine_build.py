@@ -21,6 +21,7 @@ from sage.common.components.sage_vllm.backend.cpu_kernels import (
 from sage.common.components.sage_vllm.backend.engine_process import tied_processes
 from sage.common.components.sage_vllm.backend.inline_patches import (
     keep_adapters_off_plain_requests,
+    look_at_models_here,
 )
 from sage.common.components.sage_vllm.backend.inline_setup import (
     BUILD_LOCK,
@@ -127,6 +128,10 @@ def _prepare(plan: EnginePlan, mode: Mode) -> None:
 
     make_texts_of_answers_alone(detokenizer)
     on_cpu = plan.device.kind == "cpu"
+    if on_cpu:
+        from vllm.model_executor.models import registry
+
+        look_at_models_here(registry)
     if on_cpu and plan.spec.arguments.get("enable_lora"):
         from vllm.lora.ops.torch_ops import lora_ops
         from vllm.lora.punica_wrapper import punica_cpu

@@ -40,6 +40,12 @@ class ForwardContexts(Protocol):
     override_forward_context: Callable[[Any], AbstractContextManager[None]]
 
 
+class ModelRegistry(Protocol):
+    """vLLM's module ``model_executor.models.registry``."""
+
+    _run_in_subprocess: Callable[[Callable[[], Any]], Any]
+
+
 class Platform(Protocol):
     """vLLM's class of the platform that it runs on."""
 
@@ -157,6 +163,16 @@ class _TorchWithMappedZeros:
         if torch.device(device).type != "cpu" or dtype != torch.int8 or size == (0,):
             return torch.zeros(*size, dtype=dtype, device=device)
         return torch.frombuffer(map_zeros(size[0]), dtype=dtype)
+
+
+def look_at_models_here(registry: ModelRegistry) -> None:
+    """Have what a model's class can do looked up in this process.
+
+    vLLM starts another one for that, which imports vLLM anew, lest looking initialise CUDA. That
+    takes seconds for each class that it has no notes on: at a first start, and at every start where
+    it can keep none at home.
+    """
+    registry._run_in_subprocess = lambda look: look()  # noqa: SLF001 - it has no setting
 
 
 def map_kv_caches(worker_utils: ModuleWithTorch) -> None:
