@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sage.common.components.sage_embedding import get_embedding_model
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
 from sage.common.components.sage_vllm.errors import (
@@ -207,6 +208,16 @@ def test_a_model_does_what_it_is_for(open_service: Open) -> None:
     assert error.value.hint == "those that generate: writer, judge"
     with pytest.raises(InvalidOptionError, match="'judge' generates, and cannot embed"):
         service.embed("hi", model="judge")
+
+
+def test_an_embedding_model_is_one_of_a_services_models(root: Path) -> None:
+    models = {name: {"model_id": f"test/{name}", "role": "embed"} for name in ("one", "vectors")}
+    config = {"models": models, "model_root": root}
+    with get_embedding_model(
+        "vllm", config=config, model="vectors", engine_factory=EchoEngine
+    ) as model:
+        assert model.identity.startswith("vllm test/vectors@")
+        assert len(model.embed("hello")) == 8
 
 
 # -- loading --------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ class VLLMEmbedding(EmbeddingModel):
       ``close()``. ``config`` is what a VLLMService takes; ``model_id`` alone is the
       embedding model.
 
+    ``model`` names the one of the service's models that embeds, where there are several.
     ``normalize`` scales each vector to length 1; ``timeout`` is for a call of a registered
     service, in seconds. Raises what the service raises, and ValueError unless exactly one of the
     ways is chosen.
@@ -46,6 +47,7 @@ class VLLMEmbedding(EmbeddingModel):
         service_name: str = "vllm_service",
         config: VLLMServiceConfig | Mapping[str, Any] | None = None,
         model_id: str | None = None,
+        model: str | None = None,
         engine_factory: EngineFactory = SharedEngine,
         normalize: bool = True,
         timeout: float | None = None,
@@ -57,6 +59,8 @@ class VLLMEmbedding(EmbeddingModel):
                 "the 'vllm' embedding method takes exactly one of call_service= (with "
                 "service_name=), config= and model_id=, not " + (" and ".join(given) or "none")
             )
+        chosen = {} if model is None else {"model": model}
+        options: dict[str, Any] = {"normalize": normalize, **chosen}
         self._service: VLLMService | None = None
         if call_service is not None:
             call: Any = getattr(call_service, "call_service", call_service)
@@ -64,13 +68,13 @@ class VLLMEmbedding(EmbeddingModel):
                 call, service_name, method="show_models", timeout=timeout
             )
             self._ask: Callable[..., Any] = partial(
-                call, service_name, method="embed", timeout=timeout, normalize=normalize
+                call, service_name, method="embed", timeout=timeout, **options
             )
             return
         own = {"embedding_model_id": model_id} if config is None else config
         self._service = VLLMService(own, engine_factory=engine_factory)
         self._service.open()
-        self._ask = partial(self._service.embed, normalize=normalize)
+        self._ask = partial(self._service.embed, **options)
         self._models = self._service.show_models
 
     @property
