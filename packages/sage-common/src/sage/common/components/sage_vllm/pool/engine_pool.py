@@ -247,7 +247,7 @@ class EnginePool:
                 self._loader, entry.slot, old, new, on_loss=lambda why: self._lose(entry, why)
             )
             entry.note_load(time.perf_counter() - began, 0)
-        entry.spec, entry.bytes, entry.last_error = spec, held, None
+        entry.spec, entry.planned_bytes, entry.last_error = spec, held, None
         for each in self.table.all():
             if each.source is entry:  # an embedding engine that is the converted model of before
                 self._places.unload(each)

@@ -73,12 +73,12 @@ class Places:
 
     def plan(self, entry: PoolEntry) -> None:
         """Settle what an entry's engine is built from, and what it will hold."""
-        entry.spec, entry.bytes = self.planned(entry, entry.spec or self._new_spec(entry))
+        entry.spec, entry.planned_bytes = self.planned(entry, entry.spec or self._new_spec(entry))
 
     def planned(self, entry: PoolEntry, spec: EngineSpec) -> tuple[EngineSpec, int]:
         """Return a spec as the entry would have it, and the bytes that its engine will hold."""
         if not self._is_limited:
-            return spec, entry.bytes
+            return spec, entry.planned_bytes
         others = [each for each in self._table.all() if each is not entry and each.settings.pin]
         return self._budget.plan(spec, reserved=sum(each.bytes for each in others))
 
@@ -178,7 +178,7 @@ class Places:
             return
         entry = self._table.entry(step.load)
         try:
-            if self._is_limited and not entry.bytes:  # nobody has planned it yet
+            if self._is_limited and not entry.planned_bytes:  # nobody has planned it yet
                 self.plan(entry)
                 if entry.bytes > self._room():
                     return  # the next step makes place for it

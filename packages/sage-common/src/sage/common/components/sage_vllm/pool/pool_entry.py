@@ -54,7 +54,8 @@ class PoolEntry:
         self.slot = EngineSlot(settings.model_id, on_wait, on_idle, counts=not settings.pin)
         self.arguments = settings.engine  # or what makes it share a device with another
         self.spec: EngineSpec | None = None  # what its next engine is built from
-        self.bytes = 0  # that its engine holds, or would; 0 where nobody can tell
+        self.planned_bytes = 0  # that its engine will hold; 0 where nobody can tell
+        self._measured_bytes = 0  # that its engine of now has taken
         self.crowded = False  # loading it found too little memory
         self.loads = 0
         self.load_seconds = _UNKNOWN_LOAD_SECONDS
@@ -84,6 +85,11 @@ class PoolEntry:
         return self.slot.engine
 
     @property
+    def bytes(self) -> int:
+        """What its engine holds, or would hold; 0 where nobody can tell."""
+        return max(self.planned_bytes, self._measured_bytes)
+
+    @property
     def held_bytes(self) -> int:
         """What its engine holds of the memory, as far as anybody can tell; 0 without one."""
         engine = self.slot.engine
@@ -108,7 +114,7 @@ class PoolEntry:
         """Count a load that lasted so long, and took so many bytes more than before."""
         self.loads += 1
         self.load_seconds = seconds
-        self.bytes = max(self.bytes, measured)
+        self._measured_bytes = measured
         self.last_error = None
         self.crowded = False
         self._placed = time.perf_counter()
@@ -116,6 +122,7 @@ class PoolEntry:
     def note_unload(self, stats: EngineStats) -> None:
         """Remember what an engine has done that is no more."""
         self._before = _sum(self._before, stats)
+        self._measured_bytes = 0  # of the next one the plan is to be believed again
 
     def totals(self) -> EngineStats:
         """Return what all its engines have done, and what the one of now has to do."""
