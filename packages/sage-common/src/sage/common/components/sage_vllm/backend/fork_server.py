@@ -17,6 +17,8 @@ tie_forks()
 
 with quick_imports():
     import torch
+
+    quiet_warnings()
     import vllm.v1.engine.core
     import vllm.v1.executor.multiproc_executor
     import vllm.v1.worker.cpu_worker  # noqa: F401
@@ -51,7 +53,6 @@ def _bind_worker(manager: OMPProcessManager, *, local_rank: int, **_others: int)
         torch.set_num_threads(threads)
 
 
-quiet_warnings()
 OMPProcessManager.configure_omp_envs = _bind_worker
 # This also finds where a title is kept, which a fork with another environment no longer can.
 set_process_title("ForkServer", prefix="SAGE")
