@@ -231,7 +231,16 @@ def test_preloaded_models_are_there_when_the_service_opens(
     assert recorder.built == ["test/third"]
     states = {name: facts["state"] for name, facts in service.stats()["models"].items()}
     assert states == {"writer": "unloaded", "judge": "unloaded", "third": "ready"}
-    assert service.capacity == 128
+
+
+def test_the_capacity_counts_models_that_are_not_loaded_yet(open_service: Open) -> None:
+    few = {"model_id": "test/other", "engine": {"max_num_seqs": 16}}
+    embeds = {"model_id": "test/vectors", "role": "embed", "preload": True}
+    service = open_service({"few": few, "usual": "test/one", "vectors": embeds})
+    assert service.capacity == 2 * (16 + 256)
+    service.generate("hi", model="usual")
+    assert service.capacity == 2 * (16 + 256)  # an operator has that many in flight already
+    assert open_service(model_id="test/one").capacity == 128
 
 
 def test_a_model_that_is_not_in_the_registry_is_missed_when_the_service_opens(

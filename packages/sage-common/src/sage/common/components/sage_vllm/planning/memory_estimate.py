@@ -36,7 +36,8 @@ _FIXED = {
 }
 _BLOCK = {"cpu": 128, "gpu": 16}  # vLLM's defaults, in tokens
 _BATCHED_TOKENS = {"cpu": 4096, "gpu": 8192}  # as above, of its offline LLM class
-_BATCH_SIZE = 256  # as above
+BATCH_SIZE = 256
+"""Requests that an engine works on at once, unless ``max_num_seqs`` is set; vLLM's own default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +137,7 @@ def estimate_memory(spec: EngineSpec, device: DeviceKind) -> MemoryEstimate:
         ),
         model_max_len=model_max_len,
         max_model_len=max_model_len or None,  # -1: whatever fits
-        batch_size=_count(arguments, "max_num_seqs", _BATCH_SIZE),
+        batch_size=_count(arguments, "max_num_seqs", BATCH_SIZE),
         step_tokens=step_tokens,
         kv_cache_bytes=arguments.get("kv_cache_memory_bytes"),
         option_group=spec.option,
@@ -153,7 +154,7 @@ def _step_tokens(
     usual = _BATCHED_TOKENS[device]
     if spec.role is Role.EMBED and is_encoder(config):
         usual = max(usual, longest)
-    return min(usual, _count(spec.arguments, "max_num_seqs", _BATCH_SIZE) * longest)
+    return min(usual, _count(spec.arguments, "max_num_seqs", BATCH_SIZE) * longest)
 
 
 def _loaded_dtype(
@@ -200,7 +201,7 @@ def _overhead(
     step = tokens * (5 * hidden + 3 * inner) * DTYPE_BYTES.get(dtype, 2)
     logits = 0
     if spec.role is Role.GENERATE:
-        sequences = _count(spec.arguments, "max_num_seqs", _BATCH_SIZE)
+        sequences = _count(spec.arguments, "max_num_seqs", BATCH_SIZE)
         logits = 2 * 4 * sequences * _number(config, "vocab_size")
     return _FIXED[device] + step + logits
 

@@ -157,11 +157,13 @@ class EnginePool:
         }
 
     def largest_batch(self) -> int:
-        """Return how many calls of one role its engines ever worked on at once; 0 before any."""
+        """Return how many calls of one role its engines can work on at once; 0 before it opens.
+
+        Models that are not loaded yet count too: their calls wait, and are many when they are.
+        """
         batches: Counter[Role] = Counter()
         for entry in self.table.all():
-            if (engine := entry.engine) is not None:
-                batches[entry.role] += engine.info.max_batch_size
+            batches[entry.role] += entry.batch_size
         self._largest_batch = max(self._largest_batch, *batches.values(), 0)
         return self._largest_batch
 

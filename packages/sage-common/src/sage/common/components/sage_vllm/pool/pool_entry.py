@@ -14,6 +14,7 @@ from sage.common.components.sage_vllm.engine_contract import (
     Role,
 )
 from sage.common.components.sage_vllm.model_settings import ModelSettings
+from sage.common.components.sage_vllm.planning.memory_estimate import BATCH_SIZE
 from sage.common.components.sage_vllm.pool.engine_slot import EngineSlot
 from sage.common.components.sage_vllm.pool.placement import Standing
 from sage.common.components.sage_vllm.requests.results import engine_stats_record
@@ -94,6 +95,15 @@ class PoolEntry:
         """What its engine holds of the memory, as far as anybody can tell; 0 without one."""
         engine = self.slot.engine
         return 0 if engine is None else self.bytes or engine.info.memory_bytes
+
+    @property
+    def batch_size(self) -> int:
+        """How many requests its engine works on at once, or would; 0 where it may never be."""
+        if (engine := self.slot.engine) is not None:
+            return engine.info.max_batch_size
+        if self.spec is None or self.source is not None:
+            return 0
+        return int(self.spec.arguments.get("max_num_seqs") or BATCH_SIZE)
 
     @property
     def state(self) -> ModelState:
