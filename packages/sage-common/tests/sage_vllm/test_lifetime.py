@@ -205,7 +205,7 @@ def test_an_engine_leaves_no_settings_to_the_programs_that_this_one_starts(
 ) -> None:
     settings = {"VLLM_LOGGING_LEVEL", "VLLM_LOGGING_STREAM", "VLLM_NO_USAGE_STATS"}
     settings |= {"VLLM_ENABLE_V1_MULTIPROCESSING", "SAGE_VLLM_ENGINE_HOST"}
-    settings |= {"TRANSFORMERS_VERBOSITY"}
+    settings |= {"TRANSFORMERS_VERBOSITY", "TORCH_CPP_LOG_LEVEL"}
     for name in settings:
         monkeypatch.delenv(name, raising=False)
     with VLLMService(_config(model_root)) as service:

@@ -33,7 +33,6 @@ class ShownService(VLLMService):
 
     def setup(self) -> None:
         """Load the models; raises as VLLMService does."""
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # how it places memory is no news
         if not os.environ.get("SAGE_DEBUG"):
             _log_as_notes()
         model_id = self.config.model_id or self.config.embedding_model_id

@@ -25,10 +25,11 @@ def import_vllm(model_id: str) -> None:
 @cache
 def _import_once() -> None:
     with environment(import_environment()), quick_imports():
+        quiet_warnings()
         import vllm  # first, so that where both are missing it is the one named
         from transformers.utils.logging import get_logger  # noqa: F401 - reads its level
 
-        quiet_warnings()
+        # isort: split
         import vllm.v1.engine.llm_engine  # noqa: F401 - with it comes all that engines need
 
 

@@ -26,6 +26,7 @@ _QUIET = {
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_NO_USAGE_STATS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",  # how it places memory is no news
 }
 # vLLM adds torch's libgomp and tcmalloc for processes that it starts. Every program started later
 # would load them too, and an engine in it would find how long OpenMP spins decided already.
@@ -63,6 +64,7 @@ def import_environment() -> dict[str, str]:
 def quiet_warnings() -> None:
     """Leave out what vLLM and torch say of each other at every start: it helps no user of ours."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
+    warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, in a notebook
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
 
 
