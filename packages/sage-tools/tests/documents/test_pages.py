@@ -19,7 +19,9 @@ BY_THEMSELVES = (
     "checkpoints.md", "coming_from_isage.md", "files.md", "memory.md", "model_pool.md",
     "operations.md", "operators.md", "pipelines.md", "testing.md",
 )  # fmt: skip
-ELSEWHERE = ("asyncio.md", "quick_start.md", "terminal.md", "middleware/tools/vllm_service.md")
+ELSEWHERE = (
+    "asyncio.md", "index.md", "quick_start.md", "terminal.md", "middleware/tools/vllm_service.md",
+)  # fmt: skip
 READMES = sorted(ROOT.glob("packages/*/README.md"))
 INSTALLING = r"(git clone|cd|make|python3? -m venv|\.|pip install|pip wheel|export) "
 

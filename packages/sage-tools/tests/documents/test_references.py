@@ -80,3 +80,11 @@ def test_a_chart_shows_the_median_and_the_spread() -> None:
     assert 'width="75.0%"' in chart  # of the greatest of all
     assert 'x1="50.0%" x2="100.0%"' in chart
     assert chart.count("<line") == 3  # of the one that has a spread
+
+
+def test_the_picture_of_the_demo_loads_nothing() -> None:
+    picture = (DOCS / "demo.svg").read_text(encoding="utf-8")
+    words = "".join(ET.fromstring(picture).itertext()).replace("\xa0", " ")
+    assert "$ make demo" in words
+    assert "batch occupancy" in words
+    assert re.findall(r"https?://[^\"]+", picture) == ["http://www.w3.org/2000/svg"]
