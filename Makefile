@@ -34,6 +34,7 @@ bench: .venv/bench-ready
 	@$(RUN) benchmarks/busy_neighbour.py
 	@$(RUN) benchmarks/service_latency.py
 	@$(RUN) benchmarks/asyncio_calls.py
+	@$(RUN) benchmarks/replicas.py $(ARGS)
 	@$(RUN) benchmarks/embedding_throughput.py $(ARGS)
 	@$(RUN) benchmarks/named_models.py $(ARGS)
 	@$(RUN) benchmarks/against_others.py $(ARGS)

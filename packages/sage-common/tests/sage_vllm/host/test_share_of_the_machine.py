@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sage.common.components.sage_vllm.host.host_memory import host_memory
-from sage.common.components.sage_vllm.host.usable_cores import usable_cores
+from sage.common.components.sage_vllm.host.usable_cores import processors_by_node, usable_cores
 
 GB = 1 << 30
 MEMINFO = "MemTotal:  8388608 kB\nMemFree:  1048576 kB\nMemAvailable:  6291456 kB\nHugePages: 0"
@@ -165,3 +165,17 @@ def test_this_machine() -> None:
     machine = host_memory()
     assert 0 < machine.available <= machine.total
     assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.usefixtures("sixteen_cores")
+def test_processors_lie_together_in_nodes(system: System) -> None:
+    assert processors_by_node(system.root) == [list(range(16))]
+    for node, listed in ((0, "0-3,8-11"), (1, "4-7,12-15"), (2, ""), (10, "64-127")):
+        folder = system.root / f"sys/devices/system/node/node{node}"
+        folder.mkdir(parents=True)
+        (folder / "cpulist").write_text(listed + "\n")
+    halves = [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]]
+    assert processors_by_node(system.root) == halves
+    version_2(system, "/")
+    system.group("", cpu__max="300000 100000")  # three of them, and one of each node
+    assert processors_by_node(system.root) == [[0, 1], [4]]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from sage.common.components.sage_vllm.engine_contract import EngineMode, Role
 from sage.common.components.sage_vllm.errors import InvalidOptionError, InvalidOptionTypeError
 from sage.common.components.sage_vllm.model_settings import (
     ModelSettings,
+    check_replicas,
     check_sampling_defaults,
     is_seconds,
 )
@@ -42,6 +43,7 @@ class VLLMServiceConfig:
     - ``embedding_engine``: the same for the embedding engine, which shares none of ``engine``.
     - ``engine_mode``: ``"inline"`` runs the engine in this process (starts in seconds),
       ``"process"`` in one of its own, ``"auto"`` inline on the CPU and a process on a GPU.
+    - ``replicas``: how many engines serve ``model_id`` together; see ModelSettings.
     - ``sampling``: defaults for every generation; a call's own options go first, the model's own
       generation_config.json last.
     - ``auto_download``: fetch a model that is not in the registry, instead of raising.
@@ -69,6 +71,7 @@ class VLLMServiceConfig:
     engine: Mapping[str, Any] = field(default_factory=dict)
     embedding_engine: Mapping[str, Any] = field(default_factory=dict)
     engine_mode: EngineMode = "auto"
+    replicas: int | Literal["auto"] = 1
     sampling: Mapping[str, Any] = field(default_factory=dict)
     auto_download: bool = False
     auto_reload: bool = False
@@ -96,6 +99,7 @@ class VLLMServiceConfig:
             raise InvalidOptionError(
                 "engine_mode", mode, f"unknown engine_mode {mode!r}", hint=hint
             )
+        check_replicas(self.replicas, "replicas")
         check_sampling_defaults(self.sampling, "sampling")
         if not is_seconds(self.max_wait):
             problem = f"max_wait must be seconds, 0 or more, not {self.max_wait!r}"
@@ -127,6 +131,7 @@ class VLLMServiceConfig:
                 revision=revision,
                 role=role,
                 engine=engine,
+                replicas=self.replicas if role is Role.GENERATE else 1,
                 pin=True,
                 preload=True,
             )

@@ -40,7 +40,8 @@ class Role(StrEnum):
         return cls.EMBED if tags.get("type") == cls.EMBED.label else cls.GENERATE
 
 
-EngineState = Literal["ready", "recovering", "failed", "closed"]
+EngineState = Literal["ready", "degraded", "recovering", "failed", "closed"]
+"""Degraded are replicas of which some are being built again, while the others serve."""
 
 OnText = Callable[[str], None]
 """Takes each piece of a text as it is generated, on the engine's own thread: it must not block."""
@@ -54,6 +55,9 @@ class EngineSpec:
     engine generates or embeds, never both. ``allow_pickle`` lets it load weights that can run code.
     ``option`` is where a configuration has the arguments, for errors. ``memory_limit`` is how many
     bytes of its device it may use, None for all that is free; it makes no other engine.
+    ``replicas`` is how many engines serve the model together, ``"auto"`` as many as there are
+    devices for. ``variables`` of the environment say which of them an engine in a process of its
+    own may use.
     """
 
     model_id: str
@@ -64,6 +68,8 @@ class EngineSpec:
     allow_pickle: bool = False
     option: str = field(default="", compare=False)
     memory_limit: int | None = field(default=None, compare=False)
+    replicas: int | Literal["auto"] = 1
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.option:
@@ -292,4 +298,25 @@ class PlansEngines(Protocol):
 
         Raises InsufficientMemoryError where it exceeds ``spec.memory_limit``, and BrokenModelError.
         """
+        ...
+
+
+@runtime_checkable
+class ReportsDeath(Protocol):
+    """What an engine that is built again when it dies may do besides: say that it died."""
+
+    def on_death(self, told: Callable[[], None]) -> None:
+        """Have ``told`` called at each death, before the engine is built again; not for long.
+
+        By then ``state`` is "recovering", and requests in flight wait for the next engine.
+        """
+        ...
+
+
+@runtime_checkable
+class PlacesReplicas(Protocol):
+    """What an engine factory may do besides: give replicas processors or devices of their own."""
+
+    def replica_specs(self, spec: EngineSpec) -> list[EngineSpec]:
+        """Return a spec for each of ``spec.replicas``; raises InvalidOptionError."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from sage.common.components.sage_vllm.engine_contract import EngineMode, Role
 from sage.common.components.sage_vllm.errors import InvalidOptionError
@@ -21,6 +21,9 @@ class ModelSettings:
     - ``engine``: its engine's options, as of VLLMServiceConfig.
     - ``engine_mode``: as of VLLMServiceConfig; None takes the service's.
     - ``sampling``: defaults for its generations, which override the service's.
+    - ``replicas``: how many engines serve it together, each with a part of the processors or with
+      GPUs of its own, in processes; ``"auto"``: one for each GPU (or group of
+      ``tensor_parallel_size``), on a CPU one for each NUMA node.
     - ``pin``: once it is loaded it is never unloaded.
     - ``preload``: it is loaded when the service opens, not at its first call.
     - ``keep_alive``: seconds without a call after which it is unloaded; None keeps it until
@@ -33,6 +36,7 @@ class ModelSettings:
     engine: Mapping[str, Any] = field(default_factory=dict)
     engine_mode: EngineMode | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    replicas: int | Literal["auto"] = 1
     pin: bool = False
     preload: bool = False
     keep_alive: float | None = None
@@ -86,6 +90,7 @@ class ModelSettings:
         modes = list(get_args(EngineMode))
         if self.engine_mode is not None and self.engine_mode not in modes:
             raise refuse("engine_mode", f"one of {', '.join(modes)}")
+        check_replicas(self.replicas, f"{where}.replicas")
         if self.keep_alive is not None:
             if not is_seconds(self.keep_alive):
                 raise refuse("keep_alive", "seconds, 0 or more")
@@ -105,6 +110,14 @@ def check_sampling_defaults(sampling: Mapping[str, Any], where: str) -> None:
         problem = f"{where} cannot choose the model"
         hint = "pass model= with a call, in its options or to the operator"
         raise InvalidOptionError(f"{where}.model", sampling["model"], problem, hint=hint)
+
+
+def check_replicas(value: object, where: str) -> None:
+    """Raise InvalidOptionError for what is no number of replicas."""
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if value != "auto" and not is_number:
+        problem = f"{where} must be a whole number, 1 or more, or 'auto', not {value!r}"
+        raise InvalidOptionError(where, value, problem)
 
 
 def is_seconds(value: object) -> bool:

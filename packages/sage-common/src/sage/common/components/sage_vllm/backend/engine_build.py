@@ -18,6 +18,7 @@ from sage.common.components.sage_vllm.backend.cpu_kernels import (
     kernel_priorities,
     register_cpu_kernels,
 )
+from sage.common.components.sage_vllm.backend.device_memory import part_of, replicas_beside
 from sage.common.components.sage_vllm.backend.engine_process import tied_processes
 from sage.common.components.sage_vllm.backend.inline_patches import (
     keep_adapters_off_plain_requests,
@@ -73,7 +74,9 @@ def build(
     began = time.perf_counter()
     with BUILD_LOCK:
         import_vllm(spec.model_id)
-        plan = plan_engine(spec, vllm_device())
+        with environment(spec.variables):
+            device = vllm_device()
+        plan = plan_engine(spec, device)
         if plan.device.kind == "cpu":
             register_cpu_kernels()
         engine_args = _engine_args(plan)
@@ -96,15 +99,16 @@ def plan(spec: EngineSpec) -> tuple[EngineSpec, int]:
     with BUILD_LOCK:
         import_vllm(spec.model_id)
         device = vllm_device()
+        count = replicas_beside(spec, device)
         # What others hold now may be gone by the time: only the limit counts.
-        planned = plan_engine(spec, replace(device, free=device.total))
+        planned = plan_engine(part_of(spec, count), replace(device, free=device.total))
         _engine_args(planned)
         planned.check(_known_types())
         _mode(planned)
     if planned.device.kind == "cpu" and planned.estimate.kv_cache_bytes is not None:
         size = {"kv_cache_memory_bytes": planned.estimate.kv_cache_bytes}
         spec = replace(spec, arguments={**spec.arguments, **size})
-    return spec, planned.held_bytes
+    return spec, planned.held_bytes * count
 
 
 def _mode(plan: EnginePlan) -> Mode:
@@ -166,7 +170,7 @@ def _start(plan: EnginePlan, mode: Mode, engine_args: Any) -> LLMEngine:
 
     on_cpu, inline = plan.device.kind == "cpu", mode == "inline"
     with (
-        environment(engine_environment(inline=inline, on_cpu=on_cpu)),
+        environment(engine_environment(inline=inline, on_cpu=on_cpu) | dict(plan.spec.variables)),
         nullcontext() if inline else tied_processes(utils, forked=on_cpu),
     ):
         envs.disable_envs_cache()  # in which an inline engine keeps the settings of its build

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
+from typing import Any
 
 from sage.common.components.sage_vllm.errors import VLLMNotInstalledError
 from sage.common.components.sage_vllm.host.engine_environment import (
@@ -48,6 +50,14 @@ def vllm_device() -> Device:
     try:
         number = current_platform.device_id_to_physical_device_id(0)
         memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(number))
-        return Device(kind="gpu", free=memory.free, total=memory.total)
+        return Device(kind="gpu", free=memory.free, total=memory.total, numbers=_visible(nvml))
     finally:
         nvml.nvmlShutdown()
+
+
+def _visible(nvml: Any) -> tuple[str, ...]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen:
+        return tuple(name.strip() for name in chosen.split(","))
+    return tuple(str(number) for number in range(nvml.nvmlDeviceGetCount()))

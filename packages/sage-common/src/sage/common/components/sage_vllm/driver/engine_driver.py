@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 
 from sage.common.components.sage_vllm.backend import engine_build
@@ -51,6 +52,7 @@ class EngineDriver:
         self._tally = EngineTally()
         self._closing = threading.Event()
         self._recovering = False
+        self.told_of_deaths: list[Callable[[], None]] = []
         self._runtime: VLLMRuntime | None = None
         self._runtime_number = 0
         self._fruitless_crashes = 0
@@ -137,6 +139,8 @@ class EngineDriver:
         poison = self._work.replays.put_back(self._work.in_flight)
         if poison is not None:
             poison.fail(PoisonRequestError(self._spec.model_id, repr(error)))
+        for tell in self.told_of_deaths:
+            tell()
         try:
             dead.shut_down()
         except Exception:

@@ -6,7 +6,7 @@ Its driver owns the engine; what is said to vLLM itself is in the room ``backend
 from __future__ import annotations
 
 import atexit
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from itertools import count
 from typing import Any
@@ -82,6 +82,15 @@ class SharedEngine:
     def plan(spec: EngineSpec) -> tuple[EngineSpec, int]:
         """Return what an engine will be, and the bytes it will hold; see PlansEngines."""
         return engine_build.plan(spec)
+
+    @staticmethod
+    def replica_specs(spec: EngineSpec) -> list[EngineSpec]:
+        """Return a spec for each replica; see PlacesReplicas."""
+        return device_memory.replica_specs(spec)
+
+    def on_death(self, told: Callable[[], None]) -> None:
+        """Have ``told`` called at each death; see ReportsDeath."""
+        self._driver.told_of_deaths.append(told)
 
     @property
     def info(self) -> EngineInfo:

@@ -21,6 +21,7 @@ class Device:
     - ``dtype``: what weights are loaded in where nobody asks for another: ``"auto"``, or what a
       processor computes fast in.
     - ``kv_cache_bytes``: the size that the environment sets for every KV cache.
+    - ``numbers``: the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them.
     """
 
     kind: DeviceKind
@@ -28,6 +29,7 @@ class Device:
     total: int | None = None
     dtype: str = "auto"
     kv_cache_bytes: int | None = None
+    numbers: tuple[str, ...] = ()
 
 
 def this_cpu() -> Device:

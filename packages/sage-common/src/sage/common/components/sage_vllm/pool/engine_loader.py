@@ -21,6 +21,7 @@ from sage.common.components.sage_vllm.engine_contract import (
 from sage.common.components.sage_vllm.errors import EngineClosedError, EngineStartError
 from sage.common.components.sage_vllm.model_settings import ModelSettings
 from sage.common.components.sage_vllm.pool.engine_slot import EngineSlot
+from sage.common.components.sage_vllm.replicas.replicated_engine import build
 from sage.common.model_registry import vllm_registry
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class EngineLoader:
             mode=settings.engine_mode or config.engine_mode,
             arguments=settings.engine,
             allow_pickle=config.allow_pickle,
+            replicas=settings.replicas,
             option=f"models.{name}.engine" if name in config.models else "",
         )
 
@@ -70,7 +72,9 @@ class EngineLoader:
     def converted(self, text: EngineSpec) -> EngineSpec:
         """Return what an embedding engine is built from that is a text model, converted."""
         arguments = self._config.embedding_engine
-        return replace(text, role=Role.EMBED, arguments=arguments, option=Role.EMBED.option)
+        return replace(
+            text, role=Role.EMBED, arguments=arguments, option=Role.EMBED.option, replicas=1
+        )
 
     def shared(self, text: EngineSpec, embedding: EngineSpec) -> tuple[EngineSpec, EngineSpec]:
         """Return the two with arguments by which both fit one device."""
@@ -100,7 +104,7 @@ class EngineLoader:
                 vllm_registry.touch_model(spec.model_id, spec.path.name, root=root)
             logger.info("loading %s from %s", spec.model_id, spec.path)
             began = time.perf_counter()
-            engine = self._factory(spec)
+            engine = build(self._factory, spec)
             logger.info("loaded %s in %.1f s", spec.model_id, time.perf_counter() - began)
             self._specs[engine] = spec
             return engine

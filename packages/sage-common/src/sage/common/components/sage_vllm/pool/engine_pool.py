@@ -24,11 +24,14 @@ from sage.common.components.sage_vllm.pool.model_table import ModelTable
 from sage.common.components.sage_vllm.pool.places import Places
 from sage.common.components.sage_vllm.pool.pool_entry import PoolEntry
 from sage.common.components.sage_vllm.pool.pool_keeper import PoolKeeper
+from sage.common.components.sage_vllm.replicas.replicated_engine import replicas_record
 from sage.common.components.sage_vllm.requests.results import engine_stats_record
 
 logger = logging.getLogger(__name__)
 
-ServiceState = Literal["loading", "ready", "recovering", "switching", "failed", "closed"]
+ServiceState = Literal[
+    "loading", "ready", "degraded", "recovering", "switching", "failed", "closed"
+]
 
 
 class EnginePool:
@@ -124,7 +127,7 @@ class EnginePool:
         if self._phase == "ready":
             engines = [entry.engine for entry in self.table.all()]
             states = {engine.state for engine in engines if engine is not None}
-            for state in ("failed", "recovering", "closed"):
+            for state in ("failed", "recovering", "degraded", "closed"):
                 if state in states:
                     return state
         return self._phase
@@ -138,6 +141,7 @@ class EnginePool:
                     "model_id": engine.info.model_id,
                     "state": engine.state,
                     "restarts": engine.stats().restarts,
+                    **replicas_record(engine),
                 }
                 for entry in self.table.all()
                 if (engine := entry.engine) is not None
@@ -241,7 +245,8 @@ class EnginePool:
         )
         spec, held = self._places.planned(entry, self._loader.spec(entry.name, settings))
         if (old := entry.engine) is not None:
-            if spec == self._loader.spec_of(old) and old.state in ("ready", "recovering"):
+            same = spec == self._loader.spec_of(old)
+            if same and old.state in ("ready", "degraded", "recovering"):
                 return
             new = self._places.limited(spec)
             began = time.perf_counter()

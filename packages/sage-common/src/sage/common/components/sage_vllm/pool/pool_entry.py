@@ -17,10 +17,19 @@ from sage.common.components.sage_vllm.model_settings import ModelSettings
 from sage.common.components.sage_vllm.planning.memory_estimate import BATCH_SIZE
 from sage.common.components.sage_vllm.pool.engine_slot import EngineSlot
 from sage.common.components.sage_vllm.pool.placement import Standing
+from sage.common.components.sage_vllm.replicas.replicated_engine import replicas_record
 from sage.common.components.sage_vllm.requests.results import engine_stats_record
 
 ModelState = Literal[
-    "unloaded", "waiting", "loading", "ready", "recovering", "unloading", "failed", "closed"
+    "unloaded",
+    "waiting",
+    "loading",
+    "ready",
+    "degraded",
+    "recovering",
+    "unloading",
+    "failed",
+    "closed",
 ]
 
 _UNKNOWN_LOAD_SECONDS = 1.0
@@ -168,6 +177,7 @@ class PoolEntry:
             "loads": self.loads,
             "load_seconds": round(self.load_seconds, 3) if self.loads else None,
             "memory_bytes": self.held_bytes,
+            **replicas_record(self.slot.engine),
             "waiting_for_place": demand.waiting,
             "last_error": None if self.last_error is None else str(self.last_error),
             **engine_stats_record(self.slot.engine),

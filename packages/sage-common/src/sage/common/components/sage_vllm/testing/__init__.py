@@ -11,10 +11,12 @@ if TYPE_CHECKING:
         EchoEngine,
         write_echo_model,
     )
+    from sage.common.components.sage_vllm.testing.sleeping_engine import SleepingEngine
     from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 
 __all__ = [
     "EchoEngine",
+    "SleepingEngine",
     "write_echo_model",
     "write_tiny_model",
 ]
@@ -23,6 +25,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "EchoEngine": "sage.common.components.sage_vllm.testing.echo_engine",
+        "SleepingEngine": "sage.common.components.sage_vllm.testing.sleeping_engine",
         "write_echo_model": "sage.common.components.sage_vllm.testing.echo_engine",
         "write_tiny_model": "sage.common.components.sage_vllm.testing.tiny_model",
     },

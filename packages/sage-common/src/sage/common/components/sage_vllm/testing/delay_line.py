@@ -34,7 +34,7 @@ class DelayLine:
         """
         future: Future[Any] = Future()
         if not seconds and self._closed is None:
-            _complete(future, complete)
+            complete_future(future, complete)
             return future
         with self._changed:
             if self._closed is not None:
@@ -63,7 +63,7 @@ class DelayLine:
 
     def _run(self) -> None:
         while (due := self._take()) is not None:
-            _complete(*due)
+            complete_future(*due)
             with self._changed:
                 self._changed.notify_all()  # a close() that drains
             del due
@@ -78,7 +78,8 @@ class DelayLine:
             return None
 
 
-def _complete(future: Future[Any], complete: Callable[[], Any]) -> None:
+def complete_future(future: Future[Any], complete: Callable[[], Any]) -> None:
+    """Complete a Future with what a function returns or raises, unless it was cancelled."""
     if not future.set_running_or_notify_cancel():
         return
     try:

@@ -150,7 +150,8 @@ class EchoEngine:
                 latency=seconds,
             )
 
-        return self._line.later(seconds, complete)
+        words = min(prompt_words, options.get("max_tokens") or _MAX_WORDS)
+        return self._later(seconds, words, complete)
 
     def embed(
         self,
@@ -176,7 +177,7 @@ class EchoEngine:
                 vector=[x / length for x in vector], token_count=len(words), truncated=truncated
             )
 
-        return self._line.later(self._latency, complete)
+        return self._later(self._latency, 1, complete)
 
     def stats(self) -> EngineStats:
         """Return the counters; what its latency has not passed for yet is in flight."""
@@ -201,6 +202,9 @@ class EchoEngine:
         self._closed = not drain
         self._line.close(EngineClosedError(self._info.model_id), drain=drain)
         self._closed = True
+
+    def _later(self, seconds: float, words: int, complete: Callable[[], Any]) -> Future[Any]:  # noqa: ARG002 - for engines that work in steps
+        return self._line.later(seconds, complete)
 
     def _answer(self, prompt: Prompt, options: Mapping[str, Any]) -> str:
         own = " ".join(_text_of(prompt).split())
