@@ -38,6 +38,23 @@ def test_a_part_of_a_joined_weight(part: str, suffix: str) -> None:
     assert missing_tensors({}, names, generates=True) == expected
 
 
+def test_a_part_of_an_encoders_attention() -> None:
+    parent = "attention.self"
+    names = layers(("query", "key", "value"), ("query", "value"), parent=parent)
+    expected = ["model.layers.1.attention.self.key"]
+    assert missing_tensors({}, names, generates=False) == expected
+
+
+def test_an_expert_between_others() -> None:
+    parents = [f"mlp.experts.{number}" for number in (0, 1, 3)]
+    names = [
+        name
+        for parent in parents
+        for name in layers(("gate_proj", "up_proj", "down_proj"), parent=parent)
+    ]
+    assert missing_tensors({}, names, generates=True) == ["model.layers.0.mlp.experts.2"]
+
+
 def test_a_part_of_an_expert() -> None:
     parents = [f"block_sparse_moe.experts.{number}" for number in range(4)]
     names = [name for parent in parents for name in layers(("w1", "w2", "w3"), parent=parent)]

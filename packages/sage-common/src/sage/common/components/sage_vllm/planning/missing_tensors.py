@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 # Modules of one parent that vLLM joins.
-_JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
+_JOINED = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("query", "key", "value"),
+    ("q_a_proj", "kv_a_proj_with_mqa"),
+    ("gate_proj", "up_proj"),
+    ("w1", "w3"),
+)
 _SHARED = {"k_proj", "v_proj"}  # some models take these from an earlier layer
+_EXPERT = re.compile(r"(.*\.experts)\.(\d+)")
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
@@ -23,29 +30,32 @@ def missing_tensors(
 ) -> list[str]:
     """Return names of modules whose weights are missing, as far as the others' names tell.
 
-    A part of a joined weight is missing where another layer has the same modules, and that part.
-    A head is missing where the configuration says that it is not the input's table too.
+    A part of a joined weight is missing where another layer has the same modules, and that part;
+    an expert, where one with a higher number is there. A head is missing where the configuration
+    says that it is not the input's table too.
     """
     modules = {name.rpartition(".")[0] for name in names}
     children: dict[str, set[str]] = defaultdict(set)
     for module in modules:
         parent, _, child = module.rpartition(".")
         children[parent].add(child)
-    alike: dict[str, list[str]] = defaultdict(list)
-    for parent in children:
-        alike[_NUMBER.sub("*", parent)].append(parent)
+    kinds: dict[str, set[frozenset[str]]] = defaultdict(set)
+    for parent, own in children.items():
+        kinds[_NUMBER.sub("*", parent)].add(frozenset(own))
     missing = [
         f"{parent}.{child}"
-        for parents in alike.values()
-        for parent in parents
-        for child in _lacking(children[parent], [children[other] for other in parents], config)
+        for parent, own in children.items()
+        for child in _lacking(own, kinds[_NUMBER.sub("*", parent)], config)
     ]
+    missing += _missing_experts(children)
     if generates and _lacks_head(config, modules):
         missing.append("lm_head")
     return sorted(missing)
 
 
-def _lacking(own: set[str], others: Iterable[set[str]], config: Mapping[str, Any]) -> Iterable[str]:
+def _lacking(
+    own: set[str], others: Iterable[frozenset[str]], config: Mapping[str, Any]
+) -> Iterator[str]:
     for joined in map(set, _JOINED):
         lacking = joined - own
         if not lacking or lacking == joined or not any(own | lacking == other for other in others):
@@ -53,6 +63,15 @@ def _lacking(own: set[str], others: Iterable[set[str]], config: Mapping[str, Any
         shared = lacking == _SHARED or (lacking < _SHARED and config.get("attention_k_eq_v"))
         if not shared:
             yield from lacking
+
+
+def _missing_experts(parents: Iterable[str]) -> Iterator[str]:
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for parent in parents:
+        if found := _EXPERT.fullmatch(parent):
+            numbers[found[1]].add(int(found[2]))
+    for experts, there in numbers.items():
+        yield from (f"{experts}.{n}" for n in range(max(there)) if n not in there)
 
 
 def _lacks_head(config: Mapping[str, Any], modules: set[str]) -> bool:
