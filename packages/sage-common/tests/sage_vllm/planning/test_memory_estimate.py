@@ -218,6 +218,17 @@ def test_an_encoder_has_no_kv_cache_and_no_logits(tmp_path: Path) -> None:
     assert estimate(tmp_path, bert).overhead_bytes - embed.overhead_bytes == logits
 
 
+@pytest.mark.parametrize(("role", "tables"), [("generate", 2), ("embed", 1)])
+def test_a_cpu_holds_tables_of_tokens_twice(tmp_path: Path, role: str, tables: int) -> None:
+    small = {**LLAMA, "vocab_size": 28256}
+    more = [
+        estimate(tmp_path, config, role=role, device="cpu", max_num_seqs=1).overhead_bytes
+        for config in (small, LLAMA)
+    ]
+    logits = 2 * 4 * 100_000 if role == "generate" else 0
+    assert more[1] - more[0] == tables * 100_000 * 4096 * 2 + logits
+
+
 def test_smaller_steps_take_less(tmp_path: Path) -> None:
     usual = estimate(tmp_path)
     half = estimate(tmp_path, max_num_batched_tokens=4096)

@@ -144,6 +144,20 @@ TEXT = {
     "MiniCPM3": Species(
         "MiniCPM3Config", {**_LATENT, "q_lora_rank": 64, "kv_lora_rank": 32, "qk_rope_head_dim": 16}
     ),
+    "LFM2": Species(  # from "block_dim" on it is in the files of the real one alone
+        "Lfm2Config",
+        {
+            **_LLAMA_LIKE,
+            "tie_word_embeddings": True,
+            "layer_types": ["conv", "full_attention"],
+            "conv_L_cache": 3,
+            "block_multiple_of": 32,
+            "block_auto_adjust_ff_dim": False,
+            "block_dim": HIDDEN,
+            "conv_dim": HIDDEN,
+            "block_ff_dim": INNER,
+        },
+    ),
     "Mamba": Species(
         "MambaConfig",
         {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "state_size": 16},

@@ -195,15 +195,20 @@ def _overhead(
 
     The residual, the normalised input, queries, keys and values, and both halves of the gated
     layer are alive at once at the most; logits are computed in float32, with one copy to sort.
+
+    On a CPU vLLM packs the table of tokens and the head for its matrix products, tied or not, and
+    keeps both as they were besides (its ``dispatch_cpu_unquantized_gemm``).
     """
     hidden = _number(config, "hidden_size", "n_embd", "d_model")
     inner = _number(config, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden
     step = tokens * (5 * hidden + 3 * inner) * DTYPE_BYTES.get(dtype, 2)
-    logits = 0
+    vocabulary = _number(config, "vocab_size")
+    logits, tables = 0, 1
     if spec.role is Role.GENERATE:
         sequences = _count(spec.arguments, "max_num_seqs", BATCH_SIZE)
-        logits = 2 * 4 * sequences * _number(config, "vocab_size")
-    return _FIXED[device] + step + logits
+        logits, tables = 2 * 4 * sequences * vocabulary, 2
+    packed = tables * vocabulary * hidden * DTYPE_BYTES.get(dtype, 2) if device == "cpu" else 0
+    return _FIXED[device] + step + logits + packed
 
 
 def _count(arguments: Mapping[str, Any], name: str, default: int) -> int:
