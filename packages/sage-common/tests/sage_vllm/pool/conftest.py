@@ -180,7 +180,8 @@ class MeasuredMachine(Machine):
         return spec, self.size(spec)
 
     def __call__(self, spec: EngineSpec) -> SmallEngine:
-        self._check(spec, self.device_memory().free)
+        free = self.device_memory().free
+        self._check(spec, free if spec.memory_limit is None else min(free, spec.memory_limit))
         engine = super().__call__(spec)
         self.most = max(self.most, self.taken)
         return engine

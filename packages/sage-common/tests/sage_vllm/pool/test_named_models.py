@@ -304,6 +304,7 @@ def test_a_model_deleted_while_it_is_in_the_table_fails_its_own_callers(
             "pin and keep_alive",
         ),
         ({"model_id": "a/b", "models": {"text": "c/d"}}, "models.text and model_id are the same"),
+        ({"models": {"text": {"model_id": "a/b", "role": "embed"}}}, "models.text cannot embed"),
         ({"model_id": "a/b", "models": {"": "c/d"}}, "named by texts, not ''"),
         ({"model_id": "a/b", "sampling": {"model": "x"}}, "sampling cannot choose the model"),
         ({"model_id": "a/b", "max_wait": "long"}, "max_wait must be seconds"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -138,6 +138,7 @@ class VLLMServiceConfig:
             for role, (model_id, revision, engine) in own.items()
             if model_id is not None
         }
+        roles = {role.label: role for role in Role}
         for name, given in self.models.items():
             if not isinstance(name, str) or not name:
                 problem = f"models are named by texts, not {name!r}"
@@ -146,7 +147,14 @@ class VLLMServiceConfig:
                 option = {"text": "model_id", "embedding": "embedding_model_id"}[name]
                 problem = f"models.{name} and {option} are the same entry, and both are given"
                 raise InvalidOptionError(f"models.{name}", given, problem, hint="give one of them")
-            found[name] = ModelSettings.named(name, given)
+            found[name] = settings = ModelSettings.named(name, given)
+            if name in roles:
+                if settings.role not in (None, roles[name]):
+                    does = "embed" if settings.role is Role.EMBED else "generate"
+                    problem = f"models.{name} cannot {does}: its name is that of the other role"
+                    hint = "give it another name"
+                    raise InvalidOptionError(f"models.{name}.role", does, problem, hint=hint)
+                found[name] = replace(settings, role=roles[name])
         return found
 
     @classmethod

@@ -248,10 +248,14 @@ class EnginePool:
             same = spec == self._loader.spec_of(old)
             if same and old.state in ("ready", "degraded", "recovering"):
                 return
-            new = self._places.limited(spec)
             began = time.perf_counter()
             switch_engine(
-                self._loader, entry.slot, old, new, on_loss=lambda why: self._lose(entry, why)
+                self._loader,
+                entry.slot,
+                old,
+                spec,
+                load=self._places.build,
+                on_loss=lambda why: self._lose(entry, why),
             )
             entry.note_load(time.perf_counter() - began, 0)
         entry.spec, entry.planned_bytes, entry.last_error = spec, held, None

@@ -19,16 +19,19 @@ def switch_engine(
     old: Engine,
     spec: EngineSpec,
     *,
+    load: Callable[[EngineSpec], Engine],
     on_loss: Callable[[Exception], None],
 ) -> None:
     """Load another engine, try it, put it into the slot, and retire the old one.
+
+    ``load`` builds an engine in the memory that there is when it is called.
 
     Where memory does not hold both, the old one is retired first, and calls wait for the new one.
     An error leaves the old engine in the slot, or one that is built like it, and is raised. If
     that one cannot be built either, ``on_loss`` is told why, and the slot is empty.
     """
     try:
-        new = loader.load(spec)
+        new = load(spec)
     except InsufficientMemoryError as error:
         if not fits_instead_of(old.info, error):
             raise
@@ -38,7 +41,7 @@ def switch_engine(
         loader.put(new, slot)
         loader.retire(old)
         return
-    _switch_in_turn(loader, slot, old, spec, on_loss)
+    _switch_in_turn(loader, slot, old, spec, load, on_loss)
 
 
 def _switch_in_turn(
@@ -46,17 +49,18 @@ def _switch_in_turn(
     slot: EngineSlot,
     old: Engine,
     spec: EngineSpec,
+    load: Callable[[EngineSpec], Engine],
     on_loss: Callable[[Exception], None],
 ) -> None:
     old_spec = loader.spec_of(old)
     slot.take_out()
     loader.retire(old)
     try:
-        new = loader.load(spec)
+        new = load(spec)
         loader.probe(new)
     except Exception as failure:
         try:
-            again = loader.load(old_spec)
+            again = load(old_spec)
         except Exception as error:  # noqa: BLE001 - what calls are refused with from now on
             on_loss(error)
             failure.add_note(f"{old_spec.model_id} could not be loaded again either: {error}")

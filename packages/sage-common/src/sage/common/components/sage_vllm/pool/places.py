@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Literal
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
-from sage.common.components.sage_vllm.engine_contract import EngineSpec
+from sage.common.components.sage_vllm.engine_contract import Engine, EngineSpec
 from sage.common.components.sage_vllm.errors import EngineClosedError
 from sage.common.components.sage_vllm.planning.memory_check import InsufficientMemoryError
 from sage.common.components.sage_vllm.pool.engine_loader import EngineLoader
@@ -82,10 +82,11 @@ class Places:
         others = [each for each in self._table.all() if each is not entry and each.settings.pin]
         return self._budget.plan(spec, reserved=sum(each.bytes for each in others))
 
-    def limited(self, spec: EngineSpec) -> EngineSpec:
-        """Return the spec of an engine that keeps to what is left of the budget."""
+    def build(self, spec: EngineSpec) -> Engine:
+        """Build an engine that keeps to what is left of the budget; raises as EngineLoader.load."""
         room = self._room()
-        return spec if math.isinf(room) else replace(spec, memory_limit=int(room))
+        limit = None if math.isinf(room) else int(room)
+        return self._loader.load(replace(spec, memory_limit=limit))
 
     def _room(self) -> float:
         resident = [entry.bytes for entry in self._table.all() if entry.engine is not None]
@@ -111,7 +112,7 @@ class Places:
             )
         with _passing(entry, "loading"):
             before, began = self._budget.taken(), time.perf_counter()
-            engine = self._loader.load(self.limited(spec))
+            engine = self.build(spec)
             seconds = time.perf_counter() - began
             entry.spec = spec
             entry.note_load(seconds, self._budget.taken() - before)
