@@ -71,7 +71,7 @@ def test_each_record_gets_its_answer_and_a_second_run_says_that_all_is_done(
         ["generated", "generation", "prompt"],
         ["generated", "generation", "id", "prompt"],
         ["generated", "generation", "messages"],
-        ["generated", "generation", "messages"],
+        ["generated", "generation", "prompt"],
         ["generated", "generation", "options", "prompt"],
     ]
     assert len({answer["generated"] for answer in answers[:4]}) == 1  # each as a conversation
@@ -168,7 +168,7 @@ def test_overwrite_begins_anew_and_vectors_come_in_files_too(
     assert lines(sage(*run(source, output, "--embed", "--overwrite", "--quiet"))) == []
     records = read(output)
     assert [sorted(record) for record in records] == [
-        ["embedding", "prompt"],
+        ["embedding", "text"],
         ["embedding", "id", "text"],
         ["embedding", "prompt"],
     ]

@@ -24,7 +24,6 @@ from sage.tools.cli.run.batch.lines import (
     AnswerLines,
     EmbedLines,
     InputFacts,
-    LineForm,
     Lines,
     check_first_lines,
 )
@@ -55,9 +54,9 @@ class BatchFiles:
 
         Raises OutputFileError for an output that is no file.
         """
-        keys = EmbedLines.keys if config.model_id is None else AnswerLines.keys
         self._check_files()
-        check_first_lines(self.source, LineForm(keys, self.template))
+        form = (EmbedLines if config.model_id is None else AnswerLines).form
+        check_first_lines(self.source, form(self.template))
         files = RunFiles(self.output)
         finish_merge(files)
         if self.overwrite:
@@ -191,7 +190,6 @@ class BatchFiles:
                 template=self.template,
                 system_prompt=self.system,
                 options_key="options",
-                merge_fields=False,
                 retries=2,
                 on_error=letters,
                 name="generate",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,14 @@ def _total(fingerprint: Mapping[str, Any]) -> int | None:
 
 
 class LineForm:
-    """What a model is to work on in a line: by the first of some keys, or by a template."""
+    """What a model is to work on in a line: by the first of some keys, or by a template.
 
-    def __init__(self, keys: Sequence[str], template: str | None) -> None:
+    What comes by itself, not in an object, gets ``own_key``, as the operators give it.
+    """
+
+    def __init__(self, template: str | None, *, keys: Sequence[str], own_key: str) -> None:
         self.keys = keys
+        self._own_key = own_key
         self._template = None if template is None else PromptTemplate(template, "--template")
 
     def read(self, line: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -94,7 +99,7 @@ class LineForm:
 
     def _by_template(self, record: Any) -> tuple[dict[str, Any], Any]:
         assert self._template is not None  # noqa: S101 - for the type checker; read() has looked
-        fields = record if isinstance(record, Mapping) else {self.keys[-1]: record}
+        fields = record if isinstance(record, Mapping) else {self._own_key: record}
         return dict(fields), self._template.render(fields)
 
     def _by_key(self, record: Any) -> tuple[dict[str, Any], Any]:
@@ -105,8 +110,7 @@ class LineForm:
                 raise ValueError(f"it has no {names}")
             fields, value = dict(record), record[key]
         else:
-            key = self.keys[0] if isinstance(record, list) else self.keys[-1]
-            fields, value = {key: record}, record
+            fields, value = {self._own_key: record}, record
         is_conversation = isinstance(value, list) and "messages" in self.keys
         if not value or not (isinstance(value, str) or is_conversation):
             raise ValueError(f"{value!r} is nothing to work on")
@@ -116,11 +120,11 @@ class LineForm:
 class AnswerLines(VLLMServiceGenerator):
     """Answers lines; a plain prompt becomes a conversation if the model has them."""
 
-    keys = ("messages", "prompt")
+    form = staticmethod(partial(LineForm, keys=("messages", "prompt"), own_key="prompt"))
 
     def __init__(self, service_name: str, *, template: str | None, **options: Any) -> None:
         super().__init__(service_name, **options)
-        self._form = LineForm(self.keys, template)
+        self._form = self.form(template)
         self._converses: bool | None = None
 
     def prompt_and_options(self, record: Any) -> tuple[Any, Mapping[str, Any]]:
@@ -148,11 +152,11 @@ class AnswerLines(VLLMServiceGenerator):
 class EmbedLines(VLLMEmbeddingOperator):
     """Embeds lines."""
 
-    keys = ("text", "prompt")
+    form = staticmethod(partial(LineForm, keys=("text", "prompt"), own_key="text"))
 
     def __init__(self, service_name: str, *, template: str | None) -> None:
         super().__init__(service_name)
-        self._form = LineForm(self.keys, template)
+        self._form = self.form(template)
 
     def submit(self, record: Any) -> Future[Any]:
         """Start the vector of a line."""
