@@ -20,15 +20,15 @@ import sys, time
 from pathlib import Path
 from sage.common.components.sage_vllm.service import VLLMService
 
-if __name__ == "__main__":
-    config = {
-        "model_id": "test/tiny-chat", "model_root": Path(sys.argv[1]), "engine_mode": "process",
-        "engine": {"kv_cache_memory_bytes": 64 << 20},
-    }
-    with VLLMService(config) as service:
-        print("up", flush=True)
-        service.generate("Hello", max_tokens=500, ignore_eos=True)
-        time.sleep(600)
+# As most scripts, without a guard: the engine's process must not run this again.
+config = {
+    "model_id": "test/tiny-chat", "model_root": Path(sys.argv[1]), "engine_mode": "process",
+    "engine": {"kv_cache_memory_bytes": 64 << 20},
+}
+with VLLMService(config) as service:
+    print("up", flush=True)
+    service.generate("Hello", max_tokens=500, ignore_eos=True)
+    time.sleep(600)
 """
 
 HOSTS = """
@@ -53,26 +53,25 @@ def be_host(up):
         time.sleep(600)
 
 
-if __name__ == "__main__":
-    if sys.argv[2] == "as on a GPU":
-        tied = engine_build.tied_processes
-        engine_build.tied_processes = lambda utils, forked: tied(utils, forked=False)
-    whole_start = None
-    for part in map(float, sys.argv[3:]):
-        is_up, up = os.pipe()
-        began = time.monotonic()
-        if (host := os.fork()) == 0:
-            os.setsid()
-            be_host(up)
-        os.close(up)
-        if whole_start is None:
-            assert os.read(is_up, 2) == b"up"
-            whole_start = time.monotonic() - began
-        else:
-            time.sleep(whole_start * part)
-        os.kill(host, signal.SIGKILL)
-        os.waitpid(host, 0)
-        print(host, time.monotonic(), flush=True)
+if sys.argv[2] == "as on a GPU":
+    tied = engine_build.tied_processes
+    engine_build.tied_processes = lambda utils, forked: tied(utils, forked=False)
+whole_start = None
+for part in map(float, sys.argv[3:]):
+    is_up, up = os.pipe()
+    began = time.monotonic()
+    if (host := os.fork()) == 0:
+        os.setsid()
+        be_host(up)
+    os.close(up)
+    if whole_start is None:
+        assert os.read(is_up, 2) == b"up"
+        whole_start = time.monotonic() - began
+    else:
+        time.sleep(whole_start * part)
+    os.kill(host, signal.SIGKILL)
+    os.waitpid(host, 0)
+    print(host, time.monotonic(), flush=True)
 """
 
 

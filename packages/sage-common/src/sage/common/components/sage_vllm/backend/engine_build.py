@@ -42,6 +42,7 @@ from sage.common.components.sage_vllm.errors import EngineStartError, InvalidOpt
 from sage.common.components.sage_vllm.host.engine_environment import (
     engine_environment,
     environment,
+    quiet_build,
 )
 from sage.common.components.sage_vllm.host.malloc_tuning import tune_malloc
 from sage.common.components.sage_vllm.host.mapped_memory import take_first_blocks
@@ -74,17 +75,18 @@ def build(
     began = time.perf_counter()
     with BUILD_LOCK:
         import_vllm(spec.model_id)
-        with environment(spec.variables):
-            device = vllm_device()
-        plan = plan_engine(spec, device)
-        if plan.device.kind == "cpu":
-            register_cpu_kernels()
-        engine_args = _engine_args(plan)
-        plan.check(_known_types())
-        mode = _mode(plan)
-        _prepare(plan, mode)
-        engine = _start(plan, mode, engine_args)
-        runtime = VLLMRuntime(plan.spec, engine, inline=mode == "inline", on_death=on_death)
+        with quiet_build():
+            with environment(spec.variables):
+                device = vllm_device()
+            plan = plan_engine(spec, device)
+            if plan.device.kind == "cpu":
+                register_cpu_kernels()
+            engine_args = _engine_args(plan)
+            plan.check(_known_types())
+            mode = _mode(plan)
+            _prepare(plan, mode)
+            engine = _start(plan, mode, engine_args)
+            runtime = VLLMRuntime(plan.spec, engine, inline=mode == "inline", on_death=on_death)
     _prove(plan.spec, runtime)
     info = _info(plan, mode, runtime, engine.vllm_config, time.perf_counter() - began)
     _say_context(plan, info)

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, spawn
 from multiprocessing.context import (
     BaseContext,
     ForkContext,
@@ -47,22 +47,41 @@ class StartsEngines(Protocol):
 def tied_processes(engine_utils: StartsEngines, *, forked: bool) -> Iterator[None]:
     """Have the process of an engine that vLLM starts die with this one, if ``forked`` also forked.
 
-    Forks of the fork server have the environment of their start, as if they were spawned.
+    Forks of the fork server have the environment of their start, as if they were spawned. None
+    runs the host's script again, as Python would have it: a script needs no ``__main__`` guard.
     """
-    original = engine_utils.get_mp_context
+    original, preparation_data = engine_utils.get_mp_context, spawn.get_preparation_data
     if forked:
         _have_fork_server()
+    spawn.get_preparation_data = lambda name: _without_main(name, preparation_data(name))
     engine_utils.get_mp_context = lambda: _ForkedContext() if forked else _tied(original())
     try:
         yield
     finally:
         engine_utils.get_mp_context = original
+        spawn.get_preparation_data = preparation_data
+
+
+class _EngineName(str):
+    """The name of an engine's process, and of no other that is started meanwhile."""
+
+    __slots__ = ()
+
+
+def _without_main(name: str, data: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(name, _EngineName):
+        return data
+    return {key: value for key, value in data.items() if not key.startswith("init_main")}
 
 
 class _ForkedEngine(ForkServerProcess):
     """A fork that has the environment of its start, as if it were spawned."""
 
     _environment: dict[str, str]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._name = _EngineName(self.name)
 
     def start(self) -> None:
         # The engine forks its worker in turn.
@@ -110,10 +129,10 @@ class _TiedSpawnContext(SpawnContext):
     Process = _TiedSpawn
 
 
-class _TiedName(str):
+class _TiedName(_EngineName):
     """The name of a process, which ties the process that it is read in.
 
-    It is the first thing that a spawned process reads; then it imports the main module, and vLLM.
+    It is the first thing that a spawned process reads; then it imports vLLM.
     """
 
     __slots__ = ()

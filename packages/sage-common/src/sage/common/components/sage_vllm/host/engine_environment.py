@@ -7,9 +7,11 @@ would say nothing while it starts.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -31,6 +33,7 @@ _QUIET = {
 # vLLM adds torch's libgomp and tcmalloc for processes that it starts. Every program started later
 # would load them too, and an engine in it would find how long OpenMP spins decided already.
 _LEFT_BY_VLLM = ("LD_PRELOAD",)
+_ERROR = 2  # of the log levels in torch's C++ part
 
 
 def quiet_environment() -> dict[str, str]:
@@ -66,6 +69,40 @@ def quiet_warnings() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
     warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, in a notebook
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+
+
+@contextmanager
+def quiet_build() -> Iterator[None]:
+    """Build an engine in this process without a trace in what the process prints, now or later.
+
+    torch and transformers have read how much to log when they were imported, maybe by the program
+    itself, before the settings for it were made. And torch would begin each line of a traceback of
+    this process with "[rank0]: " from now on. Both have to be imported already.
+    """
+    quiet = quiet_environment()
+    hook = sys.excepthook
+    torch_log, transformers_log = _torch_log_level(), logging.getLogger("transformers")
+    before = torch_log.value, transformers_log.level
+    if "TORCH_CPP_LOG_LEVEL" in quiet:
+        torch_log.value = _ERROR
+    if "TRANSFORMERS_VERBOSITY" in quiet:
+        transformers_log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        torch_log.value, level = before
+        transformers_log.setLevel(level)
+        if sys.excepthook.__module__ == "torch.distributed.distributed_c10d":
+            sys.excepthook = hook
+
+
+def _torch_log_level() -> ctypes.c_int:
+    """Return the variable that says how much torch's C++ part logs; one without effect if none."""
+    library = Path(str(sys.modules["torch"].__file__)).with_name("lib") / "libc10.so"
+    try:
+        return ctypes.c_int.in_dll(ctypes.CDLL(str(library)), "FLAGS_caffe2_log_level")
+    except (OSError, ValueError):  # another build
+        return ctypes.c_int()
 
 
 def engine_environment(*, inline: bool, on_cpu: bool) -> dict[str, str]:

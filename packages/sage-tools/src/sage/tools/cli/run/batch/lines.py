@@ -185,7 +185,8 @@ def check_first_lines(path: Path, form: LineForm) -> None:
         named = " or ".join(f'"{key}"' for key in reversed(form.keys))
         raise CommandError(
             f"{'; '.join(bad[:_MOST_SHOWN])}{more}",
-            f"A line is a text or an object with {named}, as JSON. Nothing was run.",
+            f"A line is a text or an object with {named}, as JSON; --template makes prompts of "
+            f"other fields. Nothing was run.",
         )
 
 
