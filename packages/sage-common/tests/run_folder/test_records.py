@@ -23,6 +23,7 @@ from sage.common.run_folder import RunRecord
 record = RunRecord("service", name="held")
 child = None
 if "fork" in sys.argv and (child := os.fork()) == 0:
+    signal.alarm(60)  # of two children only the other one is ended by the test
     signal.pause()
 if "exec" in sys.argv:
     child = subprocess.Popen(["sleep", "600"], close_fds=False).pid
