@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -101,3 +102,10 @@ def service(model_root: Path) -> Iterator[VLLMService]:
     }
     with VLLMService(config) as opened:
         yield opened
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """An empty folder by a name that is short enough for sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as folder:
+        yield Path(folder)

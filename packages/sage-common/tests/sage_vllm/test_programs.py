@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from sage.common.components.sage_vllm.host.socket_folder import (
+    VARIABLE,
+    remove_abandoned,
+)
 
 SERVICE = """
 import sys
 from sage.common.components.sage_vllm import VLLMService
 
-def service():
+def service(mode="inline"):
     return VLLMService({
         "model_id": "test/tiny-chat", "model_root": sys.argv[1],
-        "engine": {"kv_cache_memory_bytes": 64 << 20},
+        "engine": {"kv_cache_memory_bytes": 64 << 20}, "engine_mode": mode,
         "sampling": {"temperature": 0, "max_tokens": 4},
     })
 """
 
 
-def run(program: str, model_root: Path, tmp_path: Path, *, as_file: bool = False) -> str:
+def run(
+    program: str, model_root: Path, tmp_path: Path, *, as_file: bool = False, code: int = 0
+) -> str:
     """Run a program to its end; return what it printed, and see that it complained of nothing."""
     if as_file:
         file = tmp_path / "program.py"
@@ -30,7 +39,7 @@ def run(program: str, model_root: Path, tmp_path: Path, *, as_file: bool = False
     else:
         command = [sys.executable, "-c", SERVICE + program, str(model_root)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     assert "died" not in done.stderr
     return done.stdout
@@ -141,3 +150,104 @@ with service() as another:
     refused, works = run(program, model_root, tmp_path).splitlines()
     assert refused.endswith("it has been closed, and does not open again; make a new one")
     assert works == "1"
+
+
+@pytest.fixture
+def sockets(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the programs of a test have the folders of their engines' sockets."""
+    monkeypatch.setenv(VARIABLE, str(short_folder))
+    return short_folder
+
+
+def test_an_engine_of_its_own_process_in_all_these_programs(
+    model_root: Path, tmp_path: Path, sockets: Path
+) -> None:
+    program = """
+import asyncio, os, threading
+from pathlib import Path
+
+folder = Path(os.environ["VLLM_RPC_BASE_PATH"])
+with service() as inline:  # vLLM remembers the environment of this one's start
+    said = inline.generate("Hello")[0]["text"]
+    assert not list(folder.glob("*/*"))
+opened = service("process")
+thread = threading.Thread(target=opened.open)
+thread.start()
+thread.join()
+print(opened.generate("Hello")[0]["text"] == said, len(list(folder.glob("*/*"))) > 0)
+
+async def main():
+    calls = [asyncio.wrap_future(opened.generate_async("Hello")) for _ in range(8)]
+    print([result[0]["text"] == said for result in await asyncio.gather(*calls)])
+
+asyncio.run(main())
+child = os.fork()
+if child == 0:
+    try:
+        opened.generate("Hello")
+    except RuntimeError as error:
+        print(error, flush=True)
+    opened.close()
+    os._exit(0)
+print(os.waitpid(child, 0)[1], opened.generate("Hello")[0]["text"] == said, flush=True)
+futures = [opened.generate_async("Hello", max_tokens=400, ignore_eos=True) for _ in range(64)]
+stream = opened.stream("Hello", max_tokens=400, ignore_eos=True)
+next(stream)
+print("in flight", not futures[-1].done(), flush=True)
+"""
+    thread, running_loop, refused, *last = run(program, model_root, tmp_path).splitlines()
+    assert thread == "True True"
+    assert running_loop == str([True] * 8)
+    assert "a fork without its threads" in refused
+    assert last == ["0 True", "in flight True"]
+    assert list(sockets.iterdir()) == []
+
+
+def test_engines_and_hosts_that_are_killed_leave_no_sockets(
+    model_root: Path, tmp_path: Path, sockets: Path
+) -> None:
+    program = """
+import logging, os, signal
+from pathlib import Path
+
+logging.disable()  # that an engine died is told, and rightly
+
+def folders():
+    return list(Path(os.environ["VLLM_RPC_BASE_PATH"]).iterdir())
+
+def main():
+    with service("process") as closed:
+        print(len(folders()), len(list(folders()[0].iterdir())) > 0)
+        said = closed.generate("Hello")[0]["text"]
+        engines = [
+            stat.parent for stat in Path("/proc").glob("[0-9]*/comm")
+            if "EngineCor" in stat.read_text() and str(os.getpid()) in parents(stat.parent)
+        ]
+        os.kill(int(engines[0].name), signal.SIGKILL)
+        print(closed.generate("Hello")[0]["text"] == said, len(folders()))
+    print(len(folders()), flush=True)
+    service("process").open()
+    print(len(folders()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def parents(folder):
+    parent = folder
+    found = []
+    while parent.name not in ("0", "1"):
+        fields = (parent / "stat").read_text().rpartition(")")[2].split()
+        parent = Path("/proc") / fields[1]
+        found.append(parent.name)
+    return found
+
+if __name__ == "__main__":
+    main()
+"""
+    printed = run(program, model_root, tmp_path, as_file=True, code=-signal.SIGKILL)
+    assert printed.splitlines() == ["1 True", "True 1", "0", "1"]
+    (left,) = sockets.iterdir()
+    for _ in range(50):  # its engine's processes end
+        remove_abandoned()
+        if not left.exists():
+            break
+        time.sleep(0.1)
+    assert list(sockets.iterdir()) == []

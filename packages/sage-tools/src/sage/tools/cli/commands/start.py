@@ -146,7 +146,7 @@ def _served(
             _end(server, interrupts)
             raise
     if not listen.background:
-        server.record.remove()
+        server.forget()
     return code
 
 
@@ -213,4 +213,4 @@ def _end(server: Launched, interrupts: Interrupts) -> None:
         server.process.end(0)
     finally:
         server.popen.wait()
-        server.record.remove()
+        server.forget()

@@ -27,6 +27,7 @@ def stop(
     Without a name, the only one. Where nothing runs there is nothing to do, which is no failure;
     a name, port or pid that no server has is one. Services inside programs are left alone.
     """
+    from sage.common.components.sage_vllm.host.socket_folder import remove_abandoned
     from sage.tools.cli.servers.process import ServerProcess
     from sage.tools.cli.servers.records import one_server, running
 
@@ -51,5 +52,6 @@ def stop(
             how = "Stopped" if gently else "Killed"
             write_data(f"{how} {record['name']} on port {record['port']} (pid {record['pid']}).")
     running()  # which removes their records
+    remove_abandoned()
     if display.as_json:
         write_json(stopped)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sage.common.components.sage_vllm.host.lifeline import HOST_VARIABLE
+from sage.common.components.sage_vllm.host.socket_folder import SocketFolder, remove_abandoned
 from sage.common.model_registry.vllm_registry import ModelInfo
 from sage.common.run_folder import (
     ROOT_VARIABLE,
@@ -37,6 +38,11 @@ class Launched:
     popen: subprocess.Popen[bytes]
     process: ServerProcess
     record: RunRecord
+
+    def forget(self) -> None:
+        """Remove its record, and the folder of its sockets: it has ended."""
+        self.record.remove()
+        remove_abandoned()
 
 
 def launch(
@@ -71,6 +77,7 @@ def launch(
         if popen is not None:
             ServerProcess(popen.pid).end(0)
         record.remove()
+        remove_abandoned()
         raise
     return Launched(popen=popen, process=process, record=record)
 
@@ -106,6 +113,7 @@ def _spawn(command: Sequence[str], record: RunRecord, log: Path | None) -> subpr
     # vLLM's processes look for the id of the server that they are to end with; see lifeline.py.
     wrapped = ["/bin/sh", "-c", f'export {HOST_VARIABLE}=$$; exec "$@"', "sh", *command]
     lock = os.dup(record.fileno())  # that one is closed in a fork
+    sockets = SocketFolder()
     try:
         with _output(log) as output:
             return subprocess.Popen(
@@ -113,13 +121,15 @@ def _spawn(command: Sequence[str], record: RunRecord, log: Path | None) -> subpr
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                pass_fds=(lock,),  # with it the record's life is the server's
+                # With these the lives of the record and the folder are the server's.
+                pass_fds=(lock, sockets.fileno()),
                 start_new_session=True,
                 preexec_fn=end_with_parent if log is None else None,
-                env={**_environment(), **os.environ},
+                env={**_environment(), **os.environ, **sockets.environment},
             )
     finally:
         os.close(lock)
+        sockets.let_go()
 
 
 @contextmanager

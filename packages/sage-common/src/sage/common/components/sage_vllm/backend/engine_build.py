@@ -46,6 +46,7 @@ from sage.common.components.sage_vllm.host.engine_environment import (
 )
 from sage.common.components.sage_vllm.host.malloc_tuning import tune_malloc
 from sage.common.components.sage_vllm.host.mapped_memory import take_first_blocks
+from sage.common.components.sage_vllm.host.socket_folder import SocketFolder
 from sage.common.components.sage_vllm.host.usable_cores import usable_cores
 from sage.common.components.sage_vllm.planning.engine_plan import EnginePlan, plan_engine
 from sage.common.components.sage_vllm.planning.model_files import read_config
@@ -85,12 +86,26 @@ def build(
             plan.check(_known_types())
             mode = _mode(plan)
             _prepare(plan, mode)
-            engine = _start(plan, mode, engine_args)
-            runtime = VLLMRuntime(plan.spec, engine, inline=mode == "inline", on_death=on_death)
+            engine, runtime = _run(plan, mode, engine_args, on_death)
     _prove(plan.spec, runtime)
     info = _info(plan, mode, runtime, engine.vllm_config, time.perf_counter() - began)
     _say_context(plan, info)
     return runtime, info
+
+
+def _run(
+    plan: EnginePlan, mode: Mode, engine_args: Any, on_death: Callable[[], None]
+) -> tuple[LLMEngine, VLLMRuntime]:
+    """Start vLLM's engine with a folder for its sockets, which goes with it."""
+    sockets = SocketFolder()
+    try:
+        engine = _start(plan, mode, engine_args, sockets)
+        return engine, VLLMRuntime(
+            plan.spec, engine, inline=mode == "inline", sockets=sockets, on_death=on_death
+        )
+    except BaseException:
+        sockets.remove()
+        raise
 
 
 def plan(spec: EngineSpec) -> tuple[EngineSpec, int]:
@@ -165,14 +180,15 @@ def _use_no_more_threads_than_cores() -> None:
         torch._C.set_num_threads(cores)  # noqa: SLF001
 
 
-def _start(plan: EnginePlan, mode: Mode, engine_args: Any) -> LLMEngine:
+def _start(plan: EnginePlan, mode: Mode, engine_args: Any, sockets: SocketFolder) -> LLMEngine:
     """Start vLLM's engine; raises EngineStartError."""
     from vllm import envs
     from vllm.v1.engine import utils
 
     on_cpu, inline = plan.device.kind == "cpu", mode == "inline"
+    settings = engine_environment(inline=inline, on_cpu=on_cpu)
     with (
-        environment(engine_environment(inline=inline, on_cpu=on_cpu) | dict(plan.spec.variables)),
+        environment(settings | sockets.environment | dict(plan.spec.variables)),
         nullcontext() if inline else tied_processes(utils, forked=on_cpu),
     ):
         envs.disable_envs_cache()  # in which an inline engine keeps the settings of its build

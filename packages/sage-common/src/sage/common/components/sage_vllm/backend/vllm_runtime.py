@@ -24,6 +24,7 @@ from sage.common.components.sage_vllm.backend.vllm_types import (
 )
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
 from sage.common.components.sage_vllm.errors import InvalidRequestError
+from sage.common.components.sage_vllm.host.socket_folder import SocketFolder
 
 
 class VLLMRuntime:
@@ -34,7 +35,13 @@ class VLLMRuntime:
     """
 
     def __init__(
-        self, spec: EngineSpec, engine: LLMEngine, *, inline: bool, on_death: Callable[[], None]
+        self,
+        spec: EngineSpec,
+        engine: LLMEngine,
+        *,
+        inline: bool,
+        sockets: SocketFolder,
+        on_death: Callable[[], None],
     ) -> None:
         vllm = _classes()
         self._processes = [] if inline else engine.engine_core.resources.engine_manager.processes
@@ -45,6 +52,7 @@ class VLLMRuntime:
         self.renderer = VLLMRenderer(spec.model_id, engine, vllm)
         self._model_id = spec.model_id
         self._inline = inline
+        self._sockets = sockets
         self._engine = engine
         self._recorder = engine.logger_manager or LoadRecorder()
         self._refusals = vllm.refusals
@@ -114,6 +122,7 @@ class VLLMRuntime:
             _close_sockets(self._engine.engine_core)
         for process in self._processes:
             process.join(timeout=5)  # vLLM does not wait for one that it had to kill
+        self._sockets.remove()
         self._engine = None  # type: ignore[assignment]  # nothing is called after this
         gc.collect()
 
