@@ -88,7 +88,7 @@ def test_coroutines_get_what_blocking_callers_get(
 
 WRONG: list[tuple[str, tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     ("generate", ("",), {}, ValueError, "the prompt is empty"),
-    ("generate", (5,), {}, ValueError, "no prompts: 5"),
+    ("generate", (5,), {}, ValueError, "conversations, not 5"),
     ("generate", ("a",), {"max_token": 5}, ValueError, "max_token"),
     ("generate", ("a",), {"on_error": "skip"}, ValueError, "on_error"),
     ("generate", ("a",), {"lora": "no/adapter"}, LookupError, "no/adapter"),

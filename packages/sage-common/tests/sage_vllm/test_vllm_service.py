@@ -128,7 +128,7 @@ def test_calls_made_together_are_batched(service: VLLMService) -> None:
         ({"prompt": "Hi", "options": 3}, "must be a mapping"),
         ({"messages": []}, "at least one message"),
         ([[{"role": "user"}]], "'content'"),
-        ([[{"role": "user", "content": "x"}, "y"]], "each message a 'role'"),
+        ([[{"role": "user", "content": "x"}, "y"]], "each with a 'role'"),
         (
             [[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]],
             "content is not text",

@@ -94,5 +94,5 @@ def test_pipelines_and_their_engine_are_one_text(tmp_path: Path) -> None:
     for pipeline in ("twice", "twice 2"):
         labels = (("kind", "map"), ("operator", "ask"), ("pipeline", pipeline))
         assert read["sage_pipeline_records_out_total", labels] == 2
-    engine = (("model_id", "test/echo"), ("role", "text"))
+    engine = (("model_id", "test/echo"), ("name", "text"), ("role", "text"))
     assert read["sage_vllm_requests_done_total", engine] == 4

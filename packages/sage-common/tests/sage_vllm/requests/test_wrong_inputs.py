@@ -47,11 +47,15 @@ def _config(**settings: Any) -> VLLMServiceConfig:
 @pytest.mark.parametrize(
     ("prompts", "given", "said"),
     [
-        (3, 3, "no prompts: 3; pass a string, a conversation"),
-        ({"a", "b"}, {"a", "b"}, "no prompts: {"),
-        (["Hello", None], None, "prompt 1 is none: None; pass a string"),
+        (3, 3, "prompts must be texts or conversations, not 3; pass a string"),
+        ({"a", "b"}, {"a", "b"}, "conversations, not {"),
+        (
+            ["Hello", None],
+            None,
+            "prompt 1 must be a text or a conversation, not None; pass a string",
+        ),
         (["Hello", ""], "", "prompt 1 is empty"),
-        (["Hello", []], [], "prompt 1 is none, and no conversation"),
+        (["Hello", []], [], "prompt 1 must be a text, or a conversation.* not \\[\\]"),
         ({"prompt": 7}, 7, "no string: 7"),
         ({"prompt": "a", "options": 1}, 1, "must be a mapping, not 1; pass 'options': {"),
         ({"text": "a"}, {"text": "a"}, "'prompt' or 'messages'.*it has \\['text'\\]"),

@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 
 from sage.common.components.sage_vllm.engine_contract import Generation
-from sage.common.components.sage_vllm.errors import EngineDeadError, PromptTooLongError
+from sage.common.components.sage_vllm.errors import (
+    EngineDeadError,
+    InvalidInputError,
+    PromptTooLongError,
+)
 from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.failed_record import FailedRecord
@@ -57,7 +61,8 @@ def test_every_record_comes_out_or_becomes_a_dead_letter(
     assert all(r["generated"] == f"record {r['id']}" for r in out)
     assert sorted(letter.record["id"] for letter in letters) == BAD
     assert Counter(type(letter.error) for letter in letters) == {
-        ValueError: 75,
+        InvalidInputError: 50,
+        ValueError: 25,
         PromptTooLongError: 25,
     }
     assert {letter.attempts for letter in letters} == {1}

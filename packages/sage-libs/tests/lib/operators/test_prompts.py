@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sage.common.components.sage_vllm.errors import InvalidInputError
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.failed_record import FailedRecord
@@ -160,7 +161,7 @@ def test_a_system_prompt_makes_no_bad_prompt_good(
         env, [{"prompt": prompt}], VLLMServiceGenerator,
         system_prompt="Be brief.", on_error=letters.append,
     )  # fmt: skip
-    assert [type(letter.error) for letter in letters] == [ValueError]
+    assert [type(letter.error) for letter in letters] == [InvalidInputError]
 
 
 # -- options of records -----------------------------------------------------------------------

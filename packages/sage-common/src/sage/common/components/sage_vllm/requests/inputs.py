@@ -29,7 +29,9 @@ def parse_prompts(inputs: Any) -> list[PromptItem]:
     if isinstance(inputs, str | Mapping) or _is_conversation(inputs):
         return [_parse_one(inputs, "the prompt")]
     if not isinstance(inputs, Sequence) or isinstance(inputs, bytes):
-        raise InvalidInputError(inputs, f"these are no prompts: {inputs!r}", hint=_PASS)
+        raise InvalidInputError(
+            inputs, f"prompts must be texts or conversations, not {inputs!r}", hint=_PASS
+        )
     return [_parse_one(item, f"prompt {index}") for index, item in enumerate(inputs)]
 
 
@@ -54,7 +56,9 @@ def _parse_one(item: Any, which: str) -> PromptItem:
         return _parse_mapping(item, which)
     if isinstance(item, Sequence) and not isinstance(item, bytes):
         return PromptItem(prompt=_check_conversation(item, which))
-    raise InvalidInputError(item, f"{which} is none: {item!r}", hint=_PASS)
+    raise InvalidInputError(
+        item, f"{which} must be a text or a conversation, not {item!r}", hint=_PASS
+    )
 
 
 def _parse_mapping(item: Mapping[str, Any], which: str) -> PromptItem:
@@ -97,8 +101,8 @@ def _check_conversation(messages: Any, which: str) -> Sequence[Mapping[str, Any]
     if not _is_conversation(messages):
         raise InvalidInputError(
             messages,
-            f"{which} is none, and no conversation, which has at least one message and each "
-            f"message a 'role': {messages!r}",
+            f"{which} must be a text, or a conversation of at least one message, each with a "
+            f"'role', not {messages!r}",
             hint=_PASS,
         )
     for message in messages:
