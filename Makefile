@@ -17,7 +17,7 @@ demo: setup
 	@$(RUN) examples/service/vllm/vllm_service_demo.py $(if $(MODEL),--model $(MODEL))
 
 test: setup
-	@$(RUN) -m pytest $(ARGS)
+	@$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup
 	@$(RUN) -m ruff check .

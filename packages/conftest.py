@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.common.components.sage_vllm.testing.echo_engine import write_echo_model
@@ -20,6 +21,25 @@ from sage.common.model_registry.vllm_registry import import_model
 CHAT_MODEL = "test/tiny-chat"
 BASE_MODEL = "test/tiny-base"  # without a chat template
 ECHO_MODEL = "test/echo"  # for the EchoEngine alone
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function that makes a folder by calling another, once for all processes that run tests."""
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        base = tmp_path_factory.getbasetemp()
+        folder = (base.parent if _WORKER else base) / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                unfinished = folder.with_suffix(".unfinished")
+                unfinished.mkdir(exist_ok=True)
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return made
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,8 +55,11 @@ def programs_as_from_a_terminal() -> None:
     """Have the programs that tests start obey signals, and compile a module once for all of them.
 
     A shell that runs the tests in the background has all that it starts ignore Ctrl-C, and `nohup`
-    the end of the terminal. What is handled here is not ignored there.
+    the end of the terminal. What is handled here is not ignored there. Of two processes that run
+    tests at once each has a session of its own: tests look at all that theirs has left.
     """
+    if _WORKER:
+        os.setsid()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

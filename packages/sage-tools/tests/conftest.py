@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,23 +16,27 @@ FIRST_QUESTION = "What is the capital of France?"
 
 @pytest.fixture(scope="session")
 def first_run(
-    tmp_path_factory: pytest.TempPathFactory,
+    made_once: Callable[..., Path],
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """What the first command of the quick start says to someone who has no model, and its registry.
 
     It trains in a process of its own, so that the memory is given back.
     """
-    root = tmp_path_factory.mktemp("first") / "registry"
-    program = "from sage.tools.cli.main import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", program, "llm", "run", "--prompt", FIRST_QUESTION],
-        env={**os.environ, "SAGE_VLLM_MODEL_ROOT": str(root)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return root, done
+
+    def run(folder: Path) -> None:
+        program = "from sage.tools.cli.main import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", program, "llm", "run", "--prompt", FIRST_QUESTION],
+            env={**os.environ, "SAGE_VLLM_MODEL_ROOT": str(folder / "registry")},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        (folder / "done").write_bytes(pickle.dumps(done))
+
+    folder = made_once("first", run)
+    return folder / "registry", pickle.loads((folder / "done").read_bytes())
 
 
 @pytest.fixture(scope="session")

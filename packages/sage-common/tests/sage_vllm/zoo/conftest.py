@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,17 @@ if str(HERE) not in sys.path:  # importlib mode leaves it out
 
 
 @pytest.fixture(scope="session")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def zoo(made_once: Callable[..., Path]) -> Path:
     """The folder with all models of the zoo, and with what transformers makes of the prompts."""
-    folder = tmp_path_factory.mktemp("zoo")
     # Models this small are faster on one core, and do not wait for another one that is busy.
     settings = {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
-    subprocess.run(
-        [sys.executable, HERE / "write_zoo.py", folder],
-        env={**os.environ, **settings},
-        check=True,
-        timeout=300,
-    )
-    return folder
+
+    def write(folder: Path) -> None:
+        subprocess.run(
+            [sys.executable, HERE / "write_zoo.py", folder],
+            env={**os.environ, **settings},
+            check=True,
+            timeout=300,
+        )
+
+    return made_once("zoo", write)
