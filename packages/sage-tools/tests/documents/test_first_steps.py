@@ -91,7 +91,7 @@ def test_the_programs_of_the_readme(environment: dict[str, str], tmp_path: Path)
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").open()]
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [answer["id"] for answer in answers] == [1, 2]
     assert answers[0]["generated"] == "The capital of France is Paris."
     first, again = (line for line in done.stderr.splitlines() if line.startswith("answers: "))

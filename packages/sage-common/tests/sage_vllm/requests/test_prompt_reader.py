@@ -15,7 +15,7 @@ from sage.common.model_registry.vllm_registry import ModelNotFoundError, import_
 
 
 def reader(root: Path | None = None, **defaults: Any) -> PromptReader:
-    return PromptReader(defaults, LoraAdapters(root))
+    return PromptReader(lambda _model: defaults, LoraAdapters(root))
 
 
 def test_a_prompts_own_options_override_the_calls_and_those_the_services() -> None:
@@ -44,8 +44,18 @@ def test_an_adapter_is_found_and_known_to_be_in_use(tmp_path: Path) -> None:
     path = import_model("test/adapter", adapter, root=root).path
     adapters = LoraAdapters(root)
     assert not adapters.is_in_use(path)
-    items = PromptReader({}, adapters).read(["a", "b"], {"lora": "test/adapter"})
+    reading = PromptReader(lambda _model: {}, adapters)
+    items = reading.read(["a", "b"], {"lora": "test/adapter"})
     assert {item.options["lora"].rank for item in items} == {4}
     assert adapters.is_in_use(path)
     with pytest.raises(ModelNotFoundError, match="test/other"):
-        PromptReader({}, adapters).read("a", {"lora": "test/other"})
+        reading.read("a", {"lora": "test/other"})
+
+
+def test_the_defaults_are_those_of_the_model_that_is_named() -> None:
+    defaults = {None: {"seed": 1}, "judge": {"temperature": 0}}
+    reading = PromptReader(defaults.__getitem__, LoraAdapters(None))
+    prompts = ["a", {"prompt": "b", "options": {"model": "judge"}}]
+    first, second = reading.read(prompts, {"top_k": 4})
+    assert (first.model, first.options) == (None, {"seed": 1, "top_k": 4})
+    assert (second.model, second.options) == ("judge", {"temperature": 0, "top_k": 4})
