@@ -45,6 +45,7 @@ class VLLMRenderer:
         self._renderer = engine.renderer
         self._model_config = engine.model_config
         self._max_model_len = engine.model_config.max_model_len
+        self._vocabulary = engine.model_config.get_vocab_size()
         self._generates = engine.model_config.runner_type == "generate"
         self._lora_config = engine.vllm_config.lora_config
         self._pooling_params: dict[tuple[bool, int | None], Any] = {}
@@ -129,7 +130,9 @@ class VLLMRenderer:
         Raises InvalidRequestError; of its kinds PromptTooLongError and NoChatTemplateError.
         """
         rendered = self._render(prompt, chat_template, {})
-        tokens = len(rendered.get("prompt_token_ids", ()))
+        token_ids = rendered.get("prompt_token_ids", ())
+        self._check_known(token_ids)
+        tokens = len(token_ids)
         if self._generates and tokens >= self._max_model_len:  # vLLM's engine refuses it later
             raise PromptTooLongError(self._model_id, tokens, self._max_model_len)
         return rendered
@@ -221,6 +224,8 @@ class VLLMRenderer:
             return_token_type_ids=False,
             **params.get_encode_kwargs(),
         )["input_ids"]
+        for token_ids in found:
+            self._check_known(token_ids)
         too_long = [limit is not None and len(token_ids) > limit for token_ids in found]
         for index, (text, truncate) in enumerate(texts):
             if too_long[index] and truncate:
@@ -235,6 +240,17 @@ class VLLMRenderer:
             (next(rendered), long) if truncate or not long else self._text_too_long(text)
             for long, (text, truncate) in zip(too_long, texts, strict=True)
         ]
+
+    def _check_known(self, token_ids: Sequence[int]) -> None:
+        """Refuse a token that the model has no vector for: an engine would die of it."""
+        if token_ids and (largest := max(token_ids)) >= self._vocabulary:
+            raise InvalidRequestError(
+                self._model_id,
+                f"token {largest} of the tokenizer is none of the {self._vocabulary} that "
+                f"{self._model_id!r} knows",
+                hint="the tokenizer was extended, or is another model's: use the one that the "
+                "model was trained with",
+            )
 
     def _text_too_long(self, text: str) -> PromptTooLongError:
         hint = "shorten the text, or embed its beginning with truncate=True"

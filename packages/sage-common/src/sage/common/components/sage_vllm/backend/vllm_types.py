@@ -58,6 +58,10 @@ class ModelConfig(Protocol):
     max_model_len: int
     runner_type: str
 
+    def get_vocab_size(self) -> int:
+        """Return how many tokens the model knows."""
+        ...
+
     def get_diff_sampling_param(self) -> dict[str, Any]:
         """Return the sampling options that the model's generation_config.json sets."""
         ...
