@@ -306,13 +306,13 @@ def _build_engine(spec: EngineSpec, engine_args: Any) -> LLMEngine:
         # The defaults for batch sizes are those of vLLM's offline LLM class.
         config = engine_args.create_engine_config(UsageContext.LLM_CLASS)
         if "structured_outputs_config" not in spec.arguments:
-            # A small model told to write JSON may else go on with blanks to the end of its tokens.
+            # Otherwise a small model that writes JSON may add blanks until its tokens run out.
             config.structured_outputs_config.disable_any_whitespace = True
         built = llm_engine.LLMEngine.from_vllm_config(config, UsageContext.LLM_CLASS)
     except Exception as error:
         classes = read_config(spec.model_id, spec.path).get("architectures") or []
         unknown = [name for name in classes if name not in ModelRegistry.get_supported_archs()]
-        # Else vLLM would list all classes that it has code for, a page of them.
+        # Otherwise vLLM would list all classes that it has code for, a page of them.
         no_code = isinstance(error, ValidationError) and unknown
         reason = f"it has no code for {', '.join(unknown)}" if no_code else _reason(error)
         raise EngineStartError(spec.model_id, reason) from error

@@ -56,7 +56,7 @@ class Inbox:
 
     def submit(self, request: EngineRequest) -> None:
         """Hand over a request; cancelling its Future from now on is handed over too."""
-        with self._lock:  # nothing may enter after the driver has emptied it
+        with self._lock:  # no request may come in after the driver has emptied it
             self.check_open()
             self._commands.put(request)
         cancelled = Cancelled(request.id)
@@ -87,7 +87,7 @@ class Inbox:
             return left
 
     def end_if_drained(self, error: EngineError) -> bool:
-        """Accept no more if that was to be so after all that came; return whether it is."""
+        """Accept no more once a drain has emptied the inbox; return whether none are accepted."""
         if not self._draining:
             return False
         with self._lock:

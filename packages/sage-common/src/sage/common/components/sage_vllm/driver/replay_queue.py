@@ -13,9 +13,9 @@ _SUSPECT = 2  # crashes from which on a request may be what kills the engine
 class ReplayQueue:
     """Decides what is replayed together and what alone, and finds the request that kills.
 
-    After a first crash all requests are replayed together: mostly it was not them. Those that
-    were in a second crash are suspects, and are replayed one at a time; one that is in a crash
-    alone is poison. The others were only beside it, and go on together.
+    After a first crash all requests are replayed together: usually none of them caused it. Requests
+    that were in a second crash are suspects, and are replayed one at a time; a request that crashes
+    the engine alone is poison. The others are replayed together again.
     """
 
     def __init__(self) -> None:

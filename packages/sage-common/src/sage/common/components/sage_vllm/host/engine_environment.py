@@ -65,7 +65,7 @@ def import_environment() -> dict[str, str]:
 
 
 def quiet_warnings() -> None:
-    """Leave out what vLLM and torch say of each other at every start: it helps no user of ours."""
+    """Silence warnings that vLLM and torch raise about each other at every start."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
     warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, in a notebook
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
@@ -116,7 +116,7 @@ def engine_environment(*, inline: bool, on_cpu: bool) -> dict[str, str]:
 
 @contextmanager
 def environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Have these variables in the process's environment, and afterwards what was there before."""
+    """Set these variables in the process's environment, and restore it afterwards."""
     before = {name: os.environ.get(name) for name in (*settings, *_LEFT_BY_VLLM)}
     os.environ.update(settings)
     try:

@@ -1,4 +1,4 @@
-"""HomeProcess: the process that something belongs to, which a fork of it is not."""
+"""HomeProcess: the process that an object was made in, as opposed to a fork of it."""
 
 from __future__ import annotations
 

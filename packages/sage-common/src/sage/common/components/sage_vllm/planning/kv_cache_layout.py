@@ -10,7 +10,7 @@ from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import Role
 
-# What keeps something else than a key and a value per head, layer and token: not told here.
+# Architectures that keep more than a key and a value per head, layer and token: unknown here.
 _OTHER_CACHES = (
     "compress_ratios",
     "layers_block_type",  # state space layers among others

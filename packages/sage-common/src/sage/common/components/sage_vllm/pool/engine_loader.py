@@ -30,7 +30,7 @@ _PROBE_SECONDS = 60.0
 
 
 class EngineLoader:
-    """Builds engines as a configuration says, and knows all that are built or on their way."""
+    """Builds engines as a configuration says, and knows all that are built or being built."""
 
     def __init__(self, config: VLLMServiceConfig, factory: EngineFactory) -> None:
         self._config = config
@@ -70,7 +70,7 @@ class EngineLoader:
         return self._specs[engine]
 
     def converted(self, text: EngineSpec) -> EngineSpec:
-        """Return what an embedding engine is built from that is a text model, converted."""
+        """Return the spec of an engine that embeds with a text model, converted for that."""
         arguments = self._config.embedding_engine
         return replace(
             text, role=Role.EMBED, arguments=arguments, option=Role.EMBED.option, replicas=1

@@ -118,7 +118,7 @@ class EnginePool:
         self.table.close()  # first of all: closing an engine takes a while
         self._loader.close()
         self._keeper.close()
-        with self._replacing:  # whoever holds it cannot put an engine into a slot any more
+        with self._replacing:  # from now on no engine can be put into a slot
             pass
 
     @property
@@ -163,7 +163,7 @@ class EnginePool:
     def largest_batch(self) -> int:
         """Return how many calls of one role its engines can work on at once; 0 before it opens.
 
-        Models that are not loaded yet count too: their calls wait, and are many when they are.
+        Models that are not loaded yet count too: once they are, all their calls begin at once.
         """
         batches: Counter[Role] = Counter()
         for entry in self.table.all():
@@ -172,7 +172,7 @@ class EnginePool:
         return self._largest_batch
 
     def shown(self) -> list[PoolEntry]:
-        """Return the entries that there is something to say of: not a fallback nobody has used."""
+        """Return the entries to show: all but a fallback that nobody has used."""
         return [
             entry for entry in self.table.all() if entry.source is None or entry.state != "unloaded"
         ]
@@ -205,7 +205,7 @@ class EnginePool:
     # -- switching ------------------------------------------------------------------------------
 
     def reload(self, model_id: str, revision: str | None) -> None:
-        """Have the entries of this model, but for the fallback, switch to this revision of it."""
+        """Switch the entries of this model, except the fallback, to this revision."""
         for entry in self.table.all():
             if entry.model_id == model_id and entry.source is None:
                 self.switch(model_id, revision, name=entry.name)
@@ -265,7 +265,7 @@ class EnginePool:
                 each.spec = None
 
     def _lose(self, entry: PoolEntry, error: Exception) -> None:
-        """Leave an entry without an engine whose old one cannot be had back either."""
+        """Leave an entry without an engine: the old one cannot be built again either."""
         if entry.settings.pin:
             if self._phase == "switching":  # else it was closed meanwhile
                 self._phase = "failed"

@@ -21,7 +21,7 @@ Start = Callable[[Engine], Future[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Expiry:
-    """When a call that still waits for an engine is over, by time.perf_counter, and its result."""
+    """When a call that still waits for an engine ends, by time.perf_counter, and its result."""
 
     at: float
     result: Callable[[], Any]
@@ -29,9 +29,9 @@ class Expiry:
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """Who wants the engine of a slot; times are those of time.perf_counter.
+    """The calls for the engine of a slot; times are those of time.perf_counter.
 
-    - ``running``: calls that have been started and are not done, where they are counted.
+    - ``running``: calls that were started and are not done; 0 where they are not counted.
     - ``waiting``: prompts and texts of calls that wait for an engine; ``since`` when the first of
       these calls came, None if there is none.
     - ``used``: when the last call that ran was done.
@@ -58,7 +58,8 @@ class EngineSlot:
         model_id: for the errors of calls that find the slot closed.
         on_wait: is told when a call begins to wait.
         on_idle: is told when no call runs any more.
-        counts: whether calls that run are counted: an engine that keeps its place is spared that.
+        counts: whether running calls are counted, which an engine that is never unloaded can do
+            without.
     """
 
     def __init__(
@@ -148,7 +149,7 @@ class EngineSlot:
         return future
 
     def _forget(self, future: Future[Any]) -> None:
-        """Let a call that was cancelled wait no more; one that is done waits no more already."""
+        """Take a call that was cancelled out of the waiting ones."""
         with self._lock:
             self._waiting.pop(future, None)
 

@@ -18,11 +18,11 @@ from sage.common.components.sage_vllm.planning.memory_share import MemoryShare
 from sage.common.core.errors import Setting
 from sage.common.model_registry.vllm_registry import format_bytes
 
-_RESERVE = 0.08  # of all memory, left alone where nobody sets a budget
+_RESERVE = 0.08  # the share of all memory that is left free where nobody sets a budget
 
 
 class MemoryBudget:
-    """Counts what engines hold against a limit, and what else has taken the device's memory.
+    """Compares what engines hold, and what other programs have taken, with a limit.
 
     Without a limit, or with engines that nobody can plan, there is room for everything: an engine
     that finds no memory then says so itself.

@@ -19,7 +19,7 @@ MakeEntry = Callable[[str, ModelSettings, PoolEntry | None], PoolEntry]
 
 
 class ModelTable:
-    """All entries of a service: those of its configuration, and those that calls have added.
+    """All entries of a service: those of its configuration, and those added by calls.
 
     ``make_entry`` makes one of a name, its settings, and the entry that it is converted from.
     """
@@ -53,7 +53,7 @@ class ModelTable:
         return self._entries.get(name)
 
     def entry(self, name: str) -> PoolEntry:
-        """Return the entry of a name that there is."""
+        """Return the entry of a name that is known to exist."""
         return self._entries[name]
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class ModelTable:
             entry.slot.refuse()
 
     def find(self, model: str | None, role: Role) -> PoolEntry:
-        """Return the entry that a call means by ``model``; of None, the one that there is for it.
+        """Return the entry that a call means by ``model``; for None, the only one of its role.
 
         Raises InvalidOptionError for a name that no entry has, or whose model does something else.
         """

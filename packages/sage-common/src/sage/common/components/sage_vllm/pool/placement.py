@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-_QUIET_SECONDS = 0.05  # without a call anywhere: nobody is about to ask again
+_QUIET_SECONDS = 0.05  # no calls at all for so long: nobody is about to call again
 _SOONEST_SECONDS = 0.001
 
 

@@ -30,11 +30,11 @@ class Places:
 
     Args:
         config: says whether there is a budget: where several models are named, or a size is.
-        changing: held by whoever changes which engines there are. The methods that do are for those
-            who hold it, but ``tend``, which has its steps taken on threads of their own.
-        is_serving: whether steps may be taken now.
-        on_done: is told when a step has been taken.
-        on_error: is told what a load failed of.
+        changing: the lock that is held while engines are loaded, unloaded or replaced. Callers of
+            these methods hold it, except of ``tend``, which takes its steps on other threads.
+        is_serving: returns whether steps may be taken now.
+        on_done: is called after each step.
+        on_error: is called with the error of a load that failed.
     """
 
     def __init__(
@@ -188,14 +188,14 @@ class Places:
             if step.in_vain or not self._is_limited:
                 self.fail(entry, error)
             else:
-                entry.crowded = True  # what another program has taken, another model has to free
+                entry.crowded = True  # by another program: a model has to make room
         except Exception as error:  # noqa: BLE001 - it belongs to the calls that wait for it
             self.fail(entry, error)
 
 
 @contextmanager
 def _passing(entry: PoolEntry, state: Literal["loading", "unloading"]) -> Iterator[None]:
-    """Show what is being done with an entry."""
+    """Set the state of an entry while something is done with it."""
     entry.passing(state)
     try:
         yield

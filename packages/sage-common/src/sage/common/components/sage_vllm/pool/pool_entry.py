@@ -36,7 +36,7 @@ _UNKNOWN_LOAD_SECONDS = 1.0
 
 
 class PoolEntry:
-    """A name that calls choose a model by, and what there is of that model now.
+    """One model of a service, under the name by which calls choose it.
 
     What is written here is written by whoever holds the pool's lock on changes.
 
@@ -62,7 +62,7 @@ class PoolEntry:
         self.source = source
         self.sampling = sampling
         self.slot = EngineSlot(settings.model_id, on_wait, on_idle, counts=not settings.pin)
-        self.arguments = settings.engine  # or what makes it share a device with another
+        self.arguments = settings.engine  # or those by which it shares a device with another engine
         self.spec: EngineSpec | None = None  # what its next engine is built from
         self.planned_bytes = 0  # that its engine will hold; 0 where nobody can tell
         self._measured_bytes = 0  # that its engine of now has taken
@@ -126,11 +126,11 @@ class PoolEntry:
         return "unloaded" if self.last_error is None else "failed"
 
     def passing(self, state: ModelState | None) -> None:
-        """Say what is being done with it; None when that is over."""
+        """Set the state while the entry is loaded or unloaded; None when that is over."""
         self._passing = state
 
     def note_load(self, seconds: float, measured: int) -> None:
-        """Count a load that lasted so long, and took so many bytes more than before."""
+        """Count a load, with its seconds and the bytes that this process grew by."""
         self.loads += 1
         self.load_seconds = seconds
         self._measured_bytes = measured
@@ -139,17 +139,17 @@ class PoolEntry:
         self._placed = time.perf_counter()
 
     def note_unload(self, stats: EngineStats) -> None:
-        """Remember what an engine has done that is no more."""
+        """Add up the counters of an engine that was unloaded."""
         self._before = _sum(self._before, stats)
         self._measured_bytes = 0  # of the next one the plan is to be believed again
 
     def totals(self) -> EngineStats:
-        """Return what all its engines have done, and what the one of now has to do."""
+        """Return the counters of all its engines so far, and the load of the present one."""
         engine = self.slot.engine
         return self._before if engine is None else _sum(self._before, engine.stats())
 
     def standing(self, now: float) -> Standing:
-        """Return what the rule of placement is told of it."""
+        """Return its facts for the rule of placement."""
         demand = self.slot.demand()
         return Standing(
             name=self.name,
@@ -167,7 +167,7 @@ class PoolEntry:
         )
 
     def record(self) -> dict[str, Any]:
-        """Return what there is to say of it, as plain data, with its engine's counters."""
+        """Return its facts as plain data, with its engine's counters."""
         demand = self.slot.demand()
         return {
             "model_id": self.model_id,

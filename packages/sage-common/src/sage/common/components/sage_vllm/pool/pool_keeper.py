@@ -1,4 +1,4 @@
-"""PoolKeeper: the thread that looks after a pool while there is something to look after."""
+"""PoolKeeper: the thread that loads and unloads models while calls wait or times run out."""
 
 from __future__ import annotations
 
