@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 import subprocess
 import sys
@@ -9,6 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from sage.kernel.runtime.progress.display import logs_above
 
 InTerminal = Callable[..., Any]
 InPipe = Callable[..., subprocess.CompletedProcess[str]]
@@ -252,3 +256,17 @@ def test_a_checkpoint_that_is_complete_says_so(in_pipe: InPipe, tmp_path: Any) -
     first, second = done.stderr.splitlines()
     assert first.startswith("papers: ended after ")
     assert second == "papers: ended, nothing was left to do"
+
+
+def test_a_handler_that_follows_standard_error_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As that of logging.lastResort, which libraries add; two displays at once met it."""
+    log = logging.getLogger("test.last.resort")
+    assert logging.lastResort is not None
+    monkeypatch.setattr(log, "handlers", [logging.lastResort, logging.StreamHandler(sys.stderr)])
+    before = sys.stderr
+    with logs_above([before]):
+        assert log.handlers[1].stream is sys.stderr  # type: ignore[attr-defined]
+        monkeypatch.setattr(sys, "stderr", io.StringIO())  # as another display's end does
+    assert log.handlers[1].stream is before  # type: ignore[attr-defined]

@@ -70,7 +70,10 @@ class VLLMServiceGenerator(_ServiceOperator):
             without a field that the template names fails with an error that says which. Braces
             that are to stay are doubled: ``'Answer as {{"city": ...}}: {text}'``.
         system_prompt: what the model is told before each prompt. Prompts thereby become
-            conversations; one that begins with a system message of its own keeps that.
+            conversations; one that begins with a system message of its own keeps that. ``""``
+            makes conversations without a system message. With None, the default, a prompt that
+            is a text is continued as it stands, without the chat template: a chat model seldom
+            answers it.
         options_key: where a dict may have options of its own, such as
             ``{"max_tokens": 200}``, which override the operator's; None, the default, reads none.
         json_schema: a JSON schema that the answers keep to. An object's fields go into the

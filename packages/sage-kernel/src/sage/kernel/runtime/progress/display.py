@@ -111,7 +111,7 @@ class ProgressDisplay:
             redirect_stdout=sys.stdout.isatty(),
         )
         terminals = [stream for stream in (sys.stdout, sys.stderr) if stream.isatty()]
-        with live, _logs_above(terminals):
+        with live, logs_above(terminals):
             for metrics in self._readings(_REDRAW_EVERY, _REDRAW_EVERY):
                 live.update(RunView(metrics, self._pace), refresh=True)
             for stream in (sys.stdout, sys.stderr):
@@ -119,7 +119,7 @@ class ProgressDisplay:
 
 
 @contextmanager
-def _logs_above(terminals: list[TextIO]) -> Iterator[None]:
+def logs_above(terminals: list[TextIO]) -> Iterator[None]:
     """Let handlers of logs that write to the terminal write above the display, as print() does."""
     loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
     handlers = {
@@ -127,7 +127,10 @@ def _logs_above(terminals: list[TextIO]) -> Iterator[None]:
         for log in loggers
         if isinstance(log, logging.Logger)
         for handler in log.handlers
-        if isinstance(handler, logging.StreamHandler) and handler.stream in terminals
+        if isinstance(handler, logging.StreamHandler)
+        and handler.stream in terminals
+        # That of logging.lastResort is sys.stderr at any time, and cannot be set.
+        and not isinstance(getattr(type(handler), "stream", None), property)
     }
     for handler in handlers:
         handler.setStream(sys.stderr)  # which is the display's by now
