@@ -197,7 +197,7 @@ def test_a_job_that_is_killed_goes_on_and_answers_each_line_once(
 def test_a_writer_and_a_judge_work_on_each_topic(model_root: Path, tmp_path: Path) -> None:
     source, output = tmp_path / "topics.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps({"topic": f"topic {n}"}) + "\n" for n in range(40)))
-    models = "--writer", "test/tiny-chat", "--judge", "test/tiny-base"
+    models = "--writer", "test/tiny-chat", "--judge", "test/tiny-chat"
     done = subprocess.run(
         command("judge_pipeline.py", source, output, *models, "--max-tokens", "4"),
         env=environment(model_root),

@@ -183,6 +183,7 @@ def test_overwrite_begins_anew_and_vectors_come_in_files_too(
         ('{"prompt": ""}\n', "line 1: '' is nothing to work on"),
         ("7\n", "line 1: 7 is nothing to work on"),
         ("[]\n" * 9, "and 4 more"),
+        ("[]\n" * 120, "and 95 more of the first 100"),
     ],
 )
 def test_an_input_that_is_none_is_refused_before_anything_is_loaded(

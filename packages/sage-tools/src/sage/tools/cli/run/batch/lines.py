@@ -181,7 +181,8 @@ def check_first_lines(path: Path, form: LineForm) -> None:
     except MissingInputError as error:
         raise CommandError(error.problem, "Name a JSON Lines file with --input.") from error
     if bad:
-        more = f"; and {len(bad) - _MOST_SHOWN:,} more" if len(bad) > _MOST_SHOWN else ""
+        among = f" of the first {_LOOKED_AT}" if len(bad) == _LOOKED_AT else ""
+        more = f"; and {len(bad) - _MOST_SHOWN:,} more{among}" if len(bad) > _MOST_SHOWN else ""
         named = " or ".join(f'"{key}"' for key in reversed(form.keys))
         raise CommandError(
             f"{'; '.join(bad[:_MOST_SHOWN])}{more}",
