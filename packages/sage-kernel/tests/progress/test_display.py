@@ -258,6 +258,30 @@ def test_a_checkpoint_that_is_complete_says_so(in_pipe: InPipe, tmp_path: Any) -
     assert second == "papers: ended, nothing was left to do"
 
 
+def test_a_run_that_goes_on_says_what_was_done_before(in_pipe: InPipe, tmp_path: Any) -> None:
+    done = in_pipe(f"""
+        from sage.kernel.api import LocalEnvironment
+        def stop_at(limit):
+            def check(record):
+                if record == limit:
+                    raise ValueError("enough")
+            return check
+        for limit in (30, None):
+            env = LocalEnvironment("papers")
+            env.from_collection(range(100)).sink(stop_at(limit))
+            try:
+                env.submit(progress=True, checkpoint={str(tmp_path / "kept")!r})
+            except ValueError:
+                pass
+        print(env.metrics().done_before)
+    """)
+    first, second = done.stderr.splitlines()
+    assert "done before" not in first
+    assert second.startswith("papers: ended after ")
+    assert "70 read, 70 written, 30 done before (" in second
+    assert done.stdout == "30\n"
+
+
 def test_a_handler_that_follows_standard_error_is_left_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -136,14 +136,16 @@ class RunCounts:
         self._operators = {operator.id: OperatorCounts(operator) for operator in operators}
         self._began: float | None = None
         self._ended: float | None = None
+        self._done_before = 0
 
     def __getitem__(self, operator: Operator) -> OperatorCounts:
         return self._operators[operator.id]
 
     def begin(self, already_done: int) -> None:
-        """Note that records can move now; ``done`` were processed by an earlier run."""
+        """Note that records can move now; earlier runs have done some of them."""
         for counts in self._operators.values():
             counts.measure(already_done)
+        self._done_before = already_done
         self._began = time.monotonic()
 
     def end(self) -> None:
@@ -170,6 +172,7 @@ class RunCounts:
             length=sum(known) if len(known) == len(lengths) else None,
             done=sum(through),
             time_left=_time_left(lengths, through, elapsed) if state == "running" else None,
+            done_before=self._done_before,
         )
 
     def _consumers(self) -> dict[int, list[int]]:

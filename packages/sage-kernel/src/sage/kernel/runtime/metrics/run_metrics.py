@@ -70,6 +70,8 @@ class RunMetrics:
     """Records of the sources that passed all operators; an estimate until the run has ended."""
     time_left: float | None
     """Seconds until the end at the mean pace so far; None if that is not known."""
+    done_before: int = 0
+    """Records of the source that earlier runs with this checkpoint did; no part of the others."""
 
     def operator(self, name: str) -> OperatorMetrics:
         """Return the first operator of a name; an unknown name raises LookupError."""

@@ -79,6 +79,8 @@ def status(metrics: RunMetrics, time_left: float | None) -> str:
     parts.append(duration(metrics.elapsed))
     if time_left is not None:
         parts.append(f"{duration(time_left)} left")
+    if metrics.done_before:
+        parts.append(f"{metrics.done_before:,} done before")
     return ", ".join(parts)
 
 
@@ -103,6 +105,8 @@ def final_line(metrics: RunMetrics) -> str:
     ):
         if number:
             parts.append(f"{number:,} {word}")
+    if metrics.done_before:
+        parts.append(f"{metrics.done_before:,} done before")
     pace = f" ({rate_text(read / metrics.elapsed)})" if metrics.elapsed else ""
     return f"{heading} after {duration(metrics.elapsed)}: {', '.join(parts)}{pace}"
 
