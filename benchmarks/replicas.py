@@ -27,7 +27,7 @@ from pathlib import Path
 from goals import Goals
 from rich.console import Console
 from rich.table import Table
-from workload import MODEL_ID, SAMPLING, make_prompts, write_model
+from workload import MODEL_ID, SAMPLING, WORDS, make_prompts, write_model
 
 from sage.common.components.sage_vllm.driver.shared_engine import SharedEngine
 from sage.common.components.sage_vllm.engine_contract import Engine, EngineSpec, Generation
@@ -35,7 +35,8 @@ from sage.common.components.sage_vllm.replicas.replicated_engine import Replicat
 from sage.common.components.sage_vllm.replicas.router import PrefixRouter, Router
 from sage.common.components.sage_vllm.testing import SleepingEngine
 
-WORDS = 16
+ANSWER_WORDS = 16
+STEM_WORDS = 64  # some 256 tokens
 STEP_SECONDS = 0.02
 BATCH = 32
 KV_CACHE = {"kv_cache_memory_bytes": 256 << 20}
@@ -64,7 +65,8 @@ def ask(engine: Engine, count: int) -> list[Future[Generation]]:
     """Submit prompts that are their own answers."""
     words = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
     return [
-        engine.submit(f"{number} {words} end", {"max_tokens": WORDS}) for number in range(count)
+        engine.submit(f"{number} {words} end", {"max_tokens": ANSWER_WORDS})
+        for number in range(count)
     ]
 
 
@@ -125,7 +127,7 @@ def with_vllm(model: Path, count: int, router: Router, prompts: Sequence[str]) -
 def stemmed(count: int) -> list[str]:
     """Return prompts with 64 stems of some 256 tokens, in random order."""
     chance = random.Random(7)
-    stems = [" ".join(make_prompts(600)[n::64][:8]) for n in range(64)]
+    stems = [" ".join(chance.choices(WORDS, k=STEM_WORDS)) for _ in range(64)]
     prompts = [f"{stems[n % 64]} {chance.random()}" for n in range(count)]
     chance.shuffle(prompts)
     return prompts
