@@ -26,6 +26,8 @@ def switch_engine(
 
     ``load`` builds an engine in the memory that there is when it is called.
 
+    Callers reach the new engine from ``EngineSlot.put`` on.
+
     Where memory does not hold both, the old one is retired first, and calls wait for the new one.
     An error leaves the old engine in the slot, or one that is built like it, and is raised. If
     that one cannot be built either, ``on_loss`` is told why, and the slot is empty.
