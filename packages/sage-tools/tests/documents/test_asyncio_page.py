@@ -158,7 +158,7 @@ def test_sigterm_ends_it_gracefully(
 ) -> None:
     async def main() -> None:
         async with server.client() as client:
-            question = {"prompt": "a", "max_tokens": 400}
+            question = {"prompt": "a", "max_tokens": 150}  # done in time on a busy machine too
             asked = [asyncio.create_task(client.post("/generate", json=question)) for _ in range(4)]
             async with asyncio.timeout(30):
                 while (await client.get("/health")).json()["in_flight"] < len(asked):

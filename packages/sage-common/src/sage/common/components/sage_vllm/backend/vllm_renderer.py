@@ -131,7 +131,7 @@ class VLLMRenderer:
         """
         rendered = self._render(prompt, chat_template, {})
         token_ids = rendered.get("prompt_token_ids", ())
-        self._check_known(token_ids)
+        check_known(self._model_id, token_ids, self._vocabulary)
         tokens = len(token_ids)
         if self._generates and tokens >= self._max_model_len:  # vLLM's engine refuses it later
             raise PromptTooLongError(self._model_id, tokens, self._max_model_len)
@@ -225,7 +225,7 @@ class VLLMRenderer:
             **params.get_encode_kwargs(),
         )["input_ids"]
         for token_ids in found:
-            self._check_known(token_ids)
+            check_known(self._model_id, token_ids, self._vocabulary)
         too_long = [limit is not None and len(token_ids) > limit for token_ids in found]
         for index, (text, truncate) in enumerate(texts):
             if too_long[index] and truncate:
@@ -240,17 +240,6 @@ class VLLMRenderer:
             (next(rendered), long) if truncate or not long else self._text_too_long(text)
             for long, (text, truncate) in zip(too_long, texts, strict=True)
         ]
-
-    def _check_known(self, token_ids: Sequence[int]) -> None:
-        """Refuse a token that the model has no vector for: an engine would die of it."""
-        if token_ids and (largest := max(token_ids)) >= self._vocabulary:
-            raise InvalidRequestError(
-                self._model_id,
-                f"token {largest} of the tokenizer is none of the {self._vocabulary} that "
-                f"{self._model_id!r} knows",
-                hint="the tokenizer was extended, or is another model's: use the one that the "
-                "model was trained with",
-            )
 
     def _text_too_long(self, text: str) -> PromptTooLongError:
         hint = "shorten the text, or embed its beginning with truncate=True"
@@ -282,3 +271,14 @@ class VLLMRenderer:
             request = self._vllm.LoRARequest(adapter.name, next(self._adapter_ids), key)
             self._adapters.setdefault(key, request)
         return self._adapters[key]
+
+
+def check_known(model_id: str, token_ids: Sequence[int], vocabulary: int) -> None:
+    """Refuse a token that the model has no vector for: an engine would die of it."""
+    if token_ids and (largest := max(token_ids)) >= vocabulary:
+        raise InvalidRequestError(
+            model_id,
+            f"token {largest} of the tokenizer is none of the {vocabulary} that {model_id!r} knows",
+            hint="the tokenizer was extended, or is another model's: use the one that the model "
+            "was trained with",
+        )
