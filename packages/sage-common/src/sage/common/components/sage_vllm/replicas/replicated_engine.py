@@ -166,10 +166,8 @@ class ReplicatedEngine:
         """Start a call on an engine, unless it was settled since ``before`` was its attempt."""
         attempt = call.start(self._engines[number])
         with self._lock:
-            if call.attempt is not before or call.future.cancelled():
-                stale = True
-            else:
-                stale = False
+            stale = call.attempt is not before or call.future.cancelled()
+            if not stale:
                 for calls in self._calls:
                     calls.pop(call, None)
                 self._calls[number][call] = None

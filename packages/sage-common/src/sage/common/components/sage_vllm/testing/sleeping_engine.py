@@ -89,7 +89,6 @@ class _StepLine:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed: Exception | None = None
-        self._draining = False
         self._away_until = 0.0
         self.steps = self.sequence_steps = self.deaths = 0
 
@@ -125,9 +124,9 @@ class _StepLine:
         with self._changed:
             self.deaths += 1
             self._away_until = time.monotonic() + self._rebuild_seconds
-            self._waiting.extendleft(
-                _Job(job.steps, job.complete, job.future) for job in reversed(self._running)
-            )
+            for job in self._running:
+                job.left = job.steps
+            self._waiting.extendleft(reversed(self._running))
             self._running.clear()
             self._changed.notify_all()
 
@@ -183,9 +182,7 @@ class _StepLine:
 class _Job:
     __slots__ = ("complete", "future", "left", "steps")
 
-    def __init__(
-        self, steps: int, complete: Callable[[], Any], future: Future[Any] | None = None
-    ) -> None:
+    def __init__(self, steps: int, complete: Callable[[], Any]) -> None:
         self.steps = self.left = steps
         self.complete = complete
-        self.future: Future[Any] = future or Future()
+        self.future: Future[Any] = Future()
