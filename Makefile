@@ -28,7 +28,7 @@ check: setup
 zoo: setup
 	@$(RUN) packages/sage-common/tests/sage_vllm/zoo/table.py
 
-bench: .venv/bench-ready
+bench: setup
 	@$(RUN) benchmarks/pipeline_throughput.py $(ARGS)
 	@$(RUN) benchmarks/prefix_order.py
 	@$(RUN) benchmarks/busy_neighbour.py
@@ -41,11 +41,6 @@ bench: .venv/bench-ready
 	@$(RUN) benchmarks/registry.py
 	@$(RUN) benchmarks/start_to_answer.py
 	@$(RUN) tools/docs/charts.py
-
-.venv/bench-ready: .venv/ready tools/install/requirements-bench.txt
-	@$(RUN) -m pip --quiet --disable-pip-version-check install --no-deps \
-		-r tools/install/requirements-bench.txt
-	@touch $@
 
 # Writes the generated references anew and builds the site into docs-public/site.
 docs: .venv/docs-ready

@@ -1,7 +1,8 @@
 """What a table of models costs, and how models take turns where memory does not hold all of them.
 
-(b) is a service of one model, (n) the same model by a name in a table of two, (t) two models that
-are both loaded, with half the prompts each. (r) has three tiny models in room for two, and a
+(b) is a service of one model, (n) the same model by a name in a table of two. (h) is (b) with half
+the prompts, which is what each of two models has alone; (t) has two models loaded, and each answers
+its half at the same time. (r) has three tiny models in room for two, and a
 pipeline of 600 records that call them in turn; (s) does what a swap at every other model does: it
 has room for one, and each call waits until its model is loaded.
 """
@@ -36,6 +37,11 @@ def one_model(model: Path, prompts: list[str], _began: float) -> dict[str, float
     """Run all prompts through the service's only model."""
     config = {"model_id": MODEL_ID, "model_root": model.parent / "registry"}
     return _pipeline(config, [(None, prompt) for prompt in prompts[1:]])
+
+
+def half_the_prompts(model: Path, prompts: list[str], began: float) -> dict[str, float]:
+    """Run half the prompts through the service's only model."""
+    return one_model(model, prompts[: len(prompts) // 2 + 1], began)
 
 
 def one_of_a_table(model: Path, prompts: list[str], _began: float) -> dict[str, float]:
@@ -83,6 +89,7 @@ def swapping(model: Path, _prompts: list[str], _began: float) -> dict[str, float
 WAYS = {
     "b": Way(title="one model", run=one_model),
     "n": Way(title="one model of a table", run=one_of_a_table),
+    "h": Way(title="one model, half the prompts", run=half_the_prompts),
     "t": Way(title="two models, half the prompts each", run=two_models),
     "r": Way(title="three models in room for two", run=in_rotation),
     "s": Way(title="three models, a swap at each", run=swapping),
@@ -123,7 +130,7 @@ if __name__ == "__main__":
     if results is not None:
         goals = Goals()
         goals.at_least("(n) / (b) tokens/s: a table of models", results.ratio("n", "b"), 0.99)
-        goals.at_least("(t) / (b) tokens/s: two models at once", results.ratio("t", "b"), 0.9)
+        goals.at_least("(t) / (h) tokens/s: two models at once", results.ratio("t", "h"), 0.9)
         ratio = results.ratio("r", "s", "records_per_second")
         goals.at_least("(r) / (s) records/s: against a swap at each", ratio, 5.0)
         goals.at_most("loads of (r)", results.median("r", "loads"), 12, "{:.0f}")
