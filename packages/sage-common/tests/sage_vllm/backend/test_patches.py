@@ -262,6 +262,18 @@ class Tensors:
         self.kv_cache_tensors = self.kv_cache_groups = [self]
 
 
+class Turns:
+    """A context that counts how often it was entered."""
+
+    count = 0
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 @pytest.mark.parametrize("mapped", [False, True])
 def test_a_kv_cache_is_written_before_it_is_used(mapped: bool) -> None:  # noqa: FBT001
     utils: Any = copy_of("v1.worker.utils")
@@ -272,7 +284,10 @@ def test_a_kv_cache_is_written_before_it_is_used(mapped: bool) -> None:  # noqa:
     promised = promised_bytes() - before
     assert promised == (Tensors.size if mapped else 0)
     assert (cache.dtype, cache.nbytes) == (torch.int8, Tensors.size)
-    take_first_blocks([cache.view(1024, -1), [torch.ones(2)]])  # the other is a layer of states
+    turns = Turns()
+    states = [torch.ones(2)]  # what a layer of another kind has
+    take_first_blocks([cache.view(1024, -1), states], turns)
+    assert turns.count == 4  # of 16 MiB: an engine that serves has its steps between them
     assert promised_bytes() == before
     assert not cache.any()
 

@@ -23,6 +23,7 @@ from sage.common.components.sage_vllm.backend.engine_process import tied_process
 from sage.common.components.sage_vllm.backend.inline_patches import (
     keep_adapters_off_plain_requests,
     look_at_models_here,
+    one_at_a_time,
 )
 from sage.common.components.sage_vllm.backend.inline_setup import (
     BUILD_LOCK,
@@ -195,8 +196,10 @@ def _start(plan: EnginePlan, mode: Mode, engine_args: Any, sockets: SocketFolder
         engine = _build_engine(plan.spec, engine_args)
         if inline_runtimes:
             envs.enable_envs_cache()
-    if on_cpu and inline and not inline_runtimes:  # another one needs the cores to serve
-        engine.collective_rpc(lambda worker: take_first_blocks(worker.model_runner.kv_caches))
+    if on_cpu and inline:
+        engine.collective_rpc(
+            lambda worker: take_first_blocks(worker.model_runner.kv_caches, one_at_a_time)
+        )
     return engine
 
 

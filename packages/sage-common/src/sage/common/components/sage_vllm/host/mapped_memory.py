@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import time
 import weakref
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Protocol, runtime_checkable
 
-_TAKEN_AT_ONCE = 1 << 30  # bytes
+_TAKEN_IN_ALL, _PIECE = 1 << 30, 16 << 20  # bytes
+_HANDOVER_SECONDS = 100e-6  # for a thread that waits for its turn to wake up and have it
 _mappings: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
 
@@ -39,17 +41,23 @@ class Cache(Protocol):
         """Write zeros to all of it."""
 
 
-def take_first_blocks(caches: Iterable[object]) -> None:
-    """Take now the memory of mapped KV caches' first blocks, in which the first batch computes.
+def take_first_blocks(caches: Iterable[object], turn: AbstractContextManager[object]) -> None:
+    """Take now the memory of mapped KV caches' first blocks, in which the first batches compute.
 
     A virtual machine that gets its memory from its host as it is used may take two seconds for a
-    GB, and the first batch would wait for it. It is one GB of all caches together.
+    GB, and the first batches would wait for it. It is one GB of all caches together, taken in
+    pieces: within ``turn`` each, which is free between them for engines that serve.
     """
     # A layer of another kind than attention has a list of states in place of a tensor.
     tensors = [cache for cache in caches if isinstance(cache, Cache) and cache.nbytes]
     in_all = sum(cache.nbytes for cache in tensors)
-    for cache in tensors:  # blocks are used in their order
-        cache[: len(cache) * min(_TAKEN_AT_ONCE, in_all) // in_all].zero_()
+    for cache in tensors:
+        first = len(cache) * min(_TAKEN_IN_ALL, in_all) // in_all  # blocks are used in their order
+        step = max(1, len(cache) * _PIECE // cache.nbytes)
+        for start in range(0, first, step):
+            with turn:
+                cache[start : min(start + step, first)].zero_()
+            time.sleep(_HANDOVER_SECONDS)
 
 
 def promised_bytes() -> int:
