@@ -34,6 +34,7 @@ bench: setup
 	@$(RUN) benchmarks/busy_neighbour.py
 	@$(RUN) benchmarks/service_latency.py
 	@$(RUN) benchmarks/asyncio_calls.py
+	@$(RUN) benchmarks/tool_turns.py
 	@$(RUN) benchmarks/replicas.py $(ARGS)
 	@$(RUN) benchmarks/embedding_throughput.py $(ARGS)
 	@$(RUN) benchmarks/named_models.py $(ARGS)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BY_THEMSELVES = (
     "checkpoints.md", "coming_from_isage.md", "files.md", "memory.md", "model_pool.md",
-    "operations.md", "operators.md", "pipelines.md", "testing.md",
+    "operations.md", "operators.md", "pipelines.md", "testing.md", "thinking.md", "tools.md",
 )  # fmt: skip
 ELSEWHERE = (
     "asyncio.md", "index.md", "quick_start.md", "terminal.md", "middleware/tools/vllm_service.md",

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 from sage.common.core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
-    from sage.libs.operators.errors import NoAnswerError, UnfinishedAnswerError
+    from sage.libs.operators.errors import (
+        NoAnswerError,
+        ToolCallError,
+        ToolTimeoutError,
+        UnfinishedAnswerError,
+    )
     from sage.libs.operators.vllm_service import (
         VLLMEmbeddingOperator,
         VLLMServiceEmbedder,
@@ -16,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NoAnswerError",
+    "ToolCallError",
+    "ToolTimeoutError",
     "UnfinishedAnswerError",
     "VLLMEmbeddingOperator",
     "VLLMServiceEmbedder",
@@ -26,6 +33,8 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "NoAnswerError": "sage.libs.operators.errors",
+        "ToolCallError": "sage.libs.operators.errors",
+        "ToolTimeoutError": "sage.libs.operators.errors",
         "UnfinishedAnswerError": "sage.libs.operators.errors",
         "VLLMEmbeddingOperator": "sage.libs.operators.vllm_service",
         "VLLMServiceEmbedder": "sage.libs.operators.vllm_service",

@@ -1,6 +1,8 @@
 """Errors of operators on models.
 
 NoAnswerError            (SageError, ValueError)  an answer has no text
+ToolCallError            (SageError, ValueError)  a model calls tools as it cannot, or has no end
+ToolTimeoutError         (SageError, TimeoutError)  a tool lasts too long
 UnfinishedAnswerError    (SageError, ValueError)  an answer ended before its JSON did
 """
 
@@ -16,18 +18,47 @@ _LIMITS = {"length": "sampling.max_tokens", "deadline": "sampling.deadline"}
 
 
 class UnfinishedAnswerError(SageError, ValueError):
-    """An answer that was to be JSON ended before the JSON did, so there is no object to emit."""
+    """An answer ended before its JSON was complete, or before the model had thought to an end.
 
-    def __init__(self, text: str, finish_reason: str) -> None:
+    ``text`` is what there is of the answer, ``reasoning`` what the model thought.
+    """
+
+    def __init__(self, text: str, finish_reason: str, reasoning: str | None = None) -> None:
         limit = _LIMITS.get(finish_reason)
         super().__init__(
-            f"the answer {reprlib.repr(text)} ended (finish_reason {finish_reason!r}) before its "
-            f"JSON was complete",
+            f"the answer ended (finish_reason {finish_reason!r}) within the model's thinking "
+            f"{reprlib.repr(reasoning)}"
+            if reasoning and not text
+            else f"the answer {reprlib.repr(text)} ended (finish_reason {finish_reason!r}) before "
+            f"its JSON was complete",
             hint=None if limit is None else "raise",
             option=limit,
         )
         self.text = text
         self.finish_reason = finish_reason
+        self.reasoning = reasoning
+
+
+class ToolCallError(SageError, ValueError):
+    """A model asks for tools as it cannot, or again and again: ``reason`` says what is wrong.
+
+    ``name`` and ``arguments`` are of the call.
+    """
+
+    def __init__(self, name: str, arguments: Any, reason: str, hint: str | None = None) -> None:
+        super().__init__(reason, hint=hint)
+        self.name = name
+        self.arguments = arguments
+        self.reason = reason
+
+
+class ToolTimeoutError(SageError, TimeoutError):
+    """The tool ``name`` did not end within ``seconds``."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(f"the tool {name!r} did not end within {seconds:g} s")
+        self.name = name
+        self.seconds = seconds
 
 
 class NoAnswerError(SageError, ValueError):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from sage.common.components.sage_vllm.requests.chat.typed_schema import TypedSchema
 from sage.libs.operators.errors import UnfinishedAnswerError
 from sage.libs.operators.prompts import PromptTemplate, with_system_prompt
 from sage.libs.operators.records import RecordForms
@@ -28,6 +30,7 @@ class GenerationRecords:
         output_key: str,
         details_key: str | None,
     ) -> None:
+        self._is_typed = isinstance(json_schema, TypedSchema)
         if json_schema is not None and not isinstance(json_schema, Mapping):
             raise ValueError(f"json_schema must be a dict, not {json_schema!r}")
         properties = (json_schema or {}).get("properties", {})
@@ -76,15 +79,18 @@ class GenerationRecords:
         """
         details = dict(result)
         text, output = details.pop("text"), details.pop("parsed", None)
-        is_json = "parsed" in result
-        if is_json and _is_unfinished(output, text, details["finish_reason"]):
-            raise UnfinishedAnswerError(text, details["finish_reason"])
+        reasoning, calls = details.get("reasoning"), details.get("tool_calls")
+        is_json = "parsed" in result and not calls
+        thought_only = not text and reasoning is not None and not calls
+        if thought_only or (is_json and _is_unfinished(output, text, details["finish_reason"])):
+            raise UnfinishedAnswerError(text, details["finish_reason"], reasoning)
         if not is_json:
             output = text
-        if is_json and self._merge_fields and isinstance(output, Mapping):
-            added = dict(output)
-        else:
+        added = self._fields(output, text) if is_json and self._merge_fields else None
+        if added is None:
             added = {self._forms.output_key: output}
+        if "messages" in details:
+            added["messages"] = details.pop("messages")
         if self._details_key is not None:
             if self._details_key in added:  # by a schema of the record's own
                 raise ValueError(
@@ -93,6 +99,12 @@ class GenerationRecords:
                 )
             added[self._details_key] = details
         return self._forms.enrich(record, output, added)
+
+    def _fields(self, output: Any, text: str) -> dict[str, Any] | None:
+        """Return what an object adds to a record, as JSON has it; None of what is no object."""
+        if self._is_typed:
+            output = json.loads(text)
+        return dict(output) if isinstance(output, Mapping) else None
 
 
 def _is_unfinished(parsed: Any, text: str, finish_reason: str) -> bool:

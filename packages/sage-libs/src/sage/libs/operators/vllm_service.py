@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from sage.common.components.sage_vllm.requests.chat.tools import tool_schemas
+from sage.common.components.sage_vllm.requests.chat.typed_schema import TypedSchema, typed_schema
 from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
 from sage.common.core.functions import AsyncMapFunction
 from sage.common.core.futures import errors_in_future
@@ -13,6 +15,8 @@ from sage.libs.operators.generation_records import GenerationRecords
 from sage.libs.operators.prefix_order import PrefixMode, PrefixOrder, check_prefix_order
 from sage.libs.operators.prompts import PromptTemplate
 from sage.libs.operators.records import RecordForms
+from sage.libs.operators.tool_box import ToolBox
+from sage.libs.operators.turns import ToolErrors, TurnRules, Turns
 
 _UNKNOWN_CAPACITY = 64  # records in flight where the service does not say what it can use
 
@@ -76,10 +80,27 @@ class VLLMServiceGenerator(_ServiceOperator):
             answers it.
         options_key: where a dict may have options of its own, such as
             ``{"max_tokens": 200}``, which override the operator's; None, the default, reads none.
-        json_schema: a JSON schema that the answers keep to. An object's fields go into the
-            record, in place of fields of the same names; other values go to ``output_key``. An
-            answer that was cut off raises UnfinishedAnswerError: no half object is emitted.
-        merge_fields: False puts the whole object under ``output_key`` instead.
+        json_schema: a JSON schema that the answers keep to, or a pydantic class or a dataclass that
+            has one. An object's fields go into the record, in place of fields of the same names;
+            other values go to ``output_key``. An answer that was cut off raises
+            UnfinishedAnswerError: no half object is emitted.
+        merge_fields: False puts the whole object under ``output_key`` instead, of a class as its
+            instance.
+        validate: is called with each answer, its text or its object, and raises what is wrong with
+            it. The model is told so and asked again; so it is for an answer that the class of
+            ``json_schema`` refuses.
+        reasks: how often the model is asked again; what is wrong then is the record's
+            InvalidAnswerError.
+        tools: functions that the model may call, or their schemas; see the page on tools. By
+            default none is run: ``tool_calls`` are in the details.
+        run_tools: runs them, and goes on with the conversation until there is an answer. The
+            record gains ``messages``, the whole of it; ``tokens_used`` are those of all turns. An
+            unknown tool, or arguments that it does not accept, the model is told of once; then they
+            are the record's ToolCallError.
+        max_turns: generations until the answer; a record that needs more fails with ToolCallError.
+        tool_timeout: seconds that a call of a tool may last.
+        tool_errors: ``"tell"`` tells the model of a tool's exception, ``"raise"`` makes it the
+            record's error.
         output_key: where the text goes, ``"generated"`` by default.
         details_key: where the rest of the service's result goes (``finish_reason``,
             ``tokens_used``, ...), ``"generation"`` by default; None leaves it out.
@@ -109,8 +130,15 @@ class VLLMServiceGenerator(_ServiceOperator):
         prompt_template: str | None = None,
         system_prompt: str | None = None,
         options_key: str | None = None,
-        json_schema: Mapping[str, Any] | None = None,
+        json_schema: Mapping[str, Any] | type | None = None,
         merge_fields: bool = True,
+        validate: Callable[[Any], object] | None = None,
+        reasks: int = 1,
+        tools: Sequence[Any] | None = None,
+        run_tools: bool = False,
+        max_turns: int = 8,
+        tool_timeout: float = 30.0,
+        tool_errors: ToolErrors = "tell",
         output_key: str = "generated",
         details_key: str | None = "generation",
         deadline: float | None = None,
@@ -128,10 +156,30 @@ class VLLMServiceGenerator(_ServiceOperator):
             max_in_flight=max_in_flight,
             retries=retries,
         )
-        special = {"json_schema": json_schema, "deadline": deadline, "model": model}
+        special = {
+            "json_schema": json_schema,
+            "tools": tools,
+            "deadline": deadline,
+            "model": model,
+        }
         given = {name: value for name, value in special.items() if value is not None}
         self.options = {**options, **given}
         check_sampling_options(self.options, "VLLMServiceGenerator")
+        if run_tools and not tools:
+            raise ValueError("run_tools=True without tools: pass tools=[a_function, ...]")
+        self._rules = TurnRules(
+            tools=ToolBox(tools or ()) if run_tools else None,
+            max_turns=max_turns,
+            tool_timeout=tool_timeout,
+            tool_errors=tool_errors,
+            validate=validate,
+            reasks=reasks,
+        )
+        if tools is not None:
+            self.options["tools"] = tool_schemas(tools)
+        if isinstance(json_schema, type):
+            self.options["json_schema"] = json_schema = typed_schema(json_schema)
+        self._turns: Turns | None = None
         check_prefix_order(prefix_order, prefix_window_bytes)
         self.prefix_order = prefix_order
         self.prefix_window_bytes = prefix_window_bytes
@@ -146,12 +194,30 @@ class VLLMServiceGenerator(_ServiceOperator):
             details_key=details_key,
         )
 
+    def setup(self) -> None:
+        """Make what leads conversations of several turns, where there may be any."""
+        rules, schema = self._rules, self.options.get("json_schema")
+        if rules.tools or rules.validate or isinstance(schema, TypedSchema):
+            self._turns = Turns(self.ctx.name, rules, self._ask)
+
+    def cleanup(self) -> None:
+        """End the threads of tools and validators."""
+        if self._turns is not None:
+            self._turns.close()
+
     @errors_in_future
     def submit(self, record: Any) -> Future[Any]:
         """Start the generation of one record."""
         prompt, options = self.prompt_and_options(record)
+        if "tools" in options and isinstance(prompt, str):
+            prompt = [{"role": "user", "content": prompt}]
+        if self._turns is not None:
+            return self._turns.start(prompt, options)
         if not isinstance(prompt, str | Mapping):  # a list of texts would be several prompts
             prompt = {"messages": prompt}
+        return self._ask(prompt, options)
+
+    def _ask(self, prompt: Any, options: Mapping[str, Any]) -> Future[list[dict[str, Any]]]:
         return self.call_service_async(self.service_name, prompt, method="generate", **options)
 
     def start_order(self) -> PrefixOrder | None:

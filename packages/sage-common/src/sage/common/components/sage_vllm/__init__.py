@@ -14,11 +14,13 @@ from sage.common.core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from sage.common.components.sage_vllm.config import VLLMServiceConfig
+    from sage.common.components.sage_vllm.engine_contract import Reasoning
     from sage.common.components.sage_vllm.errors import (
         EngineClosedError,
         EngineDeadError,
         EngineError,
         EngineStartError,
+        InvalidAnswerError,
         InvalidInputError,
         InvalidOptionError,
         InvalidRequestError,
@@ -62,6 +64,7 @@ __all__ = [
     "FineTuningPendingError",
     "GenerateResult",
     "InsufficientMemoryError",
+    "InvalidAnswerError",
     "InvalidInputError",
     "InvalidOptionError",
     "InvalidRequestError",
@@ -71,6 +74,7 @@ __all__ = [
     "PoisonRequestError",
     "ProcessPayload",
     "PromptTooLongError",
+    "Reasoning",
     "RemoteCodeError",
     "UnsafeModelError",
     "UnsupportedModelError",
@@ -95,6 +99,7 @@ __getattr__, __dir__ = lazy_exports(
         "FineTuningPendingError": "sage.common.components.sage_vllm.fine_tuning",
         "GenerateResult": "sage.common.components.sage_vllm.requests.result_types",
         "InsufficientMemoryError": "sage.common.components.sage_vllm.planning.memory_check",
+        "InvalidAnswerError": "sage.common.components.sage_vllm.errors",
         "InvalidInputError": "sage.common.components.sage_vllm.errors",
         "InvalidOptionError": "sage.common.components.sage_vllm.errors",
         "InvalidRequestError": "sage.common.components.sage_vllm.errors",
@@ -104,6 +109,7 @@ __getattr__, __dir__ = lazy_exports(
         "PoisonRequestError": "sage.common.components.sage_vllm.errors",
         "ProcessPayload": "sage.common.components.sage_vllm.requests.result_types",
         "PromptTooLongError": "sage.common.components.sage_vllm.errors",
+        "Reasoning": "sage.common.components.sage_vllm.engine_contract",
         "RemoteCodeError": "sage.common.components.sage_vllm.planning.model_trust",
         "UnsafeModelError": "sage.common.components.sage_vllm.planning.model_trust",
         "UnsupportedModelError": "sage.common.components.sage_vllm.planning.sentence_pooling",

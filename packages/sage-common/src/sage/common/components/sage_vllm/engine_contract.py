@@ -44,7 +44,14 @@ EngineState = Literal["ready", "degraded", "recovering", "failed", "closed"]
 """Degraded are replicas of which some are being built again, while the others serve."""
 
 OnText = Callable[[str], None]
-"""Takes each piece of a text as it is generated, on the engine's own thread: it must not block."""
+"""Takes each piece of a text as it is generated, on the engine's own thread: it must not block.
+What the model thinks before its answer comes as pieces that are Reasoning."""
+
+
+class Reasoning(str):
+    """A piece of text that is the model's thinking, not its answer."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,16 +129,30 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Completion:
-    """One generated text; ``finish_reason`` is ``"stop"``, ``"length"`` or ``"deadline"``.
+class ToolCall:
+    """A call that a model asks for; arguments that are no JSON object stay the text they are."""
 
-    ``logprobs`` has an entry per token where they were asked for.
+    id: str
+    name: str
+    arguments: Mapping[str, Any] | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One generated text.
+
+    ``finish_reason`` is ``"stop"``, ``"length"``, ``"deadline"`` or ``"tool_calls"``. ``logprobs``
+    has an entry per token where they were asked for. ``reasoning_token_count`` is None for a model
+    that does not think, ``tool_calls`` for a request that offered no tools.
     """
 
     text: str
     finish_reason: str
     token_count: int
     logprobs: Sequence[TokenLogprob] | None = None
+    reasoning: str | None = None
+    reasoning_token_count: int | None = None
+    tool_calls: Sequence[ToolCall] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 InvalidInputError            (SageError, ValueError)  prompts, texts or a payload that are none
 InvalidOptionError           (SageError, ValueError)  an option that does not exist or fit
 └── InvalidOptionTypeError   (TypeError)     its value is of another type
+InvalidAnswerError           (SageError, ValueError)  an answer that its class refuses
 EngineError                  (SageError)
 ├── VLLMNotInstalledError    (ImportError)   no vLLM in this Python
 ├── EngineStartError         (RuntimeError)  the engine could not be built
@@ -17,6 +18,8 @@ EngineError                  (SageError)
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Mapping
 from typing import Unpack
 
 from sage.common.core.errors import SageError, WayOut
@@ -47,6 +50,20 @@ class InvalidInputError(SageError, ValueError):
     def __init__(self, given: object, problem: str, **way_out: Unpack[WayOut]) -> None:
         super().__init__(problem, **way_out)
         self.given = given
+
+
+class InvalidAnswerError(SageError, ValueError):
+    """An answer keeps to its schema and is still none: ``reason`` says why it is refused.
+
+    ``text`` is the answer, ``tokens_used`` what it took, as results have it, where that is known.
+    """
+
+    tokens_used: Mapping[str, int] | None = None
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(f"the answer {reprlib.repr(text)} is not valid: {reason}")
+        self.text = text
+        self.reason = reason
 
 
 class EngineError(SageError):

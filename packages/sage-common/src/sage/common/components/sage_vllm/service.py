@@ -106,21 +106,21 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
                 "messages": ..., "options": {...}}``, or a list of these.
             options: sampling options by vLLM's names, such as ``max_tokens``, ``temperature``,
                 ``stop``, ``seed``, ``n`` or ``logprobs``; what the text must be: ``json_schema``
-                (a dict), ``choice`` (a list of strings), ``regex`` or ``grammar`` (EBNF);
-                ``deadline``, seconds after which the text so far is the result; ``priority``, a
-                whole number of which lower ones go first; ``lora``, the id of an adapter in the
-                registry; ``chat_template``, the name of one of the model's; ``model``, the name
-                of one of the service's models. An item's own options override them.
-                ``on_error="return"`` puts ``{"error": {"type", "message"}}`` in the slot of a
-                prompt that failed; by default the first error aborts the other prompts and is
-                raised.
+                (a dict or a class), ``choice`` (a list of strings), ``regex`` or ``grammar``;
+                ``deadline``, seconds after which the text so far is the result; ``priority``, of
+                which lower ones go first; ``lora``, the id of an adapter; ``model``, the name of
+                one of the service's; of conversations also ``thinking``, ``template_options``,
+                ``chat_template``, ``continue_final_message``, ``tools`` and ``tool_choice``. An
+                item's own options override them. ``on_error="return"`` puts ``{"error": {"type",
+                "message"}}`` in the slot of a prompt that failed; by default the first error
+                aborts the other prompts and is raised.
 
         Returns:
-            A dict per prompt: ``text``, ``finish_reason`` (``"stop"``, ``"length"`` or
-            ``"deadline"``), ``tokens_used`` (``prompt``, ``completion``, ``total``), ``latency``
-            in seconds, ``model_id``, ``request_id``; with ``json_schema`` also ``parsed``, None if
-            the text was cut off; with ``logprobs`` a list of ``{"token", "logprob", "top"}``; with
-            ``n`` above 1 ``choices``, a dict of text, finish_reason and these for each.
+            A dict per prompt, see GenerateResult: ``text``, ``finish_reason``, ``tokens_used``,
+            ``latency`` in seconds, ``model_id``, ``request_id``; of a model that thinks also
+            ``reasoning``; with ``tools`` also ``tool_calls``; with ``json_schema`` also ``parsed``,
+            None if the text was cut off; with ``logprobs`` a list of ``{"token", "logprob",
+            "top"}``; with ``n`` above 1 ``choices``, a dict of text and these for each.
 
         Raises:
             ValueError: a prompt, its length, or an option is not valid; it says which.

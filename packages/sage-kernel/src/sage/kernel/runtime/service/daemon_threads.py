@@ -47,12 +47,18 @@ class DaemonThreads:
                 self._idle -= 1  # here, so that the next submit() does not count on it too
                 self._changed.notify()
             elif self._limit is None or self._threads < self._limit:
-                name = f"sage-service-{self._service}-{self._threads + 1}"
                 # First: if the system has no thread left, the caller hears of it and nothing runs.
-                threading.Thread(target=self._work, name=name, daemon=True).start()
-                self._threads += 1
+                self._start_thread()
             self._calls.append((future, call))
         return future
+
+    def allow_one_more(self) -> None:
+        """Raise the limit by one thread, in place of one that a call holds which was given up."""
+        with self._changed:
+            if self._limit is not None:
+                self._limit += 1
+                if self._calls and not self._idle:
+                    self._start_thread()
 
     def close(self) -> None:
         """Cancel the calls that wait; each thread ends after its present call."""
@@ -63,6 +69,11 @@ class DaemonThreads:
         for future, _ in waiting:
             if future.cancel():
                 future.set_running_or_notify_cancel()  # wakes concurrent.futures.wait() too
+
+    def _start_thread(self) -> None:
+        name = f"sage-service-{self._service}-{self._threads + 1}"
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._threads += 1
 
     def _work(self) -> None:
         while call := self._take():

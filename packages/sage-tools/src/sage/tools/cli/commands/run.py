@@ -72,14 +72,20 @@ def _mode(options: RunOptions) -> Mode:
     if not texts:
         from sage.tools.cli.run.chat.chat import Chat
 
-        return Chat(system=options.system, quiet=quiet)
+        return Chat(system=options.system, hide_reasoning=options.hide_reasoning, quiet=quiet)
     if options.embed:
         from sage.tools.cli.run.embedding import Embedding
 
         return Embedding(texts=texts, as_json=as_json, quiet=quiet)
     from sage.tools.cli.run.one_shot import OneShot
 
-    return OneShot(text="\n".join(texts), system=options.system, as_json=as_json, quiet=quiet)
+    return OneShot(
+        text="\n".join(texts),
+        system=options.system,
+        hide_reasoning=options.hide_reasoning,
+        as_json=as_json,
+        quiet=quiet,
+    )
 
 
 def _texts(prompt: str | None, *, chats: bool) -> list[str]:

@@ -8,32 +8,56 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from sage.common.components.sage_vllm.engine_contract import Reasoning
 from sage.common.components.sage_vllm.requests.result_types import GenerateResult
 from sage.common.components.sage_vllm.requests.text_stream import TextStream
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.tools.cli.terminal.output import is_rich, write_note
 
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 
 
 class ShownAnswer:
-    """Writes a text to stdout as it is generated; `text` is what was written so far."""
+    """Writes a text to stdout as it is generated; `text` is what was written so far.
 
-    def __init__(self) -> None:
+    What the model thinks before it is shown dim on a terminal, unless it is to be hidden.
+    """
+
+    def __init__(self, *, hide_reasoning: bool = False) -> None:
         self.text = ""
+        self._shows_reasoning = not hide_reasoning and is_rich(sys.stderr)
+        self._thinking = ""
         self._began = time.perf_counter()
         self._first_after: float | None = None
 
     def show(self, stream: TextStream) -> GenerateResult:
         """Write all of a stream and return its result."""
         plain = sys.stdout.isatty()
-        for piece in stream:
+        for piece in stream.pieces():
             if self._first_after is None:
                 self._first_after = time.perf_counter() - self._began
+            if isinstance(piece, Reasoning):
+                self._think(piece)
+                continue
+            self._end_thinking()
             self.text += piece
             sys.stdout.write(_visible(piece) if plain else piece)
             sys.stdout.flush()
+        self._end_thinking()
         return stream.result
+
+    def _think(self, piece: str) -> None:
+        if self._shows_reasoning:
+            sys.stderr.write(f"{_DIM}{_visible(piece)}{_PLAIN}")
+            sys.stderr.flush()
+            self._thinking += piece
+
+    def _end_thinking(self) -> None:
+        if self._thinking and not self._thinking.endswith("\n"):
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+        self._thinking = ""
 
     def end_line(self) -> None:
         """End the line that the text leaves open."""
@@ -50,7 +74,7 @@ class ShownAnswer:
         figures = f"{count} token{'' if count == 1 else 's'}, {count / seconds:.0f} tokens/s"
         if self._first_after is not None:
             figures += f", first after {self._first_after:.2f} s"
-        dim, plain = ("\x1b[2m", "\x1b[0m") if is_rich(sys.stderr) else ("", "")
+        dim, plain = (_DIM, _PLAIN) if is_rich(sys.stderr) else ("", "")
         print(f"{dim}{figures}{plain}", file=sys.stderr)
 
 

@@ -29,6 +29,7 @@ class OneShot:
 
     text: str
     system: str | None
+    hide_reasoning: bool
     as_json: bool
     quiet: bool
 
@@ -42,7 +43,7 @@ class OneShot:
                     (result,) = service.generate([prompt])
                     _write_result(result, _context(service), as_json=self.as_json)
                     return
-                shown = ShownAnswer()
+                shown = ShownAnswer(hide_reasoning=self.hide_reasoning)
                 with service.stream(prompt) as stream:
                     result = shown.show(stream)
                 shown.end_line()

@@ -14,6 +14,10 @@ from traceback import extract_tb
 from typing import Any, Literal
 
 from sage.common.components.sage_vllm.backend.answer_text import make_texts_of_answers_alone
+from sage.common.components.sage_vllm.backend.chat.parser_choice import (
+    check_tool_parser,
+    choose_reasoning_parser,
+)
 from sage.common.components.sage_vllm.backend.cpu_kernels import (
     kernel_priorities,
     register_cpu_kernels,
@@ -272,8 +276,10 @@ def _engine_args(plan: EnginePlan) -> Any:
     from vllm import EngineArgs
 
     spec = plan.spec
+    arguments = dict(spec.arguments)
+    check_tool_parser(arguments.pop("tool_call_parser", None))
     known = [f.name for f in fields(EngineArgs) if f.name not in _OURS]
-    for name, value in spec.arguments.items():
+    for name, value in arguments.items():
         if name not in known:
             hint = "it is set from the model" if name in _OURS else nearest(name, known)
             problem = f"unknown engine option {name!r}"
@@ -284,7 +290,7 @@ def _engine_args(plan: EnginePlan) -> Any:
     return EngineArgs(
         model=str(spec.path),
         served_model_name=spec.model_id,
-        **{"use_tqdm_on_load": False, **_fused_kernels(plan), **purpose, **spec.arguments},
+        **{"use_tqdm_on_load": False, **_fused_kernels(plan), **purpose, **arguments},
     )
 
 
@@ -311,6 +317,8 @@ def _build_engine(spec: EngineSpec, engine_args: Any) -> LLMEngine:
         if "structured_outputs_config" not in spec.arguments:
             # Otherwise a small model that writes JSON may add blanks until its tokens run out.
             config.structured_outputs_config.disable_any_whitespace = True
+        if spec.role is Role.GENERATE and "reasoning_parser" not in spec.arguments:
+            choose_reasoning_parser(config)
         built = llm_engine.LLMEngine.from_vllm_config(config, UsageContext.LLM_CLASS)
     except Exception as error:
         classes = read_config(spec.model_id, spec.path).get("architectures") or []

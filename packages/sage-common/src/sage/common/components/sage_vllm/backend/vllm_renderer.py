@@ -7,6 +7,11 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+from sage.common.components.sage_vllm.backend.chat.answer_reader import (
+    AnswerReader,
+    AnswerReaders,
+)
+from sage.common.components.sage_vllm.backend.chat.chat_format import ChatFormat
 from sage.common.components.sage_vllm.backend.vllm_types import LLMEngine, VLLMClasses
 from sage.common.components.sage_vllm.engine_contract import LoraAdapter, Prompt
 from sage.common.components.sage_vllm.errors import (
@@ -19,7 +24,6 @@ from sage.common.components.sage_vllm.requests.sampling_options import (
     REQUEST_OPTIONS,
     STRUCTURE_OPTIONS,
 )
-from sage.common.core.errors import nearest
 
 _TOO_MANY_TOKENS = "input_tokens"
 _TOO_LONG = (_TOO_MANY_TOKENS, "input_text")
@@ -37,9 +41,17 @@ class VLLMRenderer:
         model_id: named in errors.
         engine: the LLMEngine whose model and tokenizer it renders for.
         vllm: the classes of vLLM that requests are made with.
+        tool_parser: vLLM's name of what reads calls of tools; None looks at the chat template.
     """
 
-    def __init__(self, model_id: str, engine: LLMEngine, vllm: VLLMClasses) -> None:
+    def __init__(
+        self,
+        model_id: str,
+        engine: LLMEngine,
+        vllm: VLLMClasses,
+        *,
+        tool_parser: str | None = None,
+    ) -> None:
         self._model_id = model_id
         self._vllm = vllm
         self._renderer = engine.renderer
@@ -51,13 +63,34 @@ class VLLMRenderer:
         self._pooling_params: dict[tuple[bool, int | None], Any] = {}
         self._adapters: dict[str, Any] = {}
         self._adapter_ids = count(1)  # by which vLLM knows adapters: no two may ever have one
-        self._chat_params = vllm.ChatParams(
-            chat_template_kwargs={"add_generation_prompt": True, "tokenize": False}
+        self._chat = ChatFormat(model_id, engine.renderer, engine.model_config, vllm)
+        self.chat_templates = self._chat.names
+        self._readers = AnswerReaders(
+            model_id,
+            engine.vllm_config,
+            engine.renderer,
+            tool_parser=tool_parser,
+            chat_format=self._chat,
+            vllm=vllm,
         )
         self._model_defaults = {
             "max_tokens": DEFAULT_MAX_TOKENS,
             **engine.model_config.get_diff_sampling_param(),
         }
+
+    def generation(
+        self, prompt: Prompt, options: Mapping[str, Any], *, incremental: bool
+    ) -> tuple[Any, Any, dict[str, Any], AnswerReader | None]:
+        """Return all that a request needs: the prompt, its parameters, vLLM's arguments, a reader.
+
+        The reader is for an answer that is more than its text, None for others. Raises
+        InvalidRequestError; of its kinds PromptTooLongError and NoChatTemplateError.
+        """
+        params = self.sampling_params(options, incremental=incremental)
+        rendered = self.render(prompt, options)
+        arguments = self.request_arguments(options)
+        reader = self._readers.prepare(prompt, options, rendered, params, arguments)
+        return rendered, params, arguments, reader
 
     def sampling_params(self, options: Mapping[str, Any], *, incremental: bool = False) -> Any:
         """Return vLLM's SamplingParams: the model's own defaults under the given options.
@@ -66,6 +99,8 @@ class VLLMRenderer:
         """
         kinds = self._vllm.RequestOutputKind
         wanted = {**self._model_defaults, **options}
+        if (budget := self._readers.thinking_budget(wanted)) is not None:
+            wanted["thinking_token_budget"] = budget
         try:
             for name in wanted.keys() & STRUCTURE_OPTIONS.keys():
                 if (structure := wanted.pop(name)) is not None:
@@ -109,27 +144,12 @@ class VLLMRenderer:
             )
         return self._pooling_params[key]
 
-    def chat_templates(self) -> tuple[str, ...]:
-        """Return the names of the model's chat templates; see EngineInfo."""
-        if not isinstance(self._renderer, self._vllm.HfRenderer):
-            return ("default",)  # a tokenizer that knows how its own model converses
-        if named := self._named_templates():
-            return tuple(sorted(named))
-        default = self._vllm.resolve_chat_template(
-            self._renderer.get_tokenizer(), None, None, model_config=self._model_config
-        )
-        return () if default is None else ("default",)
-
-    def _named_templates(self) -> Mapping[str, str]:
-        templates: Any = getattr(self._renderer.get_tokenizer(), "chat_template", None)
-        return templates if isinstance(templates, dict) else {}
-
-    def render(self, prompt: Prompt, chat_template: str | None = None) -> Any:
+    def render(self, prompt: Prompt, options: Mapping[str, Any]) -> Any:
         """Apply the chat template if it is a conversation, tokenise, check the length.
 
         Raises InvalidRequestError; of its kinds PromptTooLongError and NoChatTemplateError.
         """
-        rendered = self._render(prompt, chat_template, {})
+        rendered = self._render(prompt, options, {})
         token_ids = rendered.get("prompt_token_ids", ())
         check_known(self._model_id, token_ids, self._vocabulary)
         tokens = len(token_ids)
@@ -137,22 +157,22 @@ class VLLMRenderer:
             raise PromptTooLongError(self._model_id, tokens, self._max_model_len)
         return rendered
 
-    def count_tokens(self, prompt: Prompt, chat_template: str | None = None) -> int:
+    def count_tokens(self, prompt: Prompt, options: Mapping[str, Any]) -> int:
         """Return how many tokens a prompt has, be it longer than the model takes."""
         renderer = self._renderer
         text = isinstance(prompt, str)
         params = renderer.default_cmpl_tok_params if text else renderer.default_chat_tok_params
         unlimited = {"tok_params": replace(params, max_total_tokens=None)}
-        return len(self._render(prompt, chat_template, unlimited)["prompt_token_ids"])
+        return len(self._render(prompt, options, unlimited)["prompt_token_ids"])
 
     def _render(
-        self, prompt: Prompt, chat_template: str | None, arguments: Mapping[str, Any]
+        self, prompt: Prompt, options: Mapping[str, Any], arguments: Mapping[str, Any]
     ) -> Any:
         try:
             if isinstance(prompt, str):
                 parsed = self._vllm.parse_model_prompt(self._model_config, prompt)
                 return self._renderer.render_cmpl([parsed], **arguments)[0]
-            params = self._chat_params_of(chat_template)
+            params = self._chat.params(options)
             _, rendered = self._renderer.render_chat([list(prompt)], params, **arguments)
             return rendered[0]
         except InvalidRequestError:
@@ -164,29 +184,8 @@ class VLLMRenderer:
             if parameter not in _TOO_LONG:
                 raise InvalidRequestError(self._model_id, str(error)) from None
             counted = parameter == _TOO_MANY_TOKENS
-            tokens = self.count_tokens(prompt, chat_template) if counted else None
+            tokens = self.count_tokens(prompt, options) if counted else None
             raise PromptTooLongError(self._model_id, tokens, self._max_model_len) from None
-
-    def _chat_params_of(self, name: str | None) -> Any:
-        """Return how vLLM is to make a text of a conversation, by the template of this name."""
-        named = self._named_templates()
-        if name is None and named and "default" not in named:
-            raise InvalidRequestError(
-                self._model_id,
-                f"{self._model_id!r} has several chat templates and no default: "
-                f"{', '.join(sorted(named))}",
-                hint="choose one of them with",
-                option="sampling.chat_template",
-            )
-        if name in (None, "default"):
-            return self._chat_params
-        if name not in named:
-            raise InvalidRequestError(
-                self._model_id,
-                f"{self._model_id!r} has no chat template {name!r}",
-                hint=nearest(str(name), list(named or self.chat_templates())),
-            )
-        return replace(self._chat_params, chat_template=named[name])
 
     def render_texts(self, texts: Sequence[tuple[str, bool]]) -> list[Any]:
         """Do the same with many texts, tokenised together on all cores.
@@ -244,7 +243,7 @@ class VLLMRenderer:
     def _text_too_long(self, text: str) -> PromptTooLongError:
         hint = "shorten the text, or embed its beginning with truncate=True"
         return PromptTooLongError(
-            self._model_id, self.count_tokens(text), self._max_model_len, hint
+            self._model_id, self.count_tokens(text, {}), self._max_model_len, hint
         )
 
     def _lora_request(self, adapter: LoraAdapter) -> Any:

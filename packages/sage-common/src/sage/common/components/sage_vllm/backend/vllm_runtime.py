@@ -49,7 +49,8 @@ class VLLMRuntime:
             inline_runtimes.add(id(self))
         else:
             _watch(self._processes, engine.engine_core, on_death)
-        self.renderer = VLLMRenderer(spec.model_id, engine, vllm)
+        tool_parser = spec.arguments.get("tool_call_parser")
+        self.renderer = VLLMRenderer(spec.model_id, engine, vllm, tool_parser=tool_parser)
         self._model_id = spec.model_id
         self._inline = inline
         self._sockets = sockets
@@ -71,9 +72,31 @@ class VLLMRuntime:
         if (adapter := arguments.get("lora_request")) is not None:
             self._load_adapter(adapter)
         try:
+            if "reasoning" in arguments:
+                engine_input, arguments = self._knowing(request_id, engine_input, params, arguments)
             self._engine.add_request(request_id, engine_input, params, **arguments)
         except self._refusals as error:
             raise InvalidRequestError(self._model_id, str(error)) from error
+
+    def _knowing(
+        self, request_id: str, engine_input: Any, params: Any, arguments: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return a request that says whether its prompt has all the thinking already.
+
+        ``add_request`` has no argument for that. Without it, the engine judges by the prompt alone
+        from when on the text must keep to a schema.
+        """
+        others = dict(arguments)
+        ended, kwargs = others.pop("reasoning")
+        request = self._engine.input_processor.process_inputs(
+            request_id,
+            engine_input,
+            params,
+            supported_tasks=self._engine.get_supported_tasks(),
+            **others,
+        )
+        request.reasoning_ended, request.reasoning_parser_kwargs = ended, kwargs
+        return request, {}
 
     def _load_adapter(self, adapter: Any) -> None:
         """Load a LoRA adapter that is new to this engine.

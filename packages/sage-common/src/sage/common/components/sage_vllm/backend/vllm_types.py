@@ -44,6 +44,10 @@ class Renderer(Protocol):
         """Tokenise prompts that are texts, or check those that are tokens."""
         ...
 
+    def render_messages(self, messages: list[Any], params: Any) -> tuple[Any, dict[str, Any]]:
+        """Make a text of a conversation; returns the conversation as it was read, and the text."""
+        ...
+
     def render_chat(
         self, conversations: Sequence[Any], params: Any, **arguments: Any
     ) -> tuple[Any, list[Any]]:
@@ -55,6 +59,7 @@ class ModelConfig(Protocol):
     """``vllm.config.ModelConfig``."""
 
     dtype: Any
+    hf_config: Any
     max_model_len: int
     runner_type: str
 
@@ -85,6 +90,8 @@ class VllmConfig(Protocol):
     model_config: ModelConfig
     scheduler_config: SchedulerConfig
     lora_config: LoRAConfig | None
+    structured_outputs_config: Any
+    reasoning_config: Any
 
 
 class EngineCoreClient(Protocol):
@@ -105,10 +112,15 @@ class LLMEngine(Protocol):
     """``vllm.v1.engine.llm_engine.LLMEngine``."""
 
     engine_core: EngineCoreClient
+    input_processor: Any
     logger_manager: Any
     model_config: ModelConfig
     renderer: Renderer
     vllm_config: VllmConfig
+
+    def get_supported_tasks(self) -> tuple[Any, ...]:
+        """Return what the model is for."""
+        ...
 
     def add_request(self, request_id: str, prompt: Any, params: Any, **arguments: Any) -> Any:
         """Queue a rendered request."""

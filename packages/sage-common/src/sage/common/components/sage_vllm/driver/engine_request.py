@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
+from sage.common.components.sage_vllm.backend.chat.answer_reader import AnswerReader
 from sage.common.components.sage_vllm.engine_contract import (
     Completion,
     Embedding,
@@ -30,7 +32,9 @@ class EngineRequest:
         "input",
         "on_text",
         "params",
+        "reader",
         "started",
+        "stream",
         "text",
         "to_result",
         "truncate",
@@ -49,6 +53,7 @@ class EngineRequest:
         deadline: float | None = None,
         on_text: OnText | None = None,
         truncate: bool = False,
+        reader: AnswerReader | None = None,
     ) -> None:
         self.id = request_id
         self.input = engine_input
@@ -56,6 +61,8 @@ class EngineRequest:
         self.to_result = to_result
         self.arguments = arguments or {}
         self.on_text = on_text
+        self.reader = reader  # of an answer that is more than its text
+        self.stream = None if reader is None or on_text is None else reader.stream()
         self.truncate = truncate  # a text that is too long
         self.truncated = False
         self.future: Future[Any] = Future()
@@ -81,10 +88,24 @@ class EngineRequest:
             # Generated again after a crash: this much is behind what the caller has seen,
             # or it took another turn.
             return self.text.startswith(text) and not output.finished
-        if len(text) > len(self.text):
-            self.on_text(text[len(self.text) :])
-            self.text = text
+        if len(text) > len(self.text) or (output.finished and self.stream is not None):
+            self._give_out(text, finished=output.finished)
         return True
+
+    def end_stream(self) -> None:
+        """Give out what a reader has held back of a text that ends where it is."""
+        if self.stream is not None and self.unfinished:
+            self._give_out(self.unfinished[0].text, finished=True)
+
+    def _give_out(self, text: str, *, finished: bool) -> None:
+        if self.on_text is None:
+            return
+        pieces = [new] if (new := text[len(self.text) :]) else []
+        if self.stream is not None:
+            pieces = self.stream.feed(new, self.unfinished[0].token_ids, finished=finished)
+        for piece in pieces:
+            self.on_text(piece)
+        self.text = text
 
     def succeed(self, result: Any) -> None:
         """Complete the Future, unless its caller has cancelled it."""
@@ -100,13 +121,18 @@ class EngineRequest:
 def to_generation(request: EngineRequest, output: Any) -> tuple[Generation, int, int]:
     """Return a finished request's result and its numbers of prompt and completion tokens.
 
-    Without an output, the result is what there is at its deadline.
+    Without an output, the result is what there is at its deadline. Raises InvalidRequestError for
+    an answer that cannot be read.
     """
+    reader = request.reader
     if request.incremental:
+        if output is None:
+            request.end_stream()
         of = request.unfinished  # at its deadline, some may not have begun
-        found = [_completion(of[n]) if n in of else _NOTHING for n in range(request.params.n)]
+        outputs: list[Any] = [of.get(index) for index in range(request.params.n)]
     else:
-        found = [_completion(c) for c in sorted(output.outputs, key=lambda each: each.index)]
+        outputs = sorted(output.outputs, key=lambda each: each.index)
+    found = [_NOTHING if each is None else _completion(each, reader) for each in outputs]
     prompt_tokens = len(request.input["prompt_token_ids"])
     generation = Generation(
         request_id=request.id,
@@ -124,12 +150,19 @@ def to_embedding(request: EngineRequest, output: Any) -> tuple[Embedding, int, i
     return Embedding(vector=vector, token_count=tokens, truncated=request.truncated), tokens, 0
 
 
-def _completion(completion: Any) -> Completion:
-    return Completion(
+def _completion(completion: Any, reader: AnswerReader | None) -> Completion:
+    plain = Completion(
         text=completion.text,
         finish_reason=completion.finish_reason or "deadline",
         token_count=len(completion.token_ids),
         logprobs=None if completion.logprobs is None else _logprobs(completion),
+    )
+    if reader is None:
+        return plain
+    answer = reader.read(completion.text, completion.token_ids)
+    asks = bool(answer.tool_calls) and plain.finish_reason == "stop"
+    return replace(
+        plain, finish_reason="tool_calls" if asks else plain.finish_reason, **answer._asdict()
     )
 
 

@@ -108,19 +108,21 @@ class SharedEngine:
         """Start a generation; see Engine.submit."""
         deadline = options.get("deadline")
         incremental = on_text is not None or deadline is not None
-        renderer = self._open_renderer()
-        params = renderer.sampling_params(options, incremental=incremental)
+        rendered, params, arguments, reader = self._open_renderer().generation(
+            prompt, options, incremental=incremental
+        )
         if on_text is not None and params.n > 1:
             raise InvalidRequestError(self._model_id, "a stream has one text: n must be 1")
         return self._start(
             EngineRequest(
                 f"r{next(self._ids)}",
-                renderer.render(prompt, options.get("chat_template")),
+                rendered,
                 params,
                 to_generation,
-                arguments=renderer.request_arguments(options),
+                arguments=arguments,
                 deadline=deadline,
                 on_text=on_text,
+                reader=reader,
             )
         )
 
@@ -139,7 +141,7 @@ class SharedEngine:
 
     def count_tokens(self, prompt: Prompt, *, chat_template: str | None = None) -> int:
         """Return how many tokens a prompt has; see Engine.count_tokens."""
-        return self._open_renderer().count_tokens(prompt, chat_template)
+        return self._open_renderer().count_tokens(prompt, {"chat_template": chat_template})
 
     def stats(self) -> EngineStats:
         """Return the counters as of the last step."""

@@ -175,7 +175,12 @@ class StepLoop:
         request.fail(EngineDeadError(self._model_id, reason))
 
     def _succeed(self, request: EngineRequest, output: Any) -> None:
-        result, prompt_tokens, completion_tokens = request.to_result(request, output)
+        try:
+            result, prompt_tokens, completion_tokens = request.to_result(request, output)
+        except InvalidRequestError as error:
+            del self._work.in_flight[request.id]
+            request.fail(error)
+            return
         del self._work.in_flight[request.id]  # not before there is a result to settle it with
         latency = time.perf_counter() - request.started
         self._tally.add_result(prompt_tokens, completion_tokens, latency)

@@ -50,7 +50,7 @@ def _on_several(
         for item, result in zip(items, results, strict=True):
             if isinstance(result, Exception):
                 model_id = pool.table.find(item.model, Role.GENERATE).model_id
-                answers.append(generation_result(model_id, result, parse=False))
+                answers.append(generation_result(model_id, result))
             else:
                 answers.append(result[0])
         return answers

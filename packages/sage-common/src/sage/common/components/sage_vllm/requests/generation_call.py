@@ -13,6 +13,7 @@ from sage.common.components.sage_vllm.engine_contract import (
     Generation,
     OnText,
 )
+from sage.common.components.sage_vllm.errors import InvalidAnswerError
 from sage.common.components.sage_vllm.requests.gather import attempt, gather, then
 from sage.common.components.sage_vllm.requests.inputs import PromptItem
 from sage.common.components.sage_vllm.requests.result_types import GenerateResult
@@ -64,7 +65,7 @@ class GenerationCall:
                     completions=[nothing] * item.options.get("n", 1),
                     latency=latency,
                 ),
-                parse=item.options.get("json_schema") is not None,
+                schema=item.options.get("json_schema"),
             )
             for item in self._items
         ]
@@ -72,23 +73,33 @@ class GenerationCall:
     def __call__(self, engine: Engine) -> Future[list[GenerateResult]]:
         """Submit the prompts; return a Future of the list that VLLMService.generate describes."""
         model_id, return_errors = engine.info.model_id, self._return_errors
-        parsed = [item.options.get("json_schema") is not None for item in self._items]
+        result = self._result_or_error if return_errors else generation_result
+        schemas = [item.options.get("json_schema") for item in self._items]
         if len(self._items) == 1:  # most calls: they are spared what many prompts need
 
             def alone(generation: Any) -> list[GenerateResult]:
-                return [generation_result(model_id, generation, parse=parsed[0])]
+                return [result(model_id, generation, schema=schemas[0])]
 
             only = self._submit(engine, self._items[0])
             return then(only, alone, return_errors=return_errors)
 
         def together(generations: list[Any]) -> list[GenerateResult]:
             return [
-                generation_result(model_id, generation, parse=parse)
-                for generation, parse in zip(generations, parsed, strict=True)
+                result(model_id, generation, schema=schema)
+                for generation, schema in zip(generations, schemas, strict=True)
             ]
 
         submitted = (self._submit(engine, item) for item in self._items)
         return gather(submitted, together, return_errors=return_errors, item="prompt")
+
+    @staticmethod
+    def _result_or_error(
+        model_id: str, generation: Any, *, schema: Mapping[str, Any] | None
+    ) -> GenerateResult:
+        try:
+            return generation_result(model_id, generation, schema=schema)
+        except InvalidAnswerError as error:
+            return generation_result(model_id, error)
 
     def _submit(self, engine: Engine, item: PromptItem) -> Future[Generation]:
         return attempt(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from sage.common.components.sage_vllm.engine_contract import Prompt
 from sage.common.components.sage_vllm.errors import InvalidInputError
+from sage.common.components.sage_vllm.requests.chat.messages import in_openai_form
 from sage.common.components.sage_vllm.requests.unicode import check_unicode
 
 _PASS = (
@@ -106,20 +107,21 @@ def _check_conversation(messages: Any, which: str) -> Sequence[Mapping[str, Any]
             hint=_PASS,
         )
     for message in messages:
-        if not isinstance(message["role"], str) or "content" not in message:
+        says = "content" in message or message.get("tool_calls")
+        if not isinstance(message["role"], str) or not says:
             raise InvalidInputError(
                 message,
                 f"{which} has a message without a 'role' that is a string and a 'content': "
                 f"{message!r}",
             )
-        if not _is_text(message["content"]):
+        if not _is_text(message.get("content")):
             raise InvalidInputError(
                 message["content"],
                 f"{which} has a message whose content is not text, a string or a list of "
                 f"{{'type': 'text', 'text': ...}}: {message['content']!r}",
             )
         check_unicode(message, f"a message of {which}")
-    return list(messages)
+    return in_openai_form(messages)
 
 
 def _is_text(content: Any) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import LoraAdapter
+from sage.common.components.sage_vllm.requests.chat.chat_options import for_prompt, in_our_forms
 from sage.common.components.sage_vllm.requests.inputs import PromptItem, parse_prompts
 from sage.common.components.sage_vllm.requests.lora_adapter import LoraAdapters
 from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
@@ -34,11 +35,15 @@ class PromptReader:
         found: dict[str, LoraAdapter] = {}
         if all(not item.options for item in items):
             model, shared = self._complete(options, found)
-            return [PromptItem(prompt=item.prompt, options=shared, model=model) for item in items]
-        own = [self._complete({**options, **item.options}, found) for item in items]
+            return [
+                PromptItem(item.prompt, for_prompt(item.prompt, options, shared), model)
+                for item in items
+            ]
+        given = [{**options, **item.options} for item in items]
+        own = [self._complete(each, found) for each in given]
         return [
-            PromptItem(prompt=item.prompt, options=complete, model=model)
-            for item, (model, complete) in zip(items, own, strict=True)
+            PromptItem(item.prompt, for_prompt(item.prompt, each, complete), model)
+            for item, each, (model, complete) in zip(items, given, own, strict=True)
         ]
 
     def _complete(
@@ -50,6 +55,7 @@ class PromptReader:
         options = {**self._defaults(model), **given}
         if "model" in given:
             del options["model"]
+        in_our_forms(options)
         if (name := options.get("lora")) is not None:
             if name not in found:
                 found[name] = self._adapters.find(name)

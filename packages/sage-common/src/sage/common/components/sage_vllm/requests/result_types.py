@@ -10,10 +10,14 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 
 class TokensUsed(TypedDict):
-    """How many tokens went in and came out; ``completion`` is of generations alone."""
+    """How many tokens went in and came out; ``completion`` is of generations alone.
+
+    ``reasoning`` says how many of those were thinking, of a model that thinks.
+    """
 
     prompt: int
     completion: NotRequired[int]
+    reasoning: NotRequired[int]
     total: int
 
 
@@ -23,6 +27,14 @@ class TokenResult(TypedDict):
     token: str
     logprob: float
     top: dict[str, float]
+
+
+class ToolCallResult(TypedDict):
+    """A call of a tool; arguments that are no JSON object stay the text that the model wrote."""
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any] | str
 
 
 class ErrorResult(TypedDict):
@@ -35,12 +47,16 @@ class ErrorResult(TypedDict):
 class Choice(TypedDict):
     """One of the ``n`` texts of a prompt.
 
-    ``finish_reason`` is ``"stop"``, ``"length"`` or ``"deadline"``. ``parsed`` is there with
-    ``json_schema``, None if the text was cut off; ``logprobs`` where they were asked for.
+    ``finish_reason`` is ``"stop"``, ``"length"``, ``"deadline"`` or ``"tool_calls"``. ``parsed`` is
+    there with ``json_schema``, None if the text was cut off; ``logprobs`` where they were asked
+    for. ``reasoning`` is what a model thought that thinks, None if it did not this time;
+    ``tool_calls`` are there where tools were offered, an empty list if it asked for none.
     """
 
     text: str
     finish_reason: str
+    reasoning: NotRequired[str | None]
+    tool_calls: NotRequired[list[ToolCallResult]]
     parsed: NotRequired[Any]
     logprobs: NotRequired[list[TokenResult]]
 

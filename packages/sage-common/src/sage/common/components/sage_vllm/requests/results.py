@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -13,6 +12,8 @@ from sage.common.components.sage_vllm.engine_contract import (
     Engine,
     Generation,
 )
+from sage.common.components.sage_vllm.errors import InvalidAnswerError
+from sage.common.components.sage_vllm.requests.chat.typed_schema import parsed
 from sage.common.components.sage_vllm.requests.result_types import (
     Choice,
     EmbedError,
@@ -22,24 +23,27 @@ from sage.common.components.sage_vllm.requests.result_types import (
 
 
 def generation_result(
-    model_id: str, generation: Generation | Exception, *, parse: bool
+    model_id: str,
+    generation: Generation | Exception,
+    *,
+    schema: Mapping[str, Any] | None = None,
 ) -> GenerateResult:
     """Return what VLLMService.generate does for one prompt, or for the error in its place.
 
-    ``parse`` says whether the text is JSON by a schema.
+    Raises InvalidAnswerError for a text that the class of its ``schema`` refuses.
     """
     if isinstance(generation, Exception):
         error = {"type": type(generation).__name__, "message": str(generation)}
         return cast("GenerateResult", {"error": error, "model_id": model_id})
-    choices = [_choice(completion, parse=parse) for completion in generation.completions]
-    completion_tokens = sum(c.token_count for c in generation.completions)
+    tokens_used = _tokens_used(generation)
+    try:
+        choices = [_choice(completion, schema) for completion in generation.completions]
+    except InvalidAnswerError as error:
+        error.tokens_used = tokens_used
+        raise
     result: dict[str, Any] = {
         **choices[0],
-        "tokens_used": {
-            "prompt": generation.prompt_token_count,
-            "completion": completion_tokens,
-            "total": generation.prompt_token_count + completion_tokens,
-        },
+        "tokens_used": tokens_used,
         "latency": generation.latency,
         "model_id": model_id,
         "request_id": generation.request_id,
@@ -49,23 +53,34 @@ def generation_result(
     return cast("GenerateResult", result)
 
 
-def _choice(completion: Completion, *, parse: bool) -> Choice:
+def _tokens_used(generation: Generation) -> dict[str, int]:
+    completion_tokens = sum(c.token_count for c in generation.completions)
+    used = {
+        "prompt": generation.prompt_token_count,
+        "completion": completion_tokens,
+        "total": generation.prompt_token_count + completion_tokens,
+    }
+    if generation.completions[0].reasoning_token_count is not None:
+        used["reasoning"] = sum(c.reasoning_token_count or 0 for c in generation.completions)
+    return used
+
+
+def _choice(completion: Completion, schema: Mapping[str, Any] | None) -> Choice:
     choice: Choice = {"text": completion.text, "finish_reason": completion.finish_reason}
-    if parse:
-        choice["parsed"] = _parsed(completion.text)
+    if completion.reasoning_token_count is not None:
+        choice["reasoning"] = completion.reasoning
+    if (calls := completion.tool_calls) is not None:
+        choice["tool_calls"] = [
+            {"id": call.id, "name": call.name, "arguments": call.arguments} for call in calls
+        ]
+    if schema is not None:
+        choice["parsed"] = None if completion.tool_calls else parsed(completion.text, schema)
     if completion.logprobs is not None:
         choice["logprobs"] = [
             {"token": each.token, "logprob": each.logprob, "top": dict(each.top)}
             for each in completion.logprobs
         ]
     return choice
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:  # cut off by max_tokens or a deadline
-        return None
 
 
 def engine_stats_record(engine: Engine | None) -> dict[str, Any]:

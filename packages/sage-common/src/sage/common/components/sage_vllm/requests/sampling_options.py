@@ -6,6 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sage.common.components.sage_vllm.errors import InvalidOptionError
+from sage.common.components.sage_vllm.requests.chat.chat_options import (
+    CHAT_OPTIONS,
+    TEMPLATE_OPTIONS_ALIAS,
+)
+from sage.common.components.sage_vllm.requests.chat.tools import is_tools
+from sage.common.components.sage_vllm.requests.chat.typed_schema import is_schema
 from sage.common.components.sage_vllm.requests.unicode import check_unicode
 from sage.common.core.errors import nearest
 
@@ -21,6 +27,7 @@ _TYPES: dict[str, tuple[str, ...]] = {
         "top_p",
     ),
     "True or False": (
+        "continue_final_message",
         "ignore_eos",
         "include_stop_str_in_output",
         "skip_special_tokens",
@@ -30,9 +37,12 @@ _TYPES: dict[str, tuple[str, ...]] = {
     "a string or a list of strings": ("stop",),
     "a list of strings": ("bad_words", "choice"),
     "a list of whole numbers": ("allowed_token_ids", "stop_token_ids"),
-    "a dict with strings as keys": ("extra_args",),
+    "a dict with strings as keys": ("extra_args", "template_options", TEMPLATE_OPTIONS_ALIAS),
     "a dict of token ids and numbers": ("logit_bias",),
-    "a JSON schema as a dict": ("json_schema",),
+    "a JSON schema as a dict, a pydantic class or a dataclass": ("json_schema",),
+    "True, False, or a number of tokens": ("thinking",),
+    "a list of functions or of their schemas": ("tools",),
+    "auto, none, required or the name of a tool": ("tool_choice",),
 }
 _TYPE_OF = {name: kind for kind, names in _TYPES.items() for name in names}
 _LARGEST = 2**63 - 1  # what vLLM's processes can tell each other
@@ -46,10 +56,10 @@ STRUCTURE_OPTIONS = {
 """What the text must be, at most one of them, and vLLM's name of it: ``json_schema`` a JSON schema
 as a dict, ``choice`` a list of strings, ``regex`` and ``grammar`` (EBNF) strings."""
 
-REQUEST_OPTIONS = frozenset({"chat_template", "deadline", "lora", "model", "priority"})
-"""``chat_template`` (the name of one of the model's), ``deadline`` (seconds, then the text so far
-is the result), ``lora`` (an adapter of the registry), ``model`` (one of the service's models),
-``priority`` (a whole number, lower goes first, 0 unless given)."""
+REQUEST_OPTIONS = CHAT_OPTIONS | {"chat_template", "deadline", "lora", "model", "priority"}
+"""CHAT_OPTIONS, ``chat_template`` (the name of one of the model's, or a template), ``deadline``
+(seconds, then the text so far is the result), ``lora`` (an adapter of the registry), ``model`` (one
+of the service's models), ``priority`` (a whole number, lower goes first, 0 unless given)."""
 
 SAMPLING_OPTIONS = frozenset(_TYPE_OF)
 
@@ -143,5 +153,12 @@ _IS: dict[str, Callable[[Any], bool]] = {
     "a dict of token ids and numbers": lambda value: (
         _is_dict(value) and all(map(_is_integer, value)) and all(map(_is_number, value.values()))
     ),
-    "a JSON schema as a dict": _is_dict,
+    "a JSON schema as a dict, a pydantic class or a dataclass": is_schema,
+    "True, False, or a number of tokens": lambda value: (
+        isinstance(value, bool) or (_is_integer(value) and value >= 0)
+    ),
+    "a list of functions or of their schemas": is_tools,
+    "auto, none, required or the name of a tool": lambda value: (
+        _is_string(value) or _is_dict(value)
+    ),
 }

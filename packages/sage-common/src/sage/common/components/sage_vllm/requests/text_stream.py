@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Self
 
-from sage.common.components.sage_vllm.engine_contract import OnText
+from sage.common.components.sage_vllm.engine_contract import OnText, Reasoning
 from sage.common.components.sage_vllm.requests.result_types import GenerateResult
 from sage.common.core import awaiting
 
@@ -17,7 +17,9 @@ from sage.common.core import awaiting
 class TextStream(Iterator[str]):
     """Yields a text as it is generated; afterwards ``result`` is what ``generate`` returns for it.
 
-    Iterating raises what went wrong. Closing it, or dropping it, aborts the generation.
+    Iterating raises what went wrong. Closing it, or dropping it, aborts the generation. What the
+    model thinks is not part of the text: ``reasoning`` has what came of it so far, and ``pieces``
+    yields both as they come.
     """
 
     def __init__(
@@ -25,16 +27,30 @@ class TextStream(Iterator[str]):
     ) -> None:
         self._pieces = pieces
         self._future = future
+        self.reasoning = ""
         future.add_done_callback(lambda _: pieces.put(None))  # not self: that would keep it alive
 
     def __next__(self) -> str:
+        while isinstance(piece := self._next_piece(), Reasoning):
+            pass
+        if piece is None:
+            raise StopIteration
+        return piece
+
+    def pieces(self) -> Iterator[str]:
+        """Yield all that is left, thinking too: pieces that are instances of ``Reasoning``."""
+        while (piece := self._next_piece()) is not None:
+            yield piece
+
+    def _next_piece(self) -> str | None:
         piece = self._pieces.get()
-        if piece is not None:
-            return piece
-        self._pieces.put(None)  # for whoever asks again
-        if not self._future.cancelled():
-            self._future.result()
-        raise StopIteration
+        if isinstance(piece, Reasoning):
+            self.reasoning += piece
+        if piece is None:
+            self._pieces.put(None)  # for whoever asks again
+            if not self._future.cancelled():
+                self._future.result()
+        return piece
 
     @property
     def result(self) -> GenerateResult:
@@ -56,7 +72,7 @@ class TextStream(Iterator[str]):
 
 
 class AsyncTextStream(AsyncIterator[str]):
-    """Yields a text as it is generated, for ``async for``.
+    """Yields a text as it is generated, for ``async for``; ``reasoning`` is what the model thought.
 
     The generation begins when the first piece, or the result, is awaited; that raises what is wrong
     with the prompt. Cancelling such an await, closing the stream, or dropping it, aborts the
@@ -69,11 +85,24 @@ class AsyncTextStream(AsyncIterator[str]):
 
     def __init__(self, start: Callable[[OnText], Future[list[GenerateResult]]]) -> None:
         self._start = start
+        self.reasoning = ""
         self._pieces: deque[str | None] = deque()
         self._news = asyncio.Event()
         self._future: Future[list[GenerateResult]] | None = None
 
     async def __anext__(self) -> str:
+        while isinstance(piece := await self._next_piece(), Reasoning):
+            pass
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+    async def pieces(self) -> AsyncIterator[str]:
+        """Yield all that is left, thinking too: pieces that are instances of ``Reasoning``."""
+        while (piece := await self._next_piece()) is not None:
+            yield piece
+
+    async def _next_piece(self) -> str | None:
         future = self._begun()
         try:
             while not self._pieces:
@@ -83,12 +112,13 @@ class AsyncTextStream(AsyncIterator[str]):
             future.cancel()
             raise
         piece = self._pieces.popleft()
-        if piece is not None:
-            return piece
-        self._add(None)  # for whoever asks again
-        if not future.cancelled():
-            future.result()
-        raise StopAsyncIteration
+        if isinstance(piece, Reasoning):
+            self.reasoning += piece
+        if piece is None:
+            self._add(None)  # for whoever asks again
+            if not future.cancelled():
+                future.result()
+        return piece
 
     async def result(self) -> GenerateResult:
         """Return the whole result; raises concurrent.futures.CancelledError if closed before."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sage.common.core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
+    from sage.common.components.sage_vllm.testing.canned_answer import CannedAnswer
     from sage.common.components.sage_vllm.testing.echo_engine import (
         EchoEngine,
         write_echo_model,
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 
 __all__ = [
+    "CannedAnswer",
     "EchoEngine",
     "SleepingEngine",
     "write_echo_model",
@@ -24,6 +26,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "CannedAnswer": "sage.common.components.sage_vllm.testing.canned_answer",
         "EchoEngine": "sage.common.components.sage_vllm.testing.echo_engine",
         "SleepingEngine": "sage.common.components.sage_vllm.testing.sleeping_engine",
         "write_echo_model": "sage.common.components.sage_vllm.testing.echo_engine",

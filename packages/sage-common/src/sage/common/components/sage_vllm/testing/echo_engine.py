@@ -21,15 +21,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import (
-    Completion,
     Embedding,
     EngineInfo,
     EngineSpec,
@@ -46,14 +45,20 @@ from sage.common.components.sage_vllm.errors import (
 )
 from sage.common.components.sage_vllm.planning.text_prompts import read_text_prompts
 from sage.common.components.sage_vllm.testing.bound_text import bound_text, misfit
+from sage.common.components.sage_vllm.testing.canned_answer import (
+    CannedAnswer,
+    completed,
+    example_call,
+)
 from sage.common.components.sage_vllm.testing.delay_line import DelayLine
 
 _MAX_WORDS = 512
 _DIMENSIONS = 8
 
 
-Answer = str | Mapping[str, Any] | Sequence[Any] | Exception
-"""What a prompt is answered with: a text, a value that becomes JSON, or an error to raise."""
+Answer = str | CannedAnswer | Mapping[str, Any] | Sequence[Any] | Exception
+"""What a prompt is answered with: a text, a CannedAnswer, a value that becomes JSON, or an error to
+raise."""
 
 Answers = Mapping[str, Answer] | Callable[[Prompt], Answer | None]
 """Answers by the prompt's text, which is that of a conversation's last message; or a function that
@@ -67,7 +72,8 @@ class EchoEngine:
     refused, as a model refuses what exceeds its context. ``json_schema``, ``choice`` and ``regex``
     are kept to: words that do not fit are replaced by the first choice, the shortest match, or an
     object whose strings say the prompt's last words. ``max_tokens``, ``n`` and ``deadline`` do what
-    they always do; other options change nothing.
+    they always do, and with tools a ``tool_choice`` that asks for a call makes one that follows the
+    tool's schema. Other options change nothing.
 
     Args:
         spec: what the service asks for.
@@ -129,20 +135,15 @@ class EchoEngine:
         seconds = max(0.0, deadline) if deadline is not None and late else self._latency
 
         def complete() -> Generation:
-            answer = "" if late else self._answer(prompt, options)
-            pieces = re.findall(r"\s*\S+|\s+$", answer)
-            said = pieces[: options.get("max_tokens") or _MAX_WORDS]
-            reason = "stop" if len(said) == len(pieces) else "length"
-            completion = Completion(
-                text="".join(said),
-                finish_reason="deadline" if late else reason,
-                token_count=len(said),
-            )
+            answer = CannedAnswer() if late else self._canned(prompt, options)
+            completion, pieces = completed(answer, prompt, options, _MAX_WORDS)
+            if late:
+                completion = replace(completion, finish_reason="deadline")
             if on_text is not None:
-                for piece in said:
+                for piece in pieces:
                     on_text(piece)
             completions = [completion] * options.get("n", 1)
-            self._count(prompt_words, len(said) * len(completions))
+            self._count(prompt_words, completion.token_count * len(completions))
             return Generation(
                 request_id=f"r{next(self._ids)}",
                 prompt_token_count=prompt_words,
@@ -206,7 +207,8 @@ class EchoEngine:
     def _later(self, seconds: float, words: int, complete: Callable[[], Any]) -> Future[Any]:  # noqa: ARG002 - for engines that work in steps
         return self._line.later(seconds, complete)
 
-    def _answer(self, prompt: Prompt, options: Mapping[str, Any]) -> str:
+    def _canned(self, prompt: Prompt, options: Mapping[str, Any]) -> CannedAnswer:
+        """Return what a prompt is answered with; raises InvalidRequestError, and what it is to."""
         own = " ".join(_text_of(prompt).split())
         if callable(self._answers):
             answer = self._answers(prompt)
@@ -216,15 +218,17 @@ class EchoEngine:
             raise answer
         try:
             if answer is None:
-                return bound_text(own, options)
-            text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
-            why = misfit(text, options)
+                return example_call(own, options) or CannedAnswer(text=bound_text(own, options))
+            if not isinstance(answer, str | CannedAnswer):
+                answer = json.dumps(answer, ensure_ascii=False)
+            canned = CannedAnswer(text=answer) if isinstance(answer, str) else answer
+            why = None if canned.tool_calls else misfit(canned.text, options)
         except ValueError as error:
             raise InvalidRequestError(self._info.model_id, str(error)) from error
         if why is not None:
-            problem = f"the answer {text!r} given to EchoEngine is no answer to this call: {why}"
-            raise InvalidRequestError(self._info.model_id, problem)
-        return text
+            problem = f"the answer {canned.text!r} given to EchoEngine is no answer to this call: "
+            raise InvalidRequestError(self._info.model_id, problem + why)
+        return canned
 
     def _words(self, text: str) -> list[str]:
         if self._closed:
@@ -243,7 +247,7 @@ class EchoEngine:
 
 
 def _text_of(prompt: Prompt) -> str:
-    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+    return prompt if isinstance(prompt, str) else str(prompt[-1].get("content") or "")
 
 
 def write_echo_model(folder: Path) -> Path:

@@ -16,7 +16,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -45,12 +45,15 @@ def write_tiny_model(
     vocab_size: int = 512,
     context: int = 512,
     seed: int = 0,
-    chat_template: bool = True,
+    chat_template: bool | str = True,
+    extra_tokens: Sequence[str] = (),
 ) -> Path:
     """Write the model into ``folder``, made where it is missing, and return ``folder``.
 
     The same arguments write the same bytes. Greedy decoding yields ASCII text that depends on the
     prompt and never ends by itself: every completion runs to ``max_tokens`` or a stop string.
+    ``chat_template`` is the model's own, none, or another one. ``extra_tokens`` are marks that are
+    tokens of their own, such as ``<think>``; the model does not say them by itself.
 
     Raises:
         ValueError: ``hidden_size`` is no even multiple of ``heads``, or ``vocab_size`` is too
@@ -61,8 +64,9 @@ def write_tiny_model(
             f"hidden_size={hidden_size} is no even multiple of heads={heads}: rotary attention "
             f"needs one, for example {2 * heads * max(1, hidden_size // (2 * heads))}"
         )
-    if vocab_size < MIN_VOCAB_SIZE:
-        raise ValueError(f"vocab_size={vocab_size} is below {MIN_VOCAB_SIZE}, one token per byte")
+    least = MIN_VOCAB_SIZE + len(extra_tokens)
+    if vocab_size < least:
+        raise ValueError(f"vocab_size={vocab_size} is below {least}, one token per byte")
     folder.mkdir(parents=True, exist_ok=True)
     config = _config(hidden_size, layers, heads, vocab_size, context)
     _write_json(folder / "config.json", config)
@@ -71,8 +75,8 @@ def write_tiny_model(
         {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1},
     )
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(context, chat_template))
-    vocab = _write_tokenizer(folder / "tokenizer.json", vocab_size, seed)
-    _write_weights(folder / "model.safetensors", config, _speakable(vocab), seed)
+    vocab = _write_tokenizer(folder / "tokenizer.json", vocab_size, seed, extra_tokens)
+    _write_weights(folder / "model.safetensors", config, _speakable(vocab, extra_tokens), seed)
     return folder
 
 
@@ -102,7 +106,7 @@ def _config(
     }
 
 
-def _tokenizer_config(context: int, chat_template: bool) -> dict[str, Any]:  # noqa: FBT001
+def _tokenizer_config(context: int, chat_template: bool | str) -> dict[str, Any]:  # noqa: FBT001
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS,
@@ -111,23 +115,27 @@ def _tokenizer_config(context: int, chat_template: bool) -> dict[str, Any]:  # n
         "model_max_length": context,
         "clean_up_tokenization_spaces": False,
     }
-    return config | ({"chat_template": CHAT_TEMPLATE} if chat_template else {})
+    template = CHAT_TEMPLATE if chat_template is True else chat_template
+    return config | ({"chat_template": template} if template else {})
 
 
-def _write_tokenizer(path: Path, vocab_size: int, seed: int) -> dict[str, int]:
+def _write_tokenizer(
+    path: Path, vocab_size: int, seed: int, extra_tokens: Sequence[str]
+) -> dict[str, int]:
     """Train a byte-level BPE tokenizer of at most ``vocab_size`` tokens; return its vocabulary."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=vocab_size - len(extra_tokens),
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(_sentences(vocab_size, seed), trainer)
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in extra_tokens])
     tokenizer.save(str(path))
     vocab: dict[str, int] = tokenizer.get_vocab()
     return vocab
@@ -142,7 +150,7 @@ def _sentences(vocab_size: int, seed: int) -> Iterator[str]:
         yield " ".join(rng.choices(words, k=10)).capitalize() + "."
 
 
-def _speakable(vocab: dict[str, int]) -> list[int]:
+def _speakable(vocab: dict[str, int], extra_tokens: Sequence[str]) -> list[int]:
     """Ids of the tokens that are plain text by themselves: no control codes, no half characters.
 
     Byte-level BPE writes a leading space as "Ġ" and every byte outside printable ASCII as some
@@ -151,7 +159,7 @@ def _speakable(vocab: dict[str, int]) -> list[int]:
     return sorted(
         i
         for token, i in vocab.items()
-        if token not in SPECIAL_TOKENS and token.lstrip("Ġ").isascii()
+        if token not in {*SPECIAL_TOKENS, *extra_tokens} and token.lstrip("Ġ").isascii()
     )
 
 

@@ -71,6 +71,9 @@ class RunOptions:
             autocompletion=local_model_ids,
         ),
     ] = None
+    hide_reasoning: Annotated[
+        bool, typer.Option("--hide-reasoning", help="Show no thinking, the answer alone.")
+    ] = False
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Only say whether the model fits this machine.")
     ] = False
@@ -106,6 +109,8 @@ class RunOptions:
         adds = [name for name in ("--retry-failed", "--input-grew") if for_files[name]]
         if self.overwrite and adds:
             raise typer.BadParameter(f"--overwrite and {adds[0]}: give one of them")
+        if self.hide_reasoning and (self.output is not None or self.display.as_json):
+            raise typer.BadParameter("--hide-reasoning is for answers that a terminal shows")
         if self.estimate and given:
             raise typer.BadParameter(f"--estimate loads nothing, so it takes no {given[0]}")
         if self.estimate and self.embedding_model is not None and not self.embed:

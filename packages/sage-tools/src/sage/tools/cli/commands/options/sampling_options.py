@@ -57,6 +57,10 @@ class SamplingOptions:
         str | None,
         typer.Option("--chat-template", help="Name of the chat template, of a model with several."),
     ] = None
+    thinking: Annotated[
+        bool | None,
+        typer.Option("--think/--no-think", help="Have the model think before it answers, or not."),
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """Return the options that were given, by the service's names."""

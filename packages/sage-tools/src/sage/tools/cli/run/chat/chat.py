@@ -24,6 +24,7 @@ class Chat:
     """A chat in this terminal, until the user leaves."""
 
     system: str | None
+    hide_reasoning: bool
     quiet: bool
 
     def run(self, config: VLLMServiceConfig) -> None:
@@ -35,7 +36,13 @@ class Chat:
         except KeyboardInterrupt:
             raise Interrupted("The model was still loading.") from None
         with service, Interrupts(signal.SIGINT, holds=False) as interrupts:
-            chat = ChatState(service, config.sampling, system=self.system, quiet=self.quiet)
+            chat = ChatState(
+                service,
+                config.sampling,
+                system=self.system,
+                hide_reasoning=self.hide_reasoning,
+                quiet=self.quiet,
+            )
             _Loop(chat, interrupts).run()
 
 
@@ -73,7 +80,7 @@ class _Loop:
 
     def _answer(self, text: str) -> None:
         prompt: Any = self._chat.conversation.asking(text) if self._chat.converses else text
-        shown = ShownAnswer()
+        shown = ShownAnswer(hide_reasoning=self._chat.hide_reasoning)
         try:
             with (
                 self._interrupts.allowed(),

@@ -21,9 +21,11 @@ class ChatState:
         options: Mapping[str, Any],
         *,
         system: str | None,
+        hide_reasoning: bool = False,
         quiet: bool,
     ) -> None:
         self.service = service
+        self.hide_reasoning = hide_reasoning
         self.quiet = quiet
         self.conversation = Conversation(system)
         self.options: dict[str, Any] = dict(options)

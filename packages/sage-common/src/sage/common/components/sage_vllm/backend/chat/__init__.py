@@ -1,0 +1,1 @@
+"""Conversations: how they become prompts, and what their answers consist of."""

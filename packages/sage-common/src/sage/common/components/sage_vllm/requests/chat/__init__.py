@@ -1,0 +1,1 @@
+"""What callers say of conversations: templates, thinking, tools, classes for answers."""
