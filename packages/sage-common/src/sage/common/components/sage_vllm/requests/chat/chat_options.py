@@ -11,15 +11,22 @@ from sage.common.components.sage_vllm.requests.chat.tools import tool_schemas
 from sage.common.components.sage_vllm.requests.chat.typed_schema import typed_schema
 from sage.common.core.errors import nearest
 
+TEMPLATE_OPTIONS_ALIAS = "chat_template_kwargs"
+"""What vLLM's server calls ``template_options``."""
+
 CHAT_OPTIONS = frozenset(
-    {"continue_final_message", "template_options", "thinking", "tool_choice", "tools"}
+    {
+        "continue_final_message",
+        "template_options",
+        TEMPLATE_OPTIONS_ALIAS,
+        "thinking",
+        "tool_choice",
+        "tools",
+    }
 )
 """``template_options`` (a dict of the template's variables), ``thinking`` (whether the model thinks
 before it answers, or the most tokens of it), ``continue_final_message`` (True: the answer goes on
 where the last message ends), ``tools`` (functions, or their schemas) and ``tool_choice``."""
-
-TEMPLATE_OPTIONS_ALIAS = "chat_template_kwargs"
-"""What vLLM's server calls ``template_options``."""
 
 _CHOICES = ("auto", "none", "required")
 
