@@ -1,10 +1,13 @@
-"""Answers questions from a folder of Markdown files, and says from which.
+"""Answers questions from a folder of Markdown files, and says from which of their sections.
 
     python examples/service/vllm/rag_pipeline.py docs-public "How is a model deleted?"
 
 A text model and a sentence model run in this process, in one vLLM service; both come from the
 registry, and are downloaded first if they are not there. The texts are kept in a folder, with their
 vectors. The answers follow a JSON schema, so that they cannot cite a source that was not given.
+
+It needs a model that can read. The tiny demo model cannot: it knows its own few facts alone, and
+gives nonsense here, with any sources.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ class Retrieve(MapFunction):
         hits = self.call_service("memory", question, method="search", k=self.count)
         return {
             "question": question,
-            "files": [hit.metadata["file"] for hit in hits],
+            "places": [f"{hit.id}: {hit.text.splitlines()[0][:60]}" for hit in hits],
             "sources": "\n\n".join(f"[{n}] {hit.text}" for n, hit in enumerate(hits, 1)),
             "options": {"json_schema": answer_schema(len(hits))},
         }
@@ -81,10 +84,10 @@ def answer_schema(sources: int) -> dict[str, Any]:
 
 
 def show(record: dict[str, Any]) -> None:
-    """Print an answer and the files that it cites."""
+    """Print an answer and the pieces of text that it cites: file, number, beginning."""
     print(f"{record['question']}\n  {record['answer']}")
     for number in sorted(set(record["cited"])):
-        print(f"  [{number}] {record['files'][number - 1]}")
+        print(f"  [{number}] {record['places'][number - 1]}")
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from sage.common.core.errors import RecordTimeoutError, SageError
 from sage.common.core.functions import AsyncMapFunction
-from sage.kernel.api import LocalEnvironment
+from sage.kernel.api import AllRecordsFailedError, LocalEnvironment
 from sage.kernel.runtime.cancelled import PipelineCancelledError
 from sage.kernel.runtime.failed_record import FailedRecord
 
@@ -238,7 +238,8 @@ def test_retries_spread_over_a_time_that_doubles_up_to_a_cap() -> None:
             times[record].append(time.monotonic())
             raise Flaky("not yet")
 
-    submitted(range(100), Timed, on_error=lambda letter: None).submit()
+    with pytest.raises(AllRecordsFailedError):
+        submitted(range(100), Timed, on_error=lambda letter: None).submit()
     pauses = [[after - before for before, after in pairwise(one)] for one in times.values()]
     for number, most in enumerate([0.1, 0.2, 0.25, 0.25, 0.25]):
         those = [one[number] for one in pauses]

@@ -77,6 +77,18 @@ def test_a_class_of_another_kind_is_refused_with_its_method(
         getattr(stream, method)(function)
 
 
+def test_operators_of_one_name_are_told_apart() -> None:
+    env = LocalEnvironment()
+    numbers = env.from_collection([4, 2], name="n")
+    halves = numbers.map(lambda n: n / 2, name="n").map(lambda n: n / 2)
+    halves.map(lambda n: 1 / (n - 1), name="n 2", on_error="skip").sink(lambda _: None)
+    env.submit()
+    read = env.metrics()
+    names = ["n", "n 2", "<lambda>", "n 2 2", "<lambda> 2"]
+    assert [operator.name for operator in read.operators] == names
+    assert read.operator("n 2 2").skipped == read.operator("<lambda> 2").records_in == 1
+
+
 @pytest.mark.parametrize("parallelism", [0, -1, 1.5, "2", None])
 def test_bad_parallelism_is_refused(stream: DataStream, parallelism: Any) -> None:
     with pytest.raises(ValueError, match=f"at least 1, not {parallelism!r}"):
@@ -92,6 +104,18 @@ def test_an_unknown_on_error_names_the_nearest(stream: DataStream) -> None:
 def test_on_error_that_is_no_sink_is_refused(stream: DataStream, on_error: Any) -> None:
     with pytest.raises(TypeError, match=r"sink\(\) takes a"):
         stream.map(str, on_error=on_error)
+
+
+def test_an_unknown_argument_names_the_nearest() -> None:
+    env = LocalEnvironment()
+    with pytest.raises(TypeError, match=r"from_collection\(\) has no argument 'nam'; did you"):
+        env.from_collection([1], nam="numbers")  # type: ignore[call-arg]
+    stream = env.from_collection([1])
+    with pytest.raises(TypeError, match=r"collect\(\) .* 'progres'; did you mean 'progress'"):
+        stream.collect(progres=True)  # type: ignore[call-arg]
+    assert [operator.kind for operator in env.operators] == ["source"]  # it can be collected yet
+    with pytest.raises(TypeError, match=r"submit\(\) .* 'chekpoint'; did you mean 'checkpoint'"):
+        env.submit(chekpoint="folder")  # type: ignore[call-arg]
 
 
 def test_an_unknown_configuration_names_the_nearest() -> None:

@@ -51,7 +51,7 @@ PIPELINE = """
 
 
 @contextmanager
-def start(code: str, *arguments: Path) -> Iterator[subprocess.Popen[str]]:
+def start(code: str, *arguments: Path | str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -134,6 +134,54 @@ def test_ctrl_c_works_whichever_thread_the_system_hands_it_to() -> None:
         out, err = process.communicate(timeout=10)
     assert out == "1\n"
     assert err.rstrip().endswith("KeyboardInterrupt")
+
+
+KEPT = """
+    import asyncio, sys, time
+    from sage.kernel.api import LocalEnvironment
+
+    def numbers():
+        for number in range(10**6):
+            if number == 60:  # for more than half a second: some is committed
+                print("running", flush=True)
+            time.sleep(0.01)
+            yield number
+
+    async def main(env):
+        await env.asubmit(checkpoint="kept")
+
+    with LocalEnvironment("kept") as env:
+        env.from_source(numbers).sink(lambda _: None)
+        if sys.argv[1] == "submit":
+            env.submit(checkpoint="kept")
+        elif sys.argv[1] == "wait":
+            env.submit(autostop=False, checkpoint="kept")
+            env.wait()
+        else:
+            asyncio.run(main(env))
+"""
+
+
+@pytest.mark.parametrize("way", ["submit", "wait", "asubmit"])
+def test_ctrl_c_says_that_the_work_is_kept_and_shows_the_programs_lines_alone(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with start(KEPT, way) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode in (130, -signal.SIGINT)
+    first, *frames, interrupt, note = err.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert frames
+    assert all(line.startswith('  File "<string>"') for line in frames)
+    assert interrupt == "KeyboardInterrupt"
+    assert note == (
+        "what is done is kept in the checkpoint 'kept': run the same program again, and it goes "
+        "on from there"
+    )
 
 
 STUCK_CALL = """

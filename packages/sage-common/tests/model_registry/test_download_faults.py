@@ -48,6 +48,22 @@ class TestRefusals:
         answer = registry.download(token=TOKEN)
         assert_refused(answer, "HubUnavailableError", root, hint=AGAIN)
         assert "refused" in answer["text"]
+        assert "kept" not in answer["text"]  # nothing was fetched
+
+    def test_a_misspelt_id_is_answered_with_what_is_there(
+        self, commit: str, hub: LocalHub, registry: Registry
+    ) -> None:
+        assert registry.download()["commit"] == commit
+        for error, problem in (
+            ("HubModelNotFoundError", "is not on the hub, or it is private."),
+            ("HubUnavailableError", "did not deliver"),
+        ):
+            answer = registry.download("owner/nmae")
+            assert answer["error"] == error
+            assert problem in answer["text"]
+            assert f"Did you mean {MODEL}, which the registry has?" in answer["text"]
+            hub.close()
+        assert "did you mean" not in registry.download()["text"].lower()  # itself, of course
 
     @pytest.mark.parametrize("kind", ["info", "tree"])
     def test_answers_that_are_not_the_hubs(

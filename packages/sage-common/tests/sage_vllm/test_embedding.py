@@ -94,6 +94,8 @@ def test_a_prompt_that_the_model_does_not_have_is_refused(
         prompted[0].embed(TEXTS, prompt_name="querry")
     with pytest.raises(InvalidOptionError, match=r"no prompt 'query'; it has none"):
         service.embed(TEXTS, prompt_name="query")
+    with pytest.raises(TypeError, match=r"no argument 'normalise'; did you mean 'normalize'"):
+        service.embed(TEXTS, normalise=False)
     with pytest.raises(InvalidOptionError, match="prompt_name must be"):
         service.embed(TEXTS, prompt_name=1)
 

@@ -160,6 +160,40 @@ def test_a_second_ctrl_c_during_the_end_does_no_harm_either(in_terminal: InTermi
     assert terminal.cursor_is_visible
 
 
+def test_ctrl_c_in_wait_is_a_run_that_was_closed(in_terminal: InTerminal) -> None:
+    terminal = in_terminal(f"""{ENDLESS}
+    with env:
+        env.submit(autostop=False, progress=True)
+        env.wait()
+    """)
+    terminal.read_until(r"papers: [\d.]+ s")
+    terminal.press_ctrl_c()
+    assert terminal.finish() != 0
+    lines = [line.removeprefix("^C") for line in terminal.screen if line != "^C"]
+    assert lines[0].startswith("papers: closed before its end after ")
+    assert lines[1] == "Traceback (most recent call last):"
+
+
+def test_a_second_run_is_told_above_the_one_that_is_drawn(in_terminal: InTerminal) -> None:
+    terminal = in_terminal("""
+        import time
+        from sage.kernel.api import LocalEnvironment
+        with LocalEnvironment("papers") as papers, LocalEnvironment("books") as books:
+            for env, count in ((papers, 150), (books, 120)):
+                env.from_collection(range(count)).sink(lambda _: time.sleep(0.01), name="write")
+                env.submit(autostop=False, progress=True)
+                time.sleep(0.2)
+            for env in (papers, books):
+                env.wait()
+    """)
+    assert terminal.finish() == 0
+    first, *rest = terminal.screen
+    assert re.fullmatch(r"books: \d+%, \d+ of 120, .*", first)
+    ends = sorted(line.partition(" after ")[0] for line in rest)
+    assert ends == ["books: ended", "papers: ended"]
+    assert terminal.cursor_is_visible
+
+
 @pytest.mark.parametrize("ending", ["", "env.close()", "env.stop()"])
 def test_a_run_that_goes_on_behind_submit_is_shown_until_its_end(
     ending: str, in_terminal: InTerminal

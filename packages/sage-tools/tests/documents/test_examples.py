@@ -74,7 +74,7 @@ def test_questions_are_answered_from_the_files_that_fit(
         text, *cited = re.split(r"\n  (?=\[[12]\] )", answer.rstrip("\n"))
         assert text.strip()
         assert cited
-        assert {line.partition("] ")[2] for line in cited} <= set(fitting)
+        assert {line.partition("] ")[2].partition("#")[0] for line in cited} <= set(fitting)
 
 
 def test_a_folder_without_texts_is_named_before_a_model_is_loaded(tmp_path: Path) -> None:
@@ -150,12 +150,18 @@ def test_sources_are_numbered_as_they_are_cited(
         env.from_collection(["blue whales dive"]).map(example.Retrieve, 3).sink(records.append)
         env.submit()
     (record,) = records
-    assert record["files"] == ["b.md", "c.md", "a.md"]  # the nearest first
+    ids = [place.partition(":")[0] for place in record["places"]]
+    assert ids == ["b.md#0", "c.md#0", "a.md#0"]  # the nearest first
     numbered = "[1] blue whales dive\n\n[2] blue whales and red apples\n\n[3] red apples"
     assert record["sources"] == numbered
     example.show({**record, "answer": "They dive.", "cited": [2, 1, 2]})
     shown = capsys.readouterr().out.splitlines()
-    assert shown == ["blue whales dive", "  They dive.", "  [1] b.md", "  [2] c.md"]
+    assert shown == [
+        "blue whales dive",
+        "  They dive.",
+        "  [1] b.md#0: blue whales dive",
+        "  [2] c.md#0: blue whales and red apples",
+    ]
 
 
 # -- batch_job.py -----------------------------------------------------------------------------

@@ -82,7 +82,9 @@ def test_a_service_has_a_template_for_all_its_calls(root: Path) -> None:
 
 def test_the_default_is_used_unless_another_is_named(root: Path) -> None:
     with open_service("test/default", root) as service:
-        assert service.stats()["engine"]["chat_templates"] == ("default", "rag")
+        engine = service.stats()["engine"]
+        assert engine["chat_templates"] == ("default", "rag")
+        assert engine["chat_marks"] == ()  # these write no special tokens
         by_default = service.count_tokens(TALK)
         assert by_default == service.count_tokens(TALK, chat_template="default")
         assert by_default < service.count_tokens(TALK, chat_template="rag")
@@ -90,5 +92,6 @@ def test_the_default_is_used_unless_another_is_named(root: Path) -> None:
 
 def test_a_single_template_is_the_default_and_no_other(service: VLLMService) -> None:
     assert service.generate(TALK, chat_template="default") is not None
+    assert service.stats()["engine"]["chat_marks"] == ("<|end|>", "<|turn|>")
     with pytest.raises(InvalidRequestError, match="no chat template 'rag'; valid: default"):
         service.generate(TALK, chat_template="rag")

@@ -207,6 +207,23 @@ def test_bad_lines_go_to_a_dead_letter_sink_with_number_and_text(tmp_path: Path)
     assert str(errors[0]) == f"{path}, line 2: no JSON: Expecting ',' delimiter (column 10)"
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"text": "a\tb"}', "Invalid control character (column 12)"),
+        ('{"text": "a', "a string in it has no end"),
+        ('{"text": "\\x"}', "Invalid \\escape (column 11)"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_said_in_whole_words(
+    line: str, problem: str, tmp_path: Path
+) -> None:
+    (tmp_path / "in.jsonl").write_text(f"{line}\n")
+    with pytest.raises(InputFileError) as caught:
+        read(tmp_path / "in.jsonl")
+    assert caught.value.reason == f"no JSON: {problem}"
+
+
 def test_bad_lines_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_bytes(MIXED)
     out: list[Any] = []

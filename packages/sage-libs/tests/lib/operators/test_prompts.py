@@ -11,6 +11,7 @@ from sage.common.components.sage_vllm.errors import InvalidInputError
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.failed_record import FailedRecord
+from sage.libs.operators.prompts import PromptTemplate
 from sage.libs.operators.vllm_service import VLLMEmbeddingOperator, VLLMServiceGenerator
 
 pytestmark = pytest.mark.timeout(60)
@@ -81,7 +82,24 @@ def test_a_template_sees_the_fields_of_a_pairs_original(env: LocalEnvironment, r
         ({"a": "x"}, "{a:.2f}", "Unknown format code 'f'"),
         ({"a": "x"}, "{a:>{width}}", "the record has no field 'width'"),
         (7, "{prompt}", "a record must be a string, a dict with the key 'prompt'"),
-        ({"a": ""}, "{a}", "the prompt is empty"),
+        (
+            {"a": ""},
+            "{a}",
+            "the record's 'a' is '', and prompt_template '{a}' needs it; {a?} stands for a field "
+            "that may be empty or missing",
+        ),
+        ({"a": None}, "about {a!s:>9}", "the record's 'a' is None, and"),
+        ({"a": " \n"}, "about {a}", r"the record's 'a' is ' \n', and"),
+        ({"a": float("nan")}, "about {a:.1f}", "the record's 'a' is nan, and"),
+        ({"a": []}, "about {a}", "the record's 'a' is [], and"),
+        ({"a": {"b": None}}, "about {a[b]}", "the record's 'a[b]' is None, and"),
+        ({"b": "x"}, "{a?}", "the prompt is empty"),
+        (
+            {"id": 1, "text": "x"},
+            "{txt}",
+            "names; it has ['id', 'text'] - did you mean 'text'? {{ and }} stand for braces",
+        ),
+        ("  ", "{prompt}", "the record's 'prompt' is blank, which is nothing to work on: '  '"),
     ],
 )
 def test_a_record_that_does_not_fit_its_template_fails_alone(
@@ -92,6 +110,28 @@ def test_a_record_that_does_not_fit_its_template_fails_alone(
     (letter,) = letters
     assert isinstance(letter.error, ValueError)
     assert message in str(letter.error)
+
+
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        ({"a": "ice", "b": {"c": 2}}, "ice: 2.0"),
+        ({"a": "ice", "b": None}, "ice: "),
+        ({"a": "ice"}, "ice: "),
+        ({"a": " ", "b": {"c": 0}}, ": 0.0"),
+        ({"a": False, "b": {}}, "False: "),
+    ],
+)
+def test_a_field_with_a_question_mark_may_be_empty_or_missing(
+    record: dict[str, Any], text: str
+) -> None:
+    template = PromptTemplate("{a?}: {b[c]?:.1f}")
+    assert template.names == ("a", "b")
+    assert template.render(record) == text
+
+
+def test_a_number_that_is_zero_is_not_empty() -> None:
+    assert PromptTemplate("{n} {flag}").render({"n": 0, "flag": False}) == "0 False"
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,11 @@ def test_an_unknown_sampling_option_is_refused_before_any_record_moves(
         env.submit()
 
 
+def test_a_misspelt_argument_of_the_operator_names_it() -> None:
+    with pytest.raises(ValueError, match=r"option 'prompt_tempalte' in .*; did you mean 'prompt_t"):
+        VLLMServiceGenerator(prompt_tempalte="{text}")
+
+
 def test_an_unknown_service_names_the_nearest(env: LocalEnvironment, run: Any) -> None:
     with pytest.raises(ServiceNotFoundError, match="did you mean 'vllm_service'"):
         run(env, ["a"], VLLMServiceGenerator, "vlm_service")

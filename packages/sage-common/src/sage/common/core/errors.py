@@ -13,6 +13,7 @@ SageError
 ├── NotALocalPathError                sage.common.core.local_path
 ├── InputFileError, OutputFileError   sage.libs.io.errors
 ├── PipelineCancelledError            sage.kernel.runtime.cancelled
+├── AllRecordsFailedError             sage.kernel.runtime.all_records_failed
 ├── CheckpointError                   sage.kernel.runtime.checkpoint.errors
 ├── EngineError                       sage.common.components.sage_vllm.errors
 └── ModelRegistryError                sage.common.model_registry.errors
@@ -22,9 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from sage.common.core.uncaught import show_uncaught, uncaught_lines
+
+if TYPE_CHECKING:
+    from json import JSONDecodeError
 
 _E = TypeVar("_E", bound="SageError")
 
@@ -175,6 +179,11 @@ class PackageNotInstalledError(SageError, ImportError):
         self.package = package
         self.extra = extra
         self.reason = reason
+
+
+def json_problem(error: JSONDecodeError) -> str:
+    """Return what is wrong, without the place: Python's own words may break off before that."""
+    return error.msg.removesuffix(" at").removesuffix(" starting")
 
 
 def nearest(value: str, choices: list[str]) -> str:

@@ -2,8 +2,9 @@
 
 Python prints every frame of SAGE's own and the whole chain of causes, a page for a misspelt option.
 A mistake that SAGE itself speaks of becomes a sentence, with the line of the program that it is
-about; an error of the program's own functions keeps its traceback, without SAGE's frames. With
-SAGE_DEBUG all is printed as Python does, and the error as an object is never changed.
+about; an error of the program's own functions keeps its traceback, without SAGE's frames, and so
+does a Ctrl-C. With SAGE_DEBUG all is printed as Python does, and the error as an object is never
+changed.
 
 ADR 13 says why this is a hook, and why it is set when the errors are imported.
 """
@@ -76,6 +77,8 @@ def _text(error: BaseException, trace: TracebackType | None, *, is_ours: bool) -
     frames = list(_frames(trace))
     if is_ours:
         return _sentence(error, trace)
+    if isinstance(error, KeyboardInterrupt):
+        return _interrupt(error, trace)
     depth = [place for place, at in enumerate(frames) if _is_sage(at)]
     if not depth or isinstance(error, AttributeError | NameError):  # Python knows the nearest name
         return None
@@ -87,15 +90,40 @@ def _text(error: BaseException, trace: TracebackType | None, *, is_ours: bool) -
     return _without_sage(error, trace, keep=None if has_own else frames[depth[-1]])
 
 
+def _interrupt(error: KeyboardInterrupt, trace: TracebackType | None) -> str | None:
+    """Return where the program was at a Ctrl-C, and what its run says of that.
+
+    asyncio raises one in place of the CancelledError that has come out of its main coroutine.
+    """
+    cancelled, asyncio = error.__context__, sys.modules.get("asyncio")
+    if asyncio is None or not isinstance(cancelled, asyncio.CancelledError):
+        cancelled = None
+    at_work = trace if cancelled is None else cancelled.__traceback__
+    if not any(map(_is_sage, _frames(at_work))):
+        return None
+    return _without_sage(error, trace, keep=None, in_place_of=cancelled)
+
+
 def _without_sage(
-    error: BaseException, trace: TracebackType | None, *, keep: TracebackType | None
+    error: BaseException,
+    trace: TracebackType | None,
+    *,
+    keep: TracebackType | None,
+    in_place_of: BaseException | None = None,
 ) -> str:
-    """Return Python's text without SAGE's frames, but for the one to ``keep``."""
+    """Return Python's text without SAGE's frames, but for the one to ``keep``.
+
+    Of an error that is ``in_place_of`` another, that one's notes are shown in place of that one.
+    """
     import concurrent.futures
     import traceback
 
     left_out = _files_of_sage() | {threading.__file__, concurrent.futures._base.__file__}  # noqa: SLF001
     whole = traceback.TracebackException(type(error), error, trace)
+    if in_place_of is not None:
+        whole.__context__ = None
+        whole.__notes__ = getattr(in_place_of, "__notes__", None)
+        left_out |= {sys.modules["asyncio.runners"].__file__ or ""}
     kept = _place(keep) if keep is not None else None
     each: traceback.TracebackException | None = whole
     while each is not None:

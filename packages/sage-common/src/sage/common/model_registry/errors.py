@@ -95,13 +95,18 @@ class ModelNotFoundError(ModelRegistryError, LookupError):
         self.near = near
 
 
-class HubModelNotFoundError(ModelNotFoundError):
-    """The hub has no such model, or shows it only to others."""
+def _meant(near: tuple[str, ...]) -> str:
+    return f" Did you mean {' or '.join(near)}, which the registry has?" if near else ""
 
-    def __init__(self, model_id: str) -> None:
+
+class HubModelNotFoundError(ModelNotFoundError):
+    """The hub has no such model, or shows it only to others; `near` are ids of the registry."""
+
+    def __init__(self, model_id: str, *, near: tuple[str, ...] = ()) -> None:
         super().__init__(
             model_id,
-            problem=f"Model {model_id!r} is not on the hub, or it is private.",
+            near=near,
+            problem=f"Model {model_id!r} is not on the hub, or it is private.{_meant(near)}",
             hint="Check the spelling; for a private model run `hf auth login` or set HF_TOKEN, "
             f"then `sage llm model download --model {model_id}` again.",
         )
@@ -239,17 +244,32 @@ class GatedModelError(HubAccessError):
 
 
 class HubUnavailableError(ModelRegistryError, ConnectionError):
-    """No usable answer from the hub; what arrived so far is kept for the next attempt."""
+    """No usable answer from the hub.
 
-    def __init__(self, model_id: str, reason: str, *, hint: str | None = None) -> None:
+    `kept` says that files which arrived are kept for the next attempt; `near` are ids of the
+    registry that look like the one asked for.
+    """
+
+    def __init__(
+        self,
+        model_id: str,
+        reason: str,
+        *,
+        hint: str | None = None,
+        kept: bool = False,
+        near: tuple[str, ...] = (),
+    ) -> None:
+        again = f"`sage llm model download --model {model_id}` again"
         super().__init__(
-            f"The hub did not deliver model {model_id!r}: {reason}.",
+            f"The hub did not deliver model {model_id!r}: {reason}.{_meant(near)}",
             hint=hint
-            or "Check the network (and HF_ENDPOINT, if set), then run "
-            f"`sage llm model download --model {model_id}` again: complete files are kept.",
+            or f"Check the network (and HF_ENDPOINT, if set), then run {again}"
+            f"{': complete files are kept' if kept else ''}.",
             model_id=model_id,
         )
         self.reason = reason
+        self.kept = kept
+        self.near = near
 
 
 class InsufficientDiskError(ModelRegistryError, OSError):

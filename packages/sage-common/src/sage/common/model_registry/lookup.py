@@ -75,7 +75,7 @@ def find_model(
     check_model_id(model_id)
     of_id = [model for model in models if model.model_id == model_id]
     if not of_id:
-        raise ModelNotFoundError(model_id, root=root, near=_near(model_id, models))
+        raise ModelNotFoundError(model_id, root=root, near=near_ids(model_id, models))
     if revision is None:
         return of_id[-1]
     check_revision(revision)
@@ -109,7 +109,8 @@ def _without_names_of(asked: ModelInfo, model: ModelInfo) -> ModelInfo:
     return replace(model, revision=first, aliases=tuple(rest))
 
 
-def _near(model_id: str, models: Sequence[ModelInfo]) -> tuple[str, ...]:
+def near_ids(model_id: str, models: Sequence[ModelInfo]) -> tuple[str, ...]:
+    """Return the ids among `models` that look like one that is not there, the nearest first."""
     from difflib import get_close_matches  # only a miss pays for it
 
     ids = {model.model_id for model in models}

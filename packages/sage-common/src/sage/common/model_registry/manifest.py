@@ -14,6 +14,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from sage.common.core.errors import json_problem
 from sage.common.core.file_locks import file_lock
 from sage.common.model_registry.earlier_manifest import earlier_models
 from sage.common.model_registry.errors import (
@@ -49,7 +50,7 @@ def read_manifest(root: Path) -> list[ModelInfo]:
         raise
     except json.JSONDecodeError as error:
         raise ManifestCorruptError(
-            path, f"it is not JSON ({error.msg}, line {error.lineno})"
+            path, f"it is not JSON ({json_problem(error)}, line {error.lineno})"
         ) from error
     except InvalidModelIdError as error:
         raise ManifestCorruptError(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sage.kernel.api.collect_sink import CollectSink
     from sage.kernel.api.data_stream import DataStream
     from sage.kernel.api.local_environment import LocalEnvironment
+    from sage.kernel.runtime.all_records_failed import AllRecordsFailedError
     from sage.kernel.runtime.cancelled import PipelineCancelledError
     from sage.kernel.runtime.checkpoint import (
         CheckpointError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sage.kernel.runtime.metrics.run_metrics import OperatorMetrics, RunMetrics
 
 __all__ = [
+    "AllRecordsFailedError",
     "BaseService",
     "CheckpointError",
     "CheckpointInUseError",
@@ -52,6 +54,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "AllRecordsFailedError": "sage.kernel.runtime.all_records_failed",
         "BaseService": "sage.common.service",
         "CheckpointError": "sage.kernel.runtime.checkpoint",
         "CheckpointInUseError": "sage.kernel.runtime.checkpoint",

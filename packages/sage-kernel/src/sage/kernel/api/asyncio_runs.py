@@ -13,6 +13,7 @@ class AsyncioRuns:
 
     submit: Callable[..., None]
     close: Callable[[], None]
+    _say_what_is_kept: Callable[[BaseException], None]
 
     async def asubmit(self, autostop: bool = True, **options: Any) -> None:  # noqa: FBT001 - as submit
         """Run the pipeline as ``submit`` does, without blocking the event loop.
@@ -36,8 +37,9 @@ class AsyncioRuns:
 
         try:
             await in_thread(self.submit, autostop, **options)
-        except CancelledError:
+        except CancelledError as cancelled:
             await in_thread(self.close)
+            self._say_what_is_kept(cancelled)
             raise
         except GeneratorExit:  # its event loop has ended
             in_background(self.close)

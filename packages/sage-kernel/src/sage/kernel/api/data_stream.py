@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from sage.common.core.errors import nearest
+from sage.common.core.functions import BaseFunction
+from sage.common.core.keywords import checks_keywords
 from sage.common.core.old_names import missing_attribute
 from sage.kernel.api.collect_sink import CollectSink
 from sage.kernel.api.collected_records import CollectedRecords
@@ -28,7 +30,8 @@ class DataStream:
         **kwargs: the same, by name, and the following.
         parallelism: replicas, 1 by default, each with a thread; above 1 the order of records is
             not kept.
-        name: the operator's name in errors, logs and metrics, the function's by default.
+        name: the operator's name in errors, logs and metrics, the function's by default; of a
+            name that is taken, the second is ``"parse 2"``.
         on_error: ``"raise"``, the default, stops the pipeline and submit() raises the error;
             ``"skip"`` logs the record and goes on; a SinkFunction class or callable, or a partial
             of one, receives a FailedRecord each.
@@ -88,6 +91,7 @@ class DataStream:
         """
         return self.sink(PrintSink, prefix, **options)
 
+    @checks_keywords
     def collect(self, *, progress: bool = False) -> list[Any]:
         """Run the environment's pipeline and return this stream's records as a list.
 
@@ -132,6 +136,24 @@ class DataStream:
 _OPTIONS = ("parallelism", "name", "on_error")
 
 
+def source_stream(
+    operators: list[Operator],
+    submit: Callable[..., None],
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: dict[str, Any],
+) -> DataStream:
+    """Append a source to a description and return its stream."""
+    if isinstance(function, type) and not issubclass(function, BaseFunction):
+        raise TypeError(
+            f"a source is a SourceFunction, a BatchFunction or a callable, not {function!r}"
+        )
+    spec = FunctionSpec.of("source", function, args, kwargs)
+    operator = add_operator(operators, "source", spec, inputs=(), options=options)
+    return DataStream(operators, operator, submit)
+
+
 def add_operator(
     operators: list[Operator],
     kind: Kind,
@@ -153,7 +175,7 @@ def add_operator(
         on_error = FunctionSpec.of("sink", on_error, (), {})
     operator = Operator(
         id=len(operators),
-        name=options.get("name") or (spec.name if spec else kind),
+        name=_free_name(options.get("name") or (spec.name if spec else kind), operators),
         kind=kind,
         function=spec,
         inputs=inputs,
@@ -162,3 +184,12 @@ def add_operator(
     )
     operators.append(operator)
     return operator
+
+
+def _free_name(name: str, operators: list[Operator]) -> str:
+    """Return the name, with a number if it is taken: an error or a figure is of one operator."""
+    taken, free, number = {operator.name for operator in operators}, name, 1
+    while free in taken:
+        number += 1
+        free = f"{name} {number}"
+    return free

@@ -10,10 +10,10 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from sage.common.core.functions import BaseFunction
+from sage.common.core.keywords import checks_keywords
 from sage.common.core.old_names import missing_attribute
 from sage.kernel.api.asyncio_runs import AsyncioRuns
-from sage.kernel.api.data_stream import DataStream, add_operator
+from sage.kernel.api.data_stream import DataStream, source_stream
 from sage.kernel.api.environment_config import environment_config
 from sage.kernel.api.environment_services import EnvironmentServices
 from sage.kernel.api.generator_source import GeneratorSource
@@ -53,6 +53,7 @@ class LocalEnvironment(AsyncioRuns, EnvironmentServices):
         self.config = environment_config(config or {})
         self.operators: list[Operator] = []
         self._executor: LocalExecutor | None = None
+        self._checkpoint: Checkpoint | None = None
         self._progress: ProgressDisplay | None = None
 
     # -- sources --------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ class LocalEnvironment(AsyncioRuns, EnvironmentServices):
             )
             args, kwargs = (partial(function, *args, **kwargs),), {}
             function = GeneratorSource
-        return self._source(function, args, kwargs, options)
+        return source_stream(self.operators, self.submit, function, args, kwargs, options)
 
     def from_batch(
         self, function: Callable[..., Any] | Iterable[Any], *args: Any, **kwargs: Any
@@ -92,6 +93,7 @@ class LocalEnvironment(AsyncioRuns, EnvironmentServices):
             return self.from_source(function, *args, **kwargs)
         return self.from_collection(function, *args, **kwargs)
 
+    @checks_keywords
     def from_collection(self, records: Iterable[Any], *, name: str | None = None) -> DataStream:
         """Start a stream of an iterable's items.
 
@@ -101,10 +103,12 @@ class LocalEnvironment(AsyncioRuns, EnvironmentServices):
         """
         if isinstance(records, str | bytes) or not isinstance(records, Iterable):
             raise TypeError(f"from_collection() takes an iterable of records, not {records!r}")
-        return self._source(IterableSource, (records,), {}, {"name": name or "collection"})
+        options = {"name": name or "collection"}
+        return source_stream(self.operators, self.submit, IterableSource, (records,), {}, options)
 
     # -- running --------------------------------------------------------------------------------
 
+    @checks_keywords
     def submit(
         self,
         autostop: bool = True,  # noqa: FBT001 - SAGE's signature
@@ -117,7 +121,8 @@ class LocalEnvironment(AsyncioRuns, EnvironmentServices):
 
         Raises what a service's or function's setup() raises, before any record moves; the error
         of an operator, with its own type and traceback and a note that names operator and record
-        (``failure`` has them as data); PipelineCancelledError if another thread closes the
+        (``failure`` has them as data); AllRecordsFailedError where ``on_error`` let the run go on
+        and each of ten or more records failed; PipelineCancelledError if another thread closes the
         environment before the last record is through; KeyboardInterrupt. Whatever it raises,
         everything is closed.
 
@@ -144,17 +149,18 @@ class LocalEnvironment(AsyncioRuns, EnvironmentServices):
                 f"from_batch() or from_source()"
             )
         try:
-            opened = None
             if checkpoint is not None:
                 said = self.service_manager.identities()
-                opened = Checkpoint(
+                self._checkpoint = Checkpoint(
                     checkpoint, self.operators, services=said, input_grew=input_grew
                 )
-            executor = self._start(opened, progress=progress)
+            executor = self._start(self._checkpoint, progress=progress)
             if autostop:
                 executor.wait(tell_endless=True)
-        except BaseException:
+        except BaseException as error:
             self._close("it has been closed, since the run ended with an error")
+            if isinstance(error, KeyboardInterrupt):
+                self._say_what_is_kept(error)
             raise
         if autostop:
             self._close("submit() has closed it, after the last record", hint=_CALL_LATER)
@@ -165,8 +171,13 @@ class LocalEnvironment(AsyncioRuns, EnvironmentServices):
             raise RuntimeError(f"environment {self.name!r} has not been submitted")
         try:
             self._executor.wait()
-        finally:
+        except KeyboardInterrupt as interrupt:
+            self._say_what_is_kept(interrupt)
+            raise  # the run itself goes on until it is closed
+        except BaseException:
             self._end_progress()
+            raise
+        self._end_progress()
 
     def stop(self) -> None:
         """End the sources, let what they emitted through, close; raises what stopped the run.
@@ -231,6 +242,10 @@ class LocalEnvironment(AsyncioRuns, EnvironmentServices):
                 self._executor.cancel()
                 self._executor.join(self.config["close_timeout"])
 
+    def _say_what_is_kept(self, interrupt: BaseException) -> None:
+        if self._checkpoint is not None:
+            self._checkpoint.say_what_is_kept(interrupt)
+
     def _end_progress(self) -> None:
         if self._progress is not None:
             self._progress.end()
@@ -260,18 +275,3 @@ class LocalEnvironment(AsyncioRuns, EnvironmentServices):
 
         executor.start(open_services)
         return executor
-
-    def _source(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: dict[str, Any],
-    ) -> DataStream:
-        if isinstance(function, type) and not issubclass(function, BaseFunction):
-            raise TypeError(
-                f"a source is a SourceFunction, a BatchFunction or a callable, not {function!r}"
-            )
-        spec = FunctionSpec.of("source", function, args, kwargs)
-        operator = add_operator(self.operators, "source", spec, inputs=(), options=options)
-        return DataStream(self.operators, operator, self.submit)

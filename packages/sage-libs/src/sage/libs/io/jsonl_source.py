@@ -8,6 +8,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from sage.common.core.errors import json_problem
 from sage.common.core.functions import SourceFunction, StopSignal, UnreadableRecord
 from sage.common.core.local_path import local_path
 from sage.kernel.runtime.checkpoint import InputChange
@@ -110,7 +111,9 @@ def _size(path: Path) -> int:
 def _unreadable(path: Path, number: int, line: bytes, cause: Exception) -> UnreadableRecord:
     problem = str(cause)
     if isinstance(cause, json.JSONDecodeError):  # whose own line is always 1
-        problem = f"{cause.msg} (column {cause.pos + 1})"
+        problem = f"{json_problem(cause)} (column {cause.pos + 1})"
+        if cause.doc[cause.pos : cause.pos + 1] in ("\r", "\n") and "control" in problem:
+            problem = "a string in it has no end"  # but the line has
     hint = None
     if isinstance(cause, NotFiniteNumber):
         hint = 'not_finite="null" reads null'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from string import Formatter
 from typing import Any
 
@@ -13,44 +13,111 @@ _OF_JSON = "\"' \n\t"  # what may follow a brace in JSON, and begins no field's 
 class PromptTemplate:
     """A text with fields in braces, as ``str.format`` takes them: ``"Summarise: {text}"``.
 
-    ``argument`` is the name by which errors speak of it. Raises ValueError for a template that no
-    record could fill; braces that are to stay are written ``{{`` and ``}}``.
+    A field that is None, empty or blank is an error, as one that is missing is: a model would
+    answer to ``"Summarise: None"`` as well. ``{text?}`` is a field that may be all of these, and
+    then leaves nothing.
+
+    ``argument`` is the name by which errors speak of the template. Raises ValueError for one that
+    no record could fill; braces that are to stay are written ``{{`` and ``}}``.
     """
 
     def __init__(self, template: str, argument: str = "prompt_template") -> None:
         self.template = template
         self.argument = argument
         try:
-            self.names = tuple(dict.fromkeys(_names(template)))
+            fields = tuple(dict.fromkeys(_fields(template)))
         except ValueError as error:
             raise self._unusable(str(error)) from error
+        self.names = tuple(dict.fromkeys(map(_name, fields)))
         for name in self.names:
             if not name or name.isdigit():
                 raise self._unusable(f"its field {{{name}}} has no name")
             if name[0] in _OF_JSON:
                 raise self._unusable(f"{{{name} begins no field's name")
+        self._filler = _Filler()
+        self._is_plain = fields == self.names  # no more than names, each of which is needed
 
     def render(self, fields: Mapping[str, Any]) -> str:
-        """Fill in a record's fields; raises ValueError naming the one that is missing."""
-        for name in self.names:
-            if name not in fields:
-                raise ValueError(
-                    f"the record has no field {name!r}, which {self.argument} "
-                    f"{self.template!r} names; it has {sorted(map(str, fields))}"
-                    f"; {{{{ and }}}} stand for braces that are to stay"
-                )
+        """Fill in a record's fields; raises ValueError naming the one that is missing or empty."""
         try:
-            return self.template.format_map(fields)
+            if self._is_plain and not any(is_empty(fields[name]) for name in self.names):
+                return self.template.format_map(fields)  # in a tenth of the time
+            return self._filler.vformat(self.template, (), fields)
+        except _EmptyFieldError as error:
+            raise ValueError(
+                f"the record's {error.field!r} is {error.value!r}, and {self.argument} "
+                f"{self.template!r} needs it; {{{error.field}?}} stands for a field that may be "
+                f"empty or missing"
+            ) from None
         except (AttributeError, LookupError, TypeError, ValueError) as error:
+            for name in self.names:
+                if name not in fields:
+                    raise self._missing(name, fields) from None
             raise ValueError(
                 f"{self.argument} {self.template!r} does not fit the record: {error!r}"
             ) from error
+
+    def _missing(self, name: str, fields: Mapping[str, Any]) -> ValueError:
+        has = sorted(map(str, fields))
+        return ValueError(
+            f"the record has no field {name!r}, which {self.argument} {self.template!r} names; "
+            f"it has {has}{did_you_mean(name, has) or ';'} {{{{ and }}}} stand for braces that "
+            f"are to stay, and {{{name}?}} for a field that may be missing"
+        )
 
     def _unusable(self, why: str) -> ValueError:
         return ValueError(
             f"{self.argument} {self.template!r} cannot be filled in: {why}; write {{field}} for a "
             f"field of the record, and {{{{ and }}}} for braces"
         )
+
+
+class _Filler(Formatter):
+    """Fills in what is more than names: ``{user.name}``, and ``{text?}`` that may be empty."""
+
+    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Return a field's value; raises _EmptyFieldError."""
+        needed = field_name.removesuffix("?")
+        try:
+            value, key = super().get_field(needed, args, kwargs)
+        except (AttributeError, LookupError, TypeError):
+            if needed == field_name:
+                raise
+            return "", needed
+        if not is_empty(value):
+            return value, key
+        if needed == field_name:
+            raise _EmptyFieldError(field_name, value)
+        return "", key
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        """Format a value; nothing stays nothing, whatever number its format is for."""
+        is_nothing = isinstance(value, str) and not value
+        return "" if is_nothing else super().format_field(value, format_spec)
+
+
+class _EmptyFieldError(Exception):
+    def __init__(self, field: str, value: Any) -> None:
+        super().__init__(field)
+        self.field = field
+        self.value = value
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a value says nothing: None, NaN, a blank text, a list or dict without items."""
+    if isinstance(value, str):
+        return not value or value.isspace()
+    if isinstance(value, list | tuple | dict | set):
+        return not value
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def did_you_mean(name: str, names: list[str]) -> str:
+    """Return which of the names is near to one that is not among them, or nothing."""
+    from difflib import get_close_matches  # only ever needed on the way to an error
+
+    close = get_close_matches(name, names, n=1)
+    return f" - did you mean {close[0]!r}?" if close else ""
 
 
 def with_system_prompt(prompt: Any, system_prompt: str | None) -> Any:
@@ -68,9 +135,14 @@ def with_system_prompt(prompt: Any, system_prompt: str | None) -> Any:
     return [{"role": "system", "content": system_prompt}, *messages]
 
 
-def _names(template: str) -> Iterator[str]:
-    """Yield the name of each field, also of those within a format such as ``{text:>{width}}``."""
+def _fields(template: str) -> Iterator[str]:
+    """Yield each field, also those within a format such as ``{text:>{width}}``."""
     for _, field, nested, _ in Formatter().parse(template):
         if field is not None:
-            yield re.split(r"[.\[]", field, maxsplit=1)[0]
-            yield from _names(nested or "")
+            yield field
+            yield from _fields(nested or "")
+
+
+def _name(field: str) -> str:
+    """Return the name of a field such as ``user.name?``."""
+    return re.split(r"[.\[]", field.removesuffix("?"), maxsplit=1)[0]

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sage.libs.operators.prompts import did_you_mean
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecordForms:
@@ -23,13 +25,24 @@ class RecordForms:
 
     def read(self, record: Any) -> Any:
         """Return what the model is to work on; raises ValueError for what is no record."""
+        given = self._given(record)
+        texts = given if isinstance(given, list | tuple) else [given]
+        if any(isinstance(text, str) and text.isspace() for text in texts):
+            raise ValueError(
+                f"the record's {self.input_key!r} is blank, which is nothing to work on: {given!r}"
+            )
+        return given
+
+    def _given(self, record: Any) -> Any:
         if isinstance(record, str) or self._is_conversation(record):
             return record
         if isinstance(record, Mapping):
             if self.input_key not in record:
+                has = sorted(map(str, record))
                 raise ValueError(
-                    f"the record has no key {self.input_key!r}; it has "
-                    f"{sorted(map(str, record))}; {self.key_argument}= says which it is"
+                    f"the record has no key {self.input_key!r}; it has {has}"
+                    f"{did_you_mean(self.input_key, has) or ';'} {self.key_argument}= says which "
+                    f"it is"
                 )
             return record[self.input_key]
         if _is_pair(record):

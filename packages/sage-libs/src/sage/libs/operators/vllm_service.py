@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -70,14 +71,15 @@ class VLLMServiceGenerator(_ServiceOperator):
         prompt_key: where a dict's prompt is, ``"prompt"`` by default.
         prompt_template: makes the prompt of the record's fields, as ``str.format`` does:
             ``"Summarise: {text}"``. The fields are a dict's own, or those of the dict that is a
-            pair's original; a prompt that comes by itself is named by ``prompt_key``. A record
-            without a field that the template names fails with an error that says which. Braces
-            that are to stay are doubled: ``'Answer as {{"city": ...}}: {text}'``.
+            pair's original; a prompt that comes by itself is named by ``prompt_key``. A record in
+            which such a field is missing, None, empty or blank fails with an error that says
+            which; ``{text?}`` is one that may be, and then leaves nothing. Braces that are to stay
+            are doubled: ``'Answer as {{"city": ...}}: {text}'``.
         system_prompt: what the model is told before each prompt. Prompts thereby become
             conversations; one that begins with a system message of its own keeps that. ``""``
             makes conversations without a system message. With None, the default, a prompt that
             is a text is continued as it stands, without the chat template: a chat model seldom
-            answers it.
+            answers it, and the log says so once. ``{"prompt": text}`` says that it is meant.
         options_key: where a dict may have options of its own, such as
             ``{"max_tokens": 200}``, which override the operator's; None, the default, reads none.
         json_schema: a JSON schema that the answers keep to, or a pydantic class or a dataclass that
@@ -164,7 +166,7 @@ class VLLMServiceGenerator(_ServiceOperator):
         }
         given = {name: value for name, value in special.items() if value is not None}
         self.options = {**options, **given}
-        check_sampling_options(self.options, "VLLMServiceGenerator")
+        check_sampling_options(self.options, "VLLMServiceGenerator", _PARAMETERS)
         if run_tools and not tools:
             raise ValueError("run_tools=True without tools: pass tools=[a_function, ...]")
         self._rules = TurnRules(
@@ -316,6 +318,8 @@ class VLLMEmbeddingOperator(_ServiceOperator):
             return self._forms.read(record)
         return self._template.render(self._forms.fields(record))
 
+
+_PARAMETERS = tuple(inspect.signature(VLLMServiceGenerator).parameters)
 
 VLLMServiceEmbedder = VLLMEmbeddingOperator
 """The same by a name like VLLMServiceGenerator's."""

@@ -46,12 +46,18 @@ class ChatEndpoint:
         )
         self._thread.start()
 
-    def check_options(self, options: Mapping[str, Any], where: str) -> None:
-        """Raise ValueError for an option that the client does not know."""
+    def check_options(
+        self, options: Mapping[str, Any], where: str, others: Sequence[str] = ()
+    ) -> None:
+        """Raise ValueError for an option that the client does not know.
+
+        ``others`` are names that ``where`` knows besides, which a misspelt option may have meant.
+        """
         for name in options:
             if name not in self._options:
+                hint = nearest(str(name), [*self._options, *others])
                 raise ValueError(
-                    f"unknown option {name!r} in {where}; {nearest(str(name), self._options)} "
+                    f"unknown option {name!r} in {where}; {hint} "
                     f"What only this server knows goes into extra_body={{{name!r}: ...}}"
                 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -136,8 +137,11 @@ class OpenAIGenerator(AsyncMapFunction):
                 patience=self.patience,
             )
             self._endpoint = endpoint  # first, so that cleanup() ends it whatever follows
-            endpoint.check_options(self.options, "OpenAIGenerator")
+            endpoint.check_options(self.options, "OpenAIGenerator", _PARAMETERS)
         return self._endpoint
+
+
+_PARAMETERS = tuple(inspect.signature(OpenAIGenerator).parameters)
 
 
 def _from_dict(

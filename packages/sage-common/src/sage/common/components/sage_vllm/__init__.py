@@ -3,7 +3,7 @@
 from sage.common.components.sage_vllm import VLLMService
 
 with VLLMService({"model_id": "Qwen/Qwen2.5-0.5B-Instruct"}) as service:
-    print(service.generate("Hello")[0]["text"])
+    print(service.generate([{"role": "user", "content": "Hello"}])[0]["text"])
 """
 
 from __future__ import annotations

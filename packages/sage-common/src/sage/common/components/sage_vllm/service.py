@@ -33,6 +33,7 @@ from sage.common.components.sage_vllm.tasks.dispatch import start_task, tasks_of
 from sage.common.components.sage_vllm.tasks.registry_calls import RegistryCalls
 from sage.common.core.background import in_background
 from sage.common.core.futures import errors_in_future
+from sage.common.core.keywords import checks_keywords
 from sage.common.service import BaseService, ServiceClosedError
 
 __all__ = ["VLLMService", "VLLMServiceConfig"]
@@ -45,7 +46,7 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
     through an environment's ``call_service``, or by itself as a context manager::
 
         with VLLMService({"model_id": "sage/demo-chat"}) as service:
-            print(service.generate("What is the capital of France?")[0]["text"])
+            print(service.generate([{"role": "user", "content": "Who are you?"}])[0]["text"])
     """
 
     max_concurrency = None
@@ -103,7 +104,7 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
 
         Args:
             prompts: a string, a conversation (a list of ``{"role", "content"}``), ``{"prompt" or
-                "messages": ..., "options": {...}}``, or a list of these.
+                "messages": ..., "options": {...}}``, or a list of these. A string is continued.
             options: sampling options by vLLM's names, such as ``max_tokens``, ``temperature``,
                 ``stop``, ``seed``, ``n`` or ``logprobs``; what the text must be: ``json_schema``
                 (a dict or a class), ``choice`` (a list of strings), ``regex`` or ``grammar``;
@@ -206,6 +207,7 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
         return result
 
     @errors_in_future
+    @checks_keywords
     def embed_async(
         self,
         texts: str | Sequence[str],
@@ -269,10 +271,9 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
     def process(self, payload: ProcessPayload | Mapping[str, Any]) -> Any:
         """Run ``{"task": ..., "inputs": ..., "options": {...}}`` and return the task's result.
 
-        Tasks are ``generate`` and ``embed``, whose inputs are the prompts or texts, ``fine_tune``,
-        whose inputs are the request, and ``show_models``, ``download_model``, ``delete_model``,
-        ``switch_model``, ``stats`` and ``health``, whose options are the method's arguments.
-        Raises ValueError for an unknown task, naming the nearest one.
+        Tasks: ``generate`` and ``embed``, with prompts or texts as inputs, ``fine_tune``, with the
+        request; ``show_models``, ``download_model``, ``delete_model``, ``switch_model``, ``stats``,
+        ``health``, with the method's arguments as options. Raises ValueError for an unknown one.
         """
         return wait_for(self.process_async(payload))
 

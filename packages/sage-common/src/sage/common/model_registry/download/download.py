@@ -9,13 +9,14 @@ from sage.common.model_registry.download.progress import DownloadStatus, watcher
 from sage.common.model_registry.download.selection import select_files
 from sage.common.model_registry.download.transfer import Transfer, retrying
 from sage.common.model_registry.errors import (
+    HubModelNotFoundError,
     HubUnavailableError,
     ModelNotFoundError,
     RevisionNotFoundError,
 )
 from sage.common.model_registry.hub.client import Hub
 from sage.common.model_registry.layout import registry_root
-from sage.common.model_registry.lookup import get_model_path, touch_model
+from sage.common.model_registry.lookup import get_model_path, near_ids, touch_model
 from sage.common.model_registry.manifest import read_manifest
 from sage.common.model_registry.model_id import check_model_id, check_revision, split_quantisation
 
@@ -63,17 +64,22 @@ def download_model(
     check_model_id(model_id)
     name = check_revision(revision) if revision is not None else DEFAULT_REVISION
     base = registry_root(root)
-    read_manifest(base)  # a corrupt one is better found before fetching gigabytes
+    models = read_manifest(base)  # a corrupt one is better found before fetching gigabytes
     watch = watcher_of(progress)
     watch(DownloadStatus(model_id=model_id, phase="resolving"))
     hub = Hub(model_id, token=token)
     try:
         commit = retrying(lambda: hub.commit_of(name))
-    except HubUnavailableError:
+    except (HubUnavailableError, HubModelNotFoundError) as error:
         if _offline():
             with suppress(ModelNotFoundError, RevisionNotFoundError):
                 return touch_model(model_id, revision, root=base)
-        raise
+        near = tuple(each for each in near_ids(model_id, models) if each != model_id)
+        if not near:
+            raise
+        if isinstance(error, HubModelNotFoundError):
+            raise HubModelNotFoundError(model_id, near=near) from error
+        raise HubUnavailableError(model_id, error.reason, hint=error.hint, near=near) from error
     files = select_files(
         model_id,
         retrying(lambda: hub.files_of(commit)),

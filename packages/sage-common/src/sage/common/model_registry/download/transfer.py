@@ -144,11 +144,12 @@ class Transfer:
         while missing:
             try:
                 self._fetch_once(staging, missing)
-            except HubUnavailableError:
+            except HubUnavailableError as error:
                 left = staging.absent(missing)
                 failures = 1 if len(left) < len(missing) else failures + 1
                 if failures > len(RETRY_DELAYS):
-                    raise
+                    kept = len(left) < len(staging.expected)
+                    raise HubUnavailableError(self._model_id, error.reason, kept=kept) from error
                 time.sleep(RETRY_DELAYS[failures - 1])
                 missing = self._check(staging, missing)
                 continue

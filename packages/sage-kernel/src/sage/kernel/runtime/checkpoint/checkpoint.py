@@ -51,6 +51,10 @@ class Checkpoint:
     """
 
     _committing: threading.Thread  # set by begin()
+    position = 0
+    complete = False
+    _fresh = False  # nothing had been done when it was opened
+    _nothing_came = False
 
     def __init__(
         self,
@@ -60,7 +64,7 @@ class Checkpoint:
         services: Identities | None = None,
         input_grew: InputGrew = "refuse",
     ) -> None:
-        self._folder = str(folder)
+        self.folder = str(folder)
         if input_grew not in get_args(InputGrew):
             hint = nearest(str(input_grew), list(get_args(InputGrew)))
             raise ValueError(f"unknown input_grew {input_grew!r}; {hint}")
@@ -74,7 +78,7 @@ class Checkpoint:
         try:
             self._read(operators, services or {}, input_grew)
         except BaseException:
-            self._store.close()
+            self.close()
             raise
         self._latest: tuple[int, States] = (self.position, self.states)
         self._moved = threading.Event()  # there is a mark to be committed
@@ -84,18 +88,19 @@ class Checkpoint:
         self, operators: Sequence[Operator], services: Identities, input_grew: InputGrew
     ) -> None:
         saved, pipeline = self._store.read(), describe(operators)
-        now = InputCheck(self._folder, operators)
+        now = InputCheck(self.folder, operators)
         if not saved or (saved["position"] == 0 and not saved["complete"]):  # nothing is done yet
             saved = {"version": _VERSION, "pipeline": pipeline, "position": 0}
             saved |= {"states": {}, "complete": False}
+            self._fresh = True
             saved |= {"input": now.fingerprint(), "services": {}}
             self._store.write(**saved)
         if saved["version"] != _VERSION:
             reason = f"it has version {saved['version']}, this SAGE reads {_VERSION}"
-            raise CheckpointError(self._folder, reason, hint="take another")
-        self.position: int = saved["position"]
+            raise CheckpointError(self.folder, reason, hint="take another")
+        self.position = saved["position"]
         self.states: States = saved["states"]
-        self.complete: bool = saved["complete"]
+        self.complete = saved["complete"]
         self._services: dict[str, dict[str, Any]] = saved["services"]
         self._check_pipeline(difference(saved["pipeline"], pipeline))
         self.check_services(services)
@@ -108,7 +113,7 @@ class Checkpoint:
         missing = output_problem(operators) if self.complete else None
         if missing is not None:
             raise CheckpointError(
-                self._folder,
+                self.folder,
                 f"it says that all is done, but {missing}",
                 hint="bring that back, or make it anew with another folder or by deleting this one",
             )
@@ -116,7 +121,7 @@ class Checkpoint:
     def _check_pipeline(self, changed: str) -> None:
         if changed:
             raise CheckpointMismatchError(
-                self._folder,
+                self.folder,
                 f"another pipeline began it: {changed}",
                 "Submit the pipeline that began it",
             )
@@ -130,7 +135,7 @@ class Checkpoint:
         changed = services_difference(self._services, now)
         if changed:
             raise ServiceChangedError(
-                self._folder,
+                self.folder,
                 f"{changed}, as when it was begun",
                 "Configure the service as it was",
             )
@@ -142,7 +147,7 @@ class Checkpoint:
     def unsupported(self, problem: str) -> UnsupportedPipelineError:
         """Return the error that says why this pipeline cannot have a checkpoint."""
         return UnsupportedPipelineError(
-            self._folder,
+            self.folder,
             f"{problem}, so that it could not be continued where it stopped. A pipeline with a "
             f"checkpoint is one source, maps, ordered asynchronous maps, filters and flatmaps at "
             f"parallelism 1, and one sink",
@@ -160,7 +165,7 @@ class Checkpoint:
             record = source.execute()
             if isinstance(record, StopSignal) or (record is None and none_ends):
                 raise CheckpointError(
-                    self._folder,
+                    self.folder,
                     f"{done} records are done, and the source now has only {index}",
                     hint="restore the source, or begin anew with another folder",
                 )
@@ -218,16 +223,36 @@ class Checkpoint:
             raise
         self.position, self.states = position, states
 
+    def say_what_is_kept(self, interrupt: BaseException) -> None:
+        """Add to a Ctrl-C, or to the cancelling of an await, that the run can go on."""
+        if self.position:
+            annotate(
+                interrupt,
+                f"what is done is kept in the checkpoint {self.folder!r}: run the same program "
+                f"again, and it goes on from there",
+            )
+
+    def begin_anew(self) -> None:
+        """Have the next run begin at the first record, if this one did: nothing came of it."""
+        self._nothing_came = self._fresh
+
     def end(self, sinks: DurableSinks, *, whole: bool) -> None:
         """Commit what is through; if that is all of the source, publish the outputs."""
         try:
+            if self._nothing_came:
+                self.position = 0
+                return
             self._commit(sinks)
             if whole:
                 sinks.finish()
                 self._store.write(complete=True)
+                self.complete = True
         finally:
             self.close()
 
     def close(self) -> None:
-        """Let go of the checkpoint; may be called more than once."""
-        self._store.close()
+        """Let go of the checkpoint, and remove it if nothing is done; may be called repeatedly."""
+        if self._fresh and not self.position and not self.complete:
+            self._store.discard()
+        else:
+            self._store.close()

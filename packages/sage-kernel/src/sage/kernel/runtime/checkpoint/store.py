@@ -31,7 +31,8 @@ class CheckpointStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        path = folder / "checkpoint.sqlite"
+        path = self._path = folder / "checkpoint.sqlite"
+        self._made_folder = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # One thread at a time uses it: the checkpoint's own, then the one that ends the run.
@@ -88,6 +89,16 @@ class CheckpointStore:
         """Let go of the file; may be called more than once."""
         with suppress(sqlite3.Error):  # a full disk: the log of changes stays, to be read again
             self._db.close()
+
+    def discard(self) -> None:
+        """Let go of the file and remove it, with the folder if that was made for it."""
+        with suppress(sqlite3.Error, OSError):
+            # While it is locked; its log goes first, for that of a successor has the same name.
+            self._db.execute("PRAGMA journal_mode = MEMORY")
+            self._path.unlink()
+            if self._made_folder:
+                self.folder.rmdir()
+        self.close()
 
 
 def _address(path: Path) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from sage.common.core.context import ServiceCaller
 from sage.kernel.graph import Operator
+from sage.kernel.runtime.all_records_failed import ENOUGH, AllRecordsFailedError
 from sage.kernel.runtime.checkpoint import Checkpoint, DurableSinks
 from sage.kernel.runtime.execution.run_state import RunState
 from sage.kernel.runtime.execution.run_threads import RunThreads
@@ -183,6 +184,7 @@ class LocalExecutor:
         self._state.conclude()
         if self._checkpoint is not None:
             self._checkpoint.stop()  # first: until then a commit may fail
+        self._check_that_some_passed()
         failed, whole = self._state.verdict is not None, self._state.whole
         try:
             if self._checkpoint is not None:
@@ -195,6 +197,21 @@ class LocalExecutor:
             else:
                 self._state.fail(FailedRecord(operator=self._name, record=None, error=error))
         self._clean_up()
+
+    def _check_that_some_passed(self) -> None:
+        """Fail a run, if nothing else did, in which an operator lost all that came to it."""
+        found = self._counts.all_failed()
+        if found is None or self._state.verdict is not None:
+            return
+        operator, errors = found
+        count = errors.skipped + errors.dead_lettered
+        error = AllRecordsFailedError(operator, count, errors.first)
+        if count < ENOUGH:
+            logger.warning("pipeline %r: %s", self._name, error)
+            return
+        self._state.fail(FailedRecord(operator=operator, record=None, error=error))
+        if self._checkpoint is not None:
+            self._checkpoint.begin_anew()
 
     def _clean_up(self) -> None:
         """Clean up. A sink may flush here, so an error is the pipeline's, if it has none."""

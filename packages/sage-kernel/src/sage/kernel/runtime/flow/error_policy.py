@@ -46,6 +46,7 @@ class ErrorPolicy:
         if self._on_error == "skip":
             with counts.lock:
                 counts.skipped += 1
+                counts.first = counts.first or error
             logger.warning("skipped %r: %s", error, failed)
             return
         assert callable(self._on_error)  # noqa: S101 - for the type checker; checked when described
@@ -53,6 +54,7 @@ class ErrorPolicy:
             with counts.lock:  # parallel replicas share one dead-letter sink
                 self._on_error(failed)
                 counts.dead_lettered += 1
+                counts.first = counts.first or error
         except BaseException as sink_error:
             with suppress(Exception):  # one that is a frozen dataclass takes no attributes
                 sink_error.__cause__ = sink_error.__cause__ or error

@@ -44,6 +44,8 @@ class ErrorCounts:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.skipped = self.dead_lettered = self.failed = 0
+        self.first: BaseException | None = None
+        """The first error that the run went on after."""
 
     @property
     def total(self) -> int:
@@ -103,6 +105,13 @@ class OperatorCounts:
             out = ended - errors
         return begun, ended, max(0, out)
 
+    def all_failed(self) -> ErrorCounts | None:
+        """Return what became of its records if it lost each that came; None if it did not."""
+        begun, _, out = self.flow()
+        lost = 0 if self.errors is None else self.errors.skipped + self.errors.dead_lettered
+        is_source = self.operator.kind == "source"
+        return self.errors if lost and not out and (is_source or lost == begun) else None
+
     def read(self, elapsed: float) -> OperatorMetrics:
         """Return the counts as data."""
         begun, ended, out = self.flow()
@@ -151,6 +160,13 @@ class RunCounts:
     def end(self) -> None:
         """Note that no record moves any more."""
         self._ended = time.monotonic()
+
+    def all_failed(self) -> tuple[str, ErrorCounts] | None:
+        """Return the first operator that lost each of its records, with what became of them."""
+        for counts in self._operators.values():
+            if (errors := counts.all_failed()) is not None:
+                return counts.operator.name, errors
+        return None
 
     def read(self, state: State) -> RunMetrics:
         """Return the counts as data, those of the last operator read first."""

@@ -45,8 +45,8 @@ class PipelineCollector(Collector):
         prometheus_client.start_http_server(9100)
 
     All names begin with ``sage_pipeline_``. The labels are the pipeline, and of an operator's
-    figures the operator and its kind; the second of a name is told as ``"clean 2"``. A registry
-    takes one such collector, for all its environments.
+    figures the operator and its kind; the second pipeline of a name is told as ``"papers 2"``. A
+    registry takes one such collector, for all its environments.
     """
 
     def __init__(self, *environments: HasMetrics) -> None:
@@ -66,10 +66,9 @@ class PipelineCollector(Collector):
             for name, meaning in families.items():
                 family = kind(f"sage_pipeline_{name}", meaning, labels=labels)
                 for pipeline, run in runs:
-                    operators = _told_apart(operator.name for operator in run.operators)
-                    for label, operator in zip(operators, run.operators, strict=True):
+                    for operator in run.operators:
                         value = getattr(operator, _FIELDS.get(name, name))
-                        family.add_metric([pipeline, label, operator.kind], value)
+                        family.add_metric([pipeline, operator.name, operator.kind], value)
                 yield family
 
 

@@ -74,7 +74,7 @@ class RunMetrics:
     """Records of the source that earlier runs with this checkpoint did; no part of the others."""
 
     def operator(self, name: str) -> OperatorMetrics:
-        """Return the first operator of a name; an unknown name raises LookupError."""
+        """Return the operator of a name; an unknown name raises LookupError."""
         for operator in self.operators:
             if operator.name == name:
                 return operator

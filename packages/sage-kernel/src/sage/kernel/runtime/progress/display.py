@@ -25,12 +25,14 @@ _REDRAW_EVERY = 0.15
 _REDRAW_CELL_EVERY = 0.5  # what is sent travels to a browser
 _FIRST_LINE_AFTER = 1.0
 _LINE_EVERY = 5.0
+_drawn = threading.Lock()  # held by the display that a terminal has; another's would tear it
 
 
 class ProgressDisplay:
     """``start`` begins to show; ``end`` restores the terminal and leaves one last line.
 
-    It only reads the run's counts. A run that ended well ends its display by itself.
+    It only reads the run's counts. A run that ended well ends its display by itself. While one is
+    drawn, a second run is told in lines above it.
     """
 
     def __init__(self, read: Callable[[], RunMetrics], stream: TextIO | None = None) -> None:
@@ -62,7 +64,13 @@ class ProgressDisplay:
             if self._cell is not None:
                 self._draw_cell(self._cell)
                 return
-            (self._draw if is_live(self._stream) else self._write_lines)()
+            if is_live(self._stream) and _drawn.acquire(blocking=False):
+                try:
+                    self._draw()
+                finally:
+                    _drawn.release()
+            else:
+                self._write_lines()
             self._write(final_line(self._read()))
         except (OSError, ValueError) as error:  # the terminal or pipe is closed
             logger.debug("the display of progress ended: %r", error)
@@ -84,8 +92,9 @@ class ProgressDisplay:
             self._write(running_line(metrics, self._pace))
 
     def _write(self, line: str) -> None:
-        self._stream.write(f"{line}\n")
-        self._stream.flush()
+        stream = sys.stderr if _drawn.locked() else self._stream  # above what another draws
+        stream.write(f"{line}\n")
+        stream.flush()
 
     def _draw_cell(self, cell: NotebookCell) -> None:
         for metrics in self._readings(_REDRAW_EVERY, _REDRAW_CELL_EVERY):

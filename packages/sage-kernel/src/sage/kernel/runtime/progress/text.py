@@ -11,7 +11,7 @@ from sage.kernel.runtime.metrics.run_metrics import RunMetrics
 _RECENT = 10.0  # seconds
 _STATES = {
     "new": "not begun",
-    "running": "not ended",
+    "running": "left at work by the program's end",
     "ended": "ended",
     "failed": "failed",
     "cancelled": "closed before its end",

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sage.common.core.keywords import checks_keywords
 from sage.kernel.runtime.service import ServiceFactory
 from sage.middleware.components.memory import VDBMemoryService, VDBMemoryServiceConfig
 from sage.middleware.services.vllm.registry import ServiceRegistrar
 
 
+@checks_keywords
 def register_memory_service(
     env: ServiceRegistrar,
     service_name: str = "memory",

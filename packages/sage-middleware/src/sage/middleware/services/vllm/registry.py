@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar, overload
 from sage.common.components.sage_vllm.driver.shared_engine import SharedEngine
 from sage.common.components.sage_vllm.engine_contract import EngineFactory
 from sage.common.components.sage_vllm.service import VLLMService, VLLMServiceConfig
+from sage.common.core.keywords import checks_keywords
 from sage.common.service import BaseService
 from sage.kernel.runtime.service import ServiceFactory
 
@@ -41,6 +42,7 @@ def register_vllm_service(
 def register_vllm_service(env: ServiceRegistrar, service_name: str = ..., *, service: _S) -> _S: ...
 
 
+@checks_keywords
 def register_vllm_service(
     env: ServiceRegistrar,
     service_name: str = "vllm_service",

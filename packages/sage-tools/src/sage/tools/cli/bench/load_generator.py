@@ -90,10 +90,11 @@ def measure_level(
     first_tokens: list[float] = []
 
     def send(index: int) -> GenerateResult:
+        prompt = {"prompt": prompts[index]}  # it is meant to be continued, not answered
         if index % every:
-            return service.generate(prompts[index], **options)[0]
+            return service.generate(prompt, **options)[0]
         start = time.perf_counter()
-        with service.stream(prompts[index], **options) as stream:
+        with service.stream(prompt, **options) as stream:
             next(stream, "")
             first_tokens.append(time.perf_counter() - start)
             for _ in stream:

@@ -12,6 +12,7 @@ from sage.tools.cli.terminal.output import write_data
 from sage.tools.cli.terminal.table import Column, write_table
 from sage.tools.cli.terminal.wrapping import write_fields
 
+_ALL_OF_IT = "`sage llm run --estimate` counts the rest"
 _COLUMNS = (
     Column(title="MODEL", priority=9),
     Column(title="REVISION", priority=3),
@@ -53,7 +54,7 @@ def write_details(model: ModelInfo, memory: Memory) -> None:
         ("Dtype", str(tags.pop("dtype", "unknown"))),
         ("Context", f"{tags['context_length']} tokens" if "context_length" in tags else "unknown"),
         ("Tags", ", ".join(f"{k}={v}" for k, v in tags.items() if k != "context_length") or "none"),
-        ("Memory", verdict(weight_bytes(model), memory)),
+        ("Memory", f"{verdict(weight_bytes(model), memory)} (by the weights alone; {_ALL_OF_IT})"),
     ]
     write_fields(lines, column=12)
     write_data("Files:")

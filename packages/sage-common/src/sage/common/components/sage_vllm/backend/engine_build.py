@@ -234,6 +234,7 @@ def _info(
     plan: EnginePlan, mode: Mode, runtime: VLLMRuntime, config: VllmConfig, seconds: float
 ) -> EngineInfo:
     spec = plan.spec
+    generates = spec.role is Role.GENERATE
     return EngineInfo(
         model_id=spec.model_id,
         mode=mode,
@@ -243,7 +244,8 @@ def _info(
         max_batch_size=config.scheduler_config.max_num_seqs,
         start_seconds=seconds,
         memory_bytes=plan.held_bytes,
-        chat_templates=runtime.renderer.chat_templates() if spec.role is Role.GENERATE else (),
+        chat_templates=runtime.renderer.chat_templates() if generates else (),
+        chat_marks=runtime.renderer.chat_marks() if generates else None,
         prompts=plan.prompts.by_name,
         default_prompt=plan.prompts.default,
     )

@@ -64,7 +64,7 @@ class VLLMRenderer:
         self._adapters: dict[str, Any] = {}
         self._adapter_ids = count(1)  # by which vLLM knows adapters: no two may ever have one
         self._chat = ChatFormat(model_id, engine.renderer, engine.model_config, vllm)
-        self.chat_templates = self._chat.names
+        self.chat_templates, self.chat_marks = self._chat.names, self._chat.marks
         self._readers = AnswerReaders(
             model_id,
             engine.vllm_config,

@@ -127,7 +127,7 @@ def plan_engine(spec: EngineSpec, device: Device) -> EnginePlan:
     if not length_is_set and longest is not None:
         least = min(_LEAST_CONTEXT, longest)
         estimate = replace(estimate, model_max_len=longest, max_model_len=least)
-    fit = _fit(estimate, arguments, device)
+    fit = _fit(estimate, arguments, device, limited=device.free == spec.memory_limit)
     if fit.problem is None:
         if device.kind == "cpu" and estimate.kv_cache_bytes is None:
             size = _kv_cache_bytes(estimate, longest, fit.available)
@@ -198,13 +198,15 @@ def _defaults(spec: EngineSpec, device: Device) -> dict[str, Any]:
     return arguments
 
 
-def _fit(estimate: MemoryEstimate, arguments: Mapping[str, Any], device: Device) -> Fit:
+def _fit(
+    estimate: MemoryEstimate, arguments: Mapping[str, Any], device: Device, *, limited: bool
+) -> Fit:
     if device.free is None or device.total is None:
         return Fit()
     share = None
     if device.kind == "gpu":
         share = arguments.get("gpu_memory_utilization") or DEFAULT_SHARE
-    return fit_of(estimate, free=device.free, total=device.total, share=share)
+    return fit_of(estimate, free=device.free, total=device.total, share=share, limited=limited)
 
 
 def _kv_cache_bytes(estimate: MemoryEstimate, longest: int | None, available: int) -> int:

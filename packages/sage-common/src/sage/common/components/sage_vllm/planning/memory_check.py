@@ -66,6 +66,7 @@ def fit_of(
     free: int,
     total: int,
     share: float | None = None,
+    limited: bool = False,
 ) -> Fit:
     """Return whether the engine can start and hold one longest sequence.
 
@@ -74,33 +75,38 @@ def fit_of(
         free: bytes of the device's memory that are free, of the device with the least.
         total: bytes that the device has.
         share: ``gpu_memory_utilization``; None where the engine takes what it needs, as on a CPU.
+        limited: whether ``free`` is what a budget leaves to the engine, of more that is free.
     """
     # vLLM holds an engine to its share only where it sizes the KV cache itself.
     share_bytes = None
     if share is not None and estimate.kv_cache_bytes is None:
         share_bytes = int(share * total)
     there = f"{format_bytes(free)} of {format_bytes(total)} are free"
+    if limited:
+        there = f"it may use {format_bytes(free)}"
     budget = free
     if share_bytes is not None:
         budget = share_bytes
         there = f"it may use {format_bytes(budget)} (gpu_memory_utilization {share:g}), and {there}"
     fit = Fit(available=budget, share_bytes=share_bytes)
     if share is not None and share * total > free:
-        return _share_is_not_free(fit, estimate, share, free=free, total=total)
+        room = format_bytes(free)
+        only = f"it may use only {room}" if limited else f"only {room} are free"
+        return _share_is_not_free(fit, estimate, share, only, free=free, total=total)
     if estimate.fixed_bytes > budget:
         return _weights_are_too_large(fit, estimate, there, free=free, total=total)
     return _fit_of_cache(fit, estimate, there)
 
 
 def _share_is_not_free(
-    fit: Fit, estimate: MemoryEstimate, share: float, *, free: int, total: int
+    fit: Fit, estimate: MemoryEstimate, share: float, only: str, *, free: int, total: int
 ) -> Fit:
     option, free_share = f"{estimate.option}.gpu_memory_utilization", _free_share(free, total)
     return replace(
         fit,
         available=free,
-        problem=f"vLLM takes a share of {share:g} of the device's {format_bytes(total)}, and only "
-        f"{format_bytes(free)} are free",
+        problem=f"vLLM takes a share of {share:g} of the device's {format_bytes(total)}, and "
+        f"{only}",
         hint="end what else uses the device, or set",
         settings=(Setting(option, free_share, "or less"),),
     )

@@ -16,6 +16,7 @@ from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.engine_contract import Engine, EngineFactory, Role
 from sage.common.components.sage_vllm.errors import EngineClosedError
 from sage.common.components.sage_vllm.model_settings import ModelSettings
+from sage.common.components.sage_vllm.pool.call_notes import CallNotes
 from sage.common.components.sage_vllm.pool.engine_loader import EngineLoader
 from sage.common.components.sage_vllm.pool.engine_slot import Start
 from sage.common.components.sage_vllm.pool.engine_switch import switch_engine
@@ -49,6 +50,7 @@ class EnginePool:
         self._largest_batch = 0
         self._last_error: BaseException | None = None
         self._replacing = threading.Lock()  # held by whoever changes which engines there are
+        self.notes = CallNotes()
         self._loader = EngineLoader(config, factory)
         self._keeper = PoolKeeper(lambda: self._places.tend())
         self.table = ModelTable(config, self._make_entry)

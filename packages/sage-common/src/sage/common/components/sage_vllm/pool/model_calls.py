@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from sage.common.components.sage_vllm.engine_contract import OnText, Role
+from sage.common.components.sage_vllm.engine_contract import Engine, OnText, Role
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
 from sage.common.components.sage_vllm.pool.engine_slot import Expiry
 from sage.common.components.sage_vllm.pool.pool_entry import PoolEntry
@@ -33,11 +33,16 @@ def start_generation(
     if len(items) > 1 and any(item.model != model for item in items):
         return _on_several(pool, items, return_errors=return_errors)
     call = GenerationCall(items, return_errors=return_errors, on_text=on_text)
+
+    def start(engine: Engine) -> Future[Any]:
+        pool.notes.look(engine.info, items)
+        return call(engine)
+
     entry = pool.table.find(model, Role.GENERATE)
     expiry = None
     if items and "deadline" in items[0].options and (expires := call.expires) is not None:
         expiry = Expiry(at=expires, result=lambda: call.expired(entry.model_id))
-    return entry.slot.call(call, work=len(items), expiry=expiry)
+    return entry.slot.call(start, work=len(items), expiry=expiry)
 
 
 def _on_several(

@@ -21,7 +21,8 @@ class AsyncioCalls:
     Any number of coroutines, event loops and threads may call at once::
 
         async with VLLMService({"model_id": "sage/demo-chat"}) as service:
-            (result,) = await service.agenerate("What is the capital of France?")
+            question = {"role": "user", "content": "What is the capital of France?"}
+            (result,) = await service.agenerate([question])
 
     Cancelling an await aborts its call in the engine: ``task.cancel()``, ``asyncio.timeout``, a
     TaskGroup that fails, and an event loop that ends. Errors are raised at the await.

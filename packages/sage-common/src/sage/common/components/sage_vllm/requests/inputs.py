@@ -18,11 +18,15 @@ _PASS = (
 
 
 class PromptItem(NamedTuple):
-    """One prompt with options of its own, and the model that it names."""
+    """One prompt with options of its own, and the model that it names.
+
+    ``as_is`` says that a text is meant to be continued: it came as ``{"prompt": text}``.
+    """
 
     prompt: Prompt
     options: Mapping[str, Any] = MappingProxyType({})
     model: str | None = None
+    as_is: bool = False
 
 
 def parse_prompts(inputs: Any) -> list[PromptItem]:
@@ -79,7 +83,7 @@ def _parse_mapping(item: Mapping[str, Any], which: str) -> PromptItem:
     prompt = item["prompt"]
     if not isinstance(prompt, str):
         raise InvalidInputError(prompt, f"{which} has a 'prompt' that is no string: {prompt!r}")
-    return PromptItem(prompt=_check_text(prompt, which), options=options)
+    return PromptItem(prompt=_check_text(prompt, which), options=options, as_is=True)
 
 
 def _is_conversation(inputs: Any) -> bool:

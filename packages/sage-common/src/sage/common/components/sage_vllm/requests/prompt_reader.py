@@ -36,13 +36,13 @@ class PromptReader:
         if all(not item.options for item in items):
             model, shared = self._complete(options, found)
             return [
-                PromptItem(item.prompt, for_prompt(item.prompt, options, shared), model)
+                item._replace(options=for_prompt(item.prompt, options, shared), model=model)
                 for item in items
             ]
         given = [{**options, **item.options} for item in items]
         own = [self._complete(each, found) for each in given]
         return [
-            PromptItem(item.prompt, for_prompt(item.prompt, each, complete), model)
+            item._replace(options=for_prompt(item.prompt, each, complete), model=model)
             for item, each, (model, complete) in zip(items, given, own, strict=True)
         ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sage.common.components.sage_vllm.errors import InvalidOptionError
@@ -68,9 +68,12 @@ DEFAULT_MAX_TOKENS = 512
 of 16 tokens cuts every answer short."""
 
 
-def check_sampling_options(options: Mapping[str, Any], where: str) -> None:
+def check_sampling_options(
+    options: Mapping[str, Any], where: str, others: Iterable[str] = ()
+) -> None:
     """Raise InvalidOptionError for an option that does not exist or does not accept its value.
 
+    ``others`` are names that ``where`` knows besides, which a misspelt option may have meant.
     A value of a wrong type has to be found here: in vLLM it may take the whole engine down.
     """
     for name, value in options.items():
@@ -79,7 +82,7 @@ def check_sampling_options(options: Mapping[str, Any], where: str) -> None:
                 name,
                 value,
                 f"unknown sampling option {name!r} in {where}",
-                hint=nearest(str(name), sorted(SAMPLING_OPTIONS)),
+                hint=nearest(str(name), sorted({*SAMPLING_OPTIONS, *others})),
             )
         if value is not None and not _IS[kind := _TYPE_OF[name]](value):
             problem = f"{name} in {where} must be {kind}, not {value!r}"

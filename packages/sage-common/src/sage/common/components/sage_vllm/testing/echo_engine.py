@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -133,6 +134,7 @@ class EchoEngine:
         deadline = options.get("deadline")
         late = deadline is not None and deadline < self._latency
         seconds = max(0.0, deadline) if deadline is not None and late else self._latency
+        began = time.perf_counter()
 
         def complete() -> Generation:
             answer = CannedAnswer() if late else self._canned(prompt, options)
@@ -148,7 +150,7 @@ class EchoEngine:
                 request_id=f"r{next(self._ids)}",
                 prompt_token_count=prompt_words,
                 completions=completions,
-                latency=seconds,
+                latency=time.perf_counter() - began,
             )
 
         words = min(prompt_words, options.get("max_tokens") or _MAX_WORDS)

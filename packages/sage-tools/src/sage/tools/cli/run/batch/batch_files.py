@@ -146,7 +146,8 @@ class BatchFiles:
                 input_grew="continue" if grew else "refuse",
             )
         except KeyboardInterrupt:
-            without = " without --overwrite" if self.overwrite else ""
+            begun = self.overwrite and files.checkpoint.exists()
+            without = " without --overwrite" if begun else ""
             raise Interrupted(
                 f"Run the same command again{without} to go on where it was."
             ) from None

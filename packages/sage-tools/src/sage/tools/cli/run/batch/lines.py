@@ -14,7 +14,7 @@ from sage.common.components.sage_vllm.errors import NoChatTemplateError
 from sage.common.core.functions import UnreadableRecord
 from sage.kernel.api import InputChange
 from sage.libs.io import InputFileError, JSONLSource, MissingInputError
-from sage.libs.operators.prompts import PromptTemplate
+from sage.libs.operators.prompts import PromptTemplate, is_empty
 from sage.libs.operators.vllm_service import VLLMEmbeddingOperator, VLLMServiceGenerator
 from sage.tools.cli.errors import CommandError
 
@@ -112,7 +112,7 @@ class LineForm:
         else:
             fields, value = {self._own_key: record}, record
         is_conversation = isinstance(value, list) and "messages" in self.keys
-        if not value or not (isinstance(value, str) or is_conversation):
+        if is_empty(value) or not (isinstance(value, str) or is_conversation):
             raise ValueError(f"{value!r} is nothing to work on")
         return fields, value
 

@@ -63,6 +63,15 @@ class ChatFormat:
             return tuple(sorted(named))
         return () if self.default(has_tools=False) is None else ("default",)
 
+    def marks(self) -> tuple[str, ...] | None:
+        """Return the special tokens that the templates write; see EngineInfo."""
+        if not self.names():
+            return None
+        tokenizer = self._renderer.get_tokenizer()
+        special = getattr(tokenizer, "all_special_tokens", ())
+        written = str(self._named() or self._is_hf and self.default(has_tools=False) or "")
+        return tuple(token for token in special if token in written)
+
     def default(self, *, has_tools: bool) -> str | None:
         """Return the template that is used unless another is named; None if there is none."""
         if has_tools not in self._defaults:
