@@ -69,7 +69,7 @@ class ChatFormat:
             return None
         tokenizer = self._renderer.get_tokenizer()
         special = getattr(tokenizer, "all_special_tokens", ())
-        written = str(self._named() or self._is_hf and self.default(has_tools=False) or "")
+        written = str(self._named() or (self._is_hf and self.default(has_tools=False)) or "")
         return tuple(token for token in special if token in written)
 
     def default(self, *, has_tools: bool) -> str | None:
