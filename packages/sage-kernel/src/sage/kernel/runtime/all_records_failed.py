@@ -21,7 +21,8 @@ class AllRecordsFailedError(SageError):
 
     def __init__(self, operator: str, count: int, first: BaseException | None) -> None:
         by = "" if first is None else f", the first with {type(first).__name__}: {first}"
-        super().__init__(f"all {count:,} records failed in operator {operator!r}{by}")
+        records = "the only record" if count == 1 else f"all {count:,} records"
+        super().__init__(f"{records} failed in operator {operator!r}{by}")
         self.operator = operator
         self.count = count
         self.first = first
