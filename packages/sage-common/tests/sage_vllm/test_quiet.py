@@ -18,7 +18,7 @@ hook = sys.excepthook
 config = {"model_id": "test/tiny-chat", "model_root": Path(sys.argv[1])}
 config["engine"] = {"kv_cache_memory_bytes": 64 << 20}
 with VLLMService({**config, "engine_mode": "inline"}) as service:
-    print(service.generate("Hello", max_tokens=2)[0]["tokens_used"]["completion"])
+    print(service.generate({"prompt": "Hello"}, max_tokens=2)[0]["tokens_used"]["completion"])
 assert sys.excepthook is hook
 raise RuntimeError("of the program's own")
 """

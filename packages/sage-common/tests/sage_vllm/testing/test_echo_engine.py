@@ -24,7 +24,7 @@ from sage.common.components.sage_vllm.errors import (
     PromptTooLongError,
 )
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.testing import echo_engine
+from sage.common.components.sage_vllm.testing import SleepingEngine, echo_engine
 from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 
 
@@ -44,6 +44,13 @@ def test_it_answers_with_the_words_of_the_prompt(service: VLLMService) -> None:
     assert (cut["text"], cut["finish_reason"]) == ("a", "length")
     assert cut["tokens_used"] == {"prompt": 2, "completion": 1, "total": 3}
     assert chat["text"] == "hi there"
+
+
+def test_an_answer_of_a_sleeping_engine_has_taken_its_steps(model_root: Path) -> None:
+    config = {"model_id": "test/echo", "model_root": model_root}
+    with VLLMService(config, engine_factory=SleepingEngine) as service:
+        (result,) = service.generate("one two three")
+    assert 0.03 <= result["latency"] < 10
 
 
 def test_it_refuses_what_a_model_would(service: VLLMService) -> None:

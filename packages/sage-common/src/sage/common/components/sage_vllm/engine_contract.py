@@ -102,7 +102,7 @@ class EngineInfo:
     that is not known.
     ``chat_templates`` names the templates that make a text of a conversation; a single one without
     a name is ``"default"``, and without any the model takes no conversations.
-    ``chat_marks`` are the special tokens that these write, such as ``<|im_start|>``: a text with
+    ``chat_marks`` are the added tokens that these write, such as ``<|im_start|>``: a text with
     none of them has not been through one. None where a text needs no template to be answered.
     ``prompts`` are what an embedding model may see before a text, by their names; the one that
     ``default_prompt`` names stands before each text that is embedded without naming one.

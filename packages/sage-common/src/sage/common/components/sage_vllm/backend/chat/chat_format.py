@@ -64,13 +64,13 @@ class ChatFormat:
         return () if self.default(has_tools=False) is None else ("default",)
 
     def marks(self) -> tuple[str, ...] | None:
-        """Return the special tokens that the templates write; see EngineInfo."""
+        """Return the added tokens that the templates write; see EngineInfo."""
         if not self.names():
             return None
         tokenizer = self._renderer.get_tokenizer()
-        special = getattr(tokenizer, "all_special_tokens", ())
+        added = getattr(tokenizer, "get_added_vocab", dict)()
         written = str(self._named() or (self._is_hf and self.default(has_tools=False)) or "")
-        return tuple(token for token in special if token in written)
+        return tuple(sorted(token for token in added if token in written))
 
     def default(self, *, has_tools: bool) -> str | None:
         """Return the template that is used unless another is named; None if there is none."""
