@@ -68,7 +68,7 @@ class ChatFormat:
         if not self.names():
             return None
         tokenizer = self._renderer.get_tokenizer()
-        added = getattr(tokenizer, "get_added_vocab", dict)()
+        added: dict[str, int] = getattr(tokenizer, "get_added_vocab", dict)()
         written = str(self._named() or (self._is_hf and self.default(has_tools=False)) or "")
         return tuple(sorted(token for token in added if token in written))
 
