@@ -1,9 +1,12 @@
-"""What the tests of several packages share: a registry of tiny models, a service on one."""
+"""What the tests of several packages share: tiny models, the demo model, a service."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -76,6 +79,57 @@ def model_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = write_tiny_model(folder / "base", seed=1, chat_template=False)
     import_model(BASE_MODEL, base, root=root)
     import_model(ECHO_MODEL, write_echo_model(folder / "echo"), root=root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def without_tuning(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the front of a program's path: it then finds no backend of isage-tuning."""
+    folder = tmp_path_factory.mktemp("without")
+    hides = folder / "isage_tuning-1.0.0.dist-info"
+    hides.mkdir()
+    (hides / "METADATA").write_text("Metadata-Version: 2.1\nName: isage-tuning\nVersion: 1.0.0\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def first_run(
+    made_once: Callable[..., Path],
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """What the first command of the quick start says to someone who has no model, and its registry.
+
+    It trains in a process of its own, so that the memory is given back.
+    """
+
+    def run(folder: Path) -> None:
+        program = "from sage.tools.cli.main import main; main()"
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                program,
+                "llm",
+                "run",
+                "--prompt",
+                "What is the capital of France?",
+            ],
+            env={**os.environ, "SAGE_VLLM_MODEL_ROOT": str(folder / "registry")},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        (folder / "done").write_bytes(pickle.dumps(done))
+
+    folder = made_once("first", run)
+    return folder / "registry", pickle.loads((folder / "done").read_bytes())
+
+
+@pytest.fixture(scope="session")
+def demo_root(first_run: tuple[Path, subprocess.CompletedProcess[str]]) -> Path:
+    """The registry that the first run leaves."""
+    root, done = first_run
+    assert done.returncode == 0, done.stderr
     return root
 
 

@@ -34,10 +34,12 @@ def written(page: str) -> str:
 
 
 def _contexts(context: Any) -> Iterator[Any]:
-    """Return the contexts of all commands that the help shows, each group's own left out."""
+    """Return the contexts of all commands that the help shows, and of groups that do something."""
     commands = getattr(context.command, "commands", None)
-    if commands is None:
+    does_something = context.parent is not None and context.command.params
+    if commands is None or does_something:
         yield context
+    if commands is None:
         return
     for name in context.command.list_commands(context):
         command = commands[name]

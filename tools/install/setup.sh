@@ -14,7 +14,7 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
 fi
 
 editable=
-for package in common kernel middleware libs tools; do
+for package in common kernel middleware libs tuning tools; do
     editable="$editable -e packages/sage-$package"
 done
 

@@ -10,6 +10,7 @@ PACKAGES = Path(__file__).parents[2]
 HEAVY = {"vllm", "torch", "ray", "lancedb", "openai"}
 NEEDS_THEM = {
     "sage.tools.demo_model.training",
+    "sage.tuning.training.trainers",
     "sage.common.components.sage_vllm.backend.fork_server",
     "sage.core",  # raises, which is all that it is for
 }

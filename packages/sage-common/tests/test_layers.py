@@ -18,15 +18,17 @@ MAY_IMPORT = {
     "kernel": {"kernel", "common"},
     "middleware": {"middleware", "kernel", "common"},
     "libs": {"libs", "kernel", "common"},
+    "tuning": {"tuning", "common"},
     "tools": {"tools", "libs", "middleware", "kernel", "common"},
 }
 LAZY = {"vllm", "torch", "transformers", "sentence_transformers", "ray", "lancedb", "openai"}
-LAZY |= {"pyarrow"}
+LAZY |= {"pyarrow", "trl", "peft", "accelerate", "datasets"}
 IN_ONE_FOLDER = LAZY - {"transformers", "pyarrow"}  # Parquet files and vector memory are two things
 # Training and the fork server need them throughout; they are themselves imported only when the
 # demo model is made, and in the process from which engines are forked.
 EAGER_BY_DESIGN = {
     "tools/demo_model/training.py": "sage.tools.demo_model.training",
+    "tuning/training/trainers.py": "sage.tuning.training.trainers",
     "common/components/sage_vllm/backend/fork_server.py": (
         "sage.common.components.sage_vllm.backend.fork_server"
     ),
@@ -110,7 +112,7 @@ def test_each_engine_or_store_is_imported_in_one_folder() -> None:
         for name in {name.split(".")[0] for name in imports(path)} & IN_ONE_FOLDER:
             importers[name].add(room_of(path))
     assert importers["vllm"] == {"common/components/sage_vllm/backend"}
-    importers["torch"] -= {"tools/demo_model"}  # which trains, and serves nothing
+    importers["torch"] -= {"tools/demo_model", "tuning/training"}  # which train, and serve nothing
     assert {name: files for name, files in importers.items() if len(files) > 1} == {}
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from sage.common.components.sage_vllm.fine_tuning import (
-    STRATEGIES,
     FineTuneRequestError,
     FineTuningPendingError,
     check_request,
     fine_tune,
 )
+from sage.common.components.sage_vllm.fine_tuning.errors import STRATEGIES
 from sage.common.components.sage_vllm.testing.echo_engine import write_echo_model
 from sage.common.model_registry.vllm_registry import (
     InvalidModelIdError,
@@ -50,6 +50,11 @@ def request_fields(tmp_path: Path) -> dict[str, Any]:
         "output_dir": tmp_path / "new" / "folder",
         "strategy": "lora",
     }
+
+
+@pytest.fixture(autouse=True)
+def no_backend(without_tuning: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(without_tuning)
 
 
 def refusal(request: Any, root: Path) -> FineTuneRequestError:

@@ -20,7 +20,8 @@ BY_THEMSELVES = (
     "operations.md", "operators.md", "pipelines.md", "testing.md", "thinking.md", "tools.md",
 )  # fmt: skip
 ELSEWHERE = (
-    "asyncio.md", "index.md", "quick_start.md", "terminal.md", "middleware/tools/vllm_service.md",
+    "asyncio.md", "fine_tuning_a_model.md", "index.md", "quick_start.md", "terminal.md",
+    "middleware/tools/vllm_service.md",
 )  # fmt: skip
 READMES = sorted(ROOT.glob("packages/*/README.md"))
 INSTALLING = r"(git clone|cd|make|python3? -m venv|\.|pip install|pip wheel|export) "
@@ -45,7 +46,7 @@ def test_models(tmp_path: Path) -> None:
         run(DOCS / "models.md", tmp_path, {**environment, "SAGE_VLLM_MODEL_ROOT": root})
 
 
-def test_a_backend_is_found_by_its_entry_point(tmp_path: Path) -> None:
+def test_a_backend_is_found_by_its_entry_point(tmp_path: Path, without_tuning: Path) -> None:
     page = DOCS / "fine_tuning.md"
     (project,) = (sample.code for sample in samples_of(page) if sample.language == "toml")
     # What installing the page's package would leave beside it.
@@ -56,7 +57,7 @@ def test_a_backend_is_found_by_its_entry_point(tmp_path: Path) -> None:
     with (installed / "entry_points.txt").open("w") as file:
         for group, backends in package["entry-points"].items():
             file.write(f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in backends.items()))
-    run(page, tmp_path, {})
+    run(page, tmp_path, {"PYTHONPATH": str(without_tuning)})
 
 
 def test_no_sample_is_left_out() -> None:

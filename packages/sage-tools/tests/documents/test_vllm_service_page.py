@@ -21,7 +21,9 @@ from sage.common.model_registry.vllm_registry import get_model_path, import_mode
 PAGE = DOCS / "middleware/tools/vllm_service.md"
 
 
-def test_the_samples_print_what_the_page_says(model_root: Path, tmp_path: Path) -> None:
+def test_the_samples_print_what_the_page_says(
+    model_root: Path, tmp_path: Path, without_tuning: Path
+) -> None:
     root = tmp_path / "registry"
     chat = get_model_path("test/tiny-chat", root=model_root)
     import_model("sage/tiny-chat", chat, root=root)
@@ -33,6 +35,7 @@ def test_the_samples_print_what_the_page_says(model_root: Path, tmp_path: Path) 
             files = {file.name: file.read_bytes() for file in other.iterdir()}
             hub.add_model("sage/tiny-other", files, revision=revision)
         environment = {**hub.environment(tmp_path / "home"), "SAGE_VLLM_MODEL_ROOT": str(root)}
+        environment["PYTHONPATH"] = str(without_tuning)
         run(PAGE, tmp_path, environment, one_program=True)  # the samples share a service
 
 

@@ -19,7 +19,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MODEL = "me/tiny-chat"
-COMMANDS = ["model", "run", "start", "stop", "status", "logs", "fine-tune", "bench", "doctor"]
+COMMANDS = [
+    "model",
+    "run",
+    "start",
+    "stop",
+    "status",
+    "logs",
+    "fine-tune",
+    "improve",
+    "bench",
+    "doctor",
+]
 MODEL_COMMANDS = "show download delete verify repair update prune import migrate".split()
 
 
@@ -106,10 +117,11 @@ def test_bench_it(user: CommandLine) -> None:
     assert row.split()[0] == "2"
 
 
-def test_fine_tuning_it_is_pending(user: CommandLine, home: Path) -> None:
+def test_fine_tuning_it_is_pending(user: CommandLine, home: Path, without_tuning: Path) -> None:
     (home / "data.jsonl").write_text('{"prompt": "2 + 2 =", "completion": " 4"}\n')
     paths = ["--dataset", str(home / "data.jsonl"), "--output", str(home / "tuned")]
-    done = user("llm", "fine-tune", "--base-model", MODEL, *paths, "--strategy", "lora")
+    done = user("llm", "fine-tune", "--base-model", MODEL, *paths, "--strategy", "lora",
+                PYTHONPATH=str(without_tuning))  # fmt: skip
     assert done.returncode == 1
     assert "The request is valid" in done.stderr
     assert "pipeline is pending" in done.stderr

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 MODEL = "owner/name"
 
 
+@pytest.fixture(autouse=True)
+def no_backend(sage: CommandLine, without_tuning: Path) -> None:
+    sage.environment["PYTHONPATH"] = str(without_tuning)
+
+
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
     file = tmp_path / "dataset.jsonl"

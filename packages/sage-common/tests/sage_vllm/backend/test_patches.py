@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec, module_from_spec
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import prometheus_client
@@ -92,6 +92,26 @@ def test_the_last_adapter_is_applied_to_requests_without_one(mended: bool) -> No
         inputs, weights, prompt, None, torch.tensor([1, 1]), torch.tensor([-1, 1]), 2, 1, 2, 0.5
     )
     assert torch.equal(prompt, output)
+
+
+# -- let_prompts_be_scored_with_adapters -----------------------------------------------------------
+
+
+def test_scores_of_a_prompt_are_no_more_than_those_of_sampled_tokens() -> None:
+    punica_cpu: Any = copy_of("lora.punica_wrapper.punica_cpu")
+    wrapper = punica_cpu.PunicaWrapperCPU
+    asked = SimpleNamespace(sampler_indices=torch.tensor([0]))
+    scores, states = torch.ones(3, 5), torch.ones(3, 4)
+    unused, used = torch.zeros(1, 1, 2, 4), torch.ones(1, 1, 2, 4)
+    second = torch.ones(1, 1, 5, 2)
+    inline_patches.let_prompts_be_scored_with_adapters(wrapper)
+    inline_patches.let_prompts_be_scored_with_adapters(wrapper)  # nothing more
+    wrapper.add_lora_logits(asked, scores, states, unused, second, 1.0)
+    assert torch.equal(scores, torch.ones(3, 5))
+    with pytest.raises(NotImplementedError, match="an adapter of lm_head"):
+        wrapper.add_lora_logits(asked, scores, states, used, second, 1.0)
+    wrapper.add_lora_logits(asked, scores[:1], states[:1], used, second, 1.0)
+    assert scores.tolist() == [[9.0] * 5, [1.0] * 5, [1.0] * 5]
 
 
 # -- rotate_separate_heads -------------------------------------------------------------------------

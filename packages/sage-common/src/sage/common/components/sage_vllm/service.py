@@ -30,6 +30,7 @@ from sage.common.components.sage_vllm.requests.text_stream import TextStream
 from sage.common.components.sage_vllm.service_identity import service_identity
 from sage.common.components.sage_vllm.service_record import ServiceRecord
 from sage.common.components.sage_vllm.tasks.dispatch import start_task, tasks_of
+from sage.common.components.sage_vllm.tasks.fine_tuning_calls import FineTuningCalls
 from sage.common.components.sage_vllm.tasks.registry_calls import RegistryCalls
 from sage.common.core.background import in_background
 from sage.common.core.futures import errors_in_future
@@ -39,7 +40,7 @@ from sage.common.service import BaseService, ServiceClosedError
 __all__ = ["VLLMService", "VLLMServiceConfig"]
 
 
-class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
+class VLLMService(AsyncioCalls, RegistryCalls, FineTuningCalls, BaseService):
     """Generates and embeds with models of the registry; thread-safe.
 
     Calls from any number of threads and pipelines are batched together by the engine. Use it
@@ -271,9 +272,10 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
     def process(self, payload: ProcessPayload | Mapping[str, Any]) -> Any:
         """Run ``{"task": ..., "inputs": ..., "options": {...}}`` and return the task's result.
 
-        Tasks: ``generate`` and ``embed``, with prompts or texts as inputs, ``fine_tune``, with the
-        request; ``show_models``, ``download_model``, ``delete_model``, ``switch_model``, ``stats``,
-        ``health``, with the method's arguments as options. Raises ValueError for an unknown one.
+        Tasks: ``generate``, ``embed`` and ``fine_tune``, with prompts, texts or the request as
+        inputs; with the method's arguments as options ``fine_tune_jobs``, ``cancel_fine_tune``,
+        ``show_models``, ``download_model``, ``delete_model``, ``switch_model``, ``stats``,
+        ``health``. Raises ValueError for an unknown one.
         """
         return wait_for(self.process_async(payload))
 
@@ -283,8 +285,6 @@ class VLLMService(AsyncioCalls, RegistryCalls, BaseService):
         if self._closed:
             raise ServiceClosedError(self.ctx.name)
         return start_task(payload, tasks_of(self))
-
-    # -- inside -----------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
         if not self._opened:

@@ -8,7 +8,7 @@ import typer
 
 from sage.tools.cli.commands.bench import bench
 from sage.tools.cli.commands.doctor import doctor
-from sage.tools.cli.commands.fine_tune import fine_tune
+from sage.tools.cli.commands.fine_tune.group import app as fine_tune_app
 from sage.tools.cli.commands.logs import logs
 from sage.tools.cli.commands.model.group import app as model_app
 from sage.tools.cli.commands.options.groups import expanded
@@ -18,28 +18,41 @@ from sage.tools.cli.commands.status import status
 from sage.tools.cli.commands.stop import stop
 from sage.tools.cli.light_command import LightCommand, LightGroup
 
+_ORDER = [
+    "model",
+    "run",
+    "start",
+    "stop",
+    "status",
+    "logs",
+    "fine-tune",
+    "improve",
+    "bench",
+    "doctor",
+]
 
-class _ModelFirst(LightGroup):
-    """Lists `model` first, where Typer lists commands before groups."""
+
+class _InOrder(LightGroup):
+    """Lists groups and commands in one order, where Typer lists commands before groups."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the commands, in the order of the help."""
-        return sorted(super().list_commands(ctx), key=lambda name: name != "model")
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
 
 
 app = typer.Typer(
     help="Local language models, and the vLLM service that runs them.",
-    cls=_ModelFirst,
+    cls=_InOrder,
     rich_markup_mode=None,
 )
 app.add_typer(model_app, name="model")
+app.add_typer(fine_tune_app, name="fine-tune")
 for name, function in (
     ("run", run),
     ("start", start),
     ("stop", stop),
     ("status", status),
     ("logs", logs),
-    ("fine-tune", fine_tune),
     ("bench", bench),
     ("doctor", doctor),
 ):

@@ -25,8 +25,8 @@ from sage.common.components.sage_vllm.backend.cpu_kernels import (
 from sage.common.components.sage_vllm.backend.device_memory import part_of, replicas_beside
 from sage.common.components.sage_vllm.backend.engine_process import tied_processes
 from sage.common.components.sage_vllm.backend.inline_patches import (
-    keep_adapters_off_plain_requests,
     look_at_models_here,
+    mend_adapters_on_the_cpu,
     one_at_a_time,
 )
 from sage.common.components.sage_vllm.backend.inline_setup import (
@@ -162,7 +162,7 @@ def _prepare(plan: EnginePlan, mode: Mode) -> None:
         from vllm.lora.ops.torch_ops import lora_ops
         from vllm.lora.punica_wrapper import punica_cpu
 
-        keep_adapters_off_plain_requests(lora_ops, punica_cpu)
+        mend_adapters_on_the_cpu(lora_ops, punica_cpu)
     if mode == "inline":
         if on_cpu:
             tune_malloc()

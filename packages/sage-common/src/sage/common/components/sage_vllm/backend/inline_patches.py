@@ -81,6 +81,12 @@ def process_groups_kept(parallel_state: ParallelState) -> Iterator[None]:
             setattr(parallel_state, name, original)
 
 
+def mend_adapters_on_the_cpu(lora_ops: LoraOperations, punica_cpu: Any) -> None:
+    """Mend what vLLM does wrong with LoRA adapters on the CPU."""
+    keep_adapters_off_plain_requests(lora_ops, punica_cpu)
+    let_prompts_be_scored_with_adapters(punica_cpu.PunicaWrapperCPU)
+
+
 def keep_adapters_off_plain_requests(lora_ops: LoraOperations, punica_cpu: LoraOperations) -> None:
     """Mend vLLM's LoRA on the CPU, which adapts requests that name no adapter too.
 
@@ -98,6 +104,28 @@ def keep_adapters_off_plain_requests(lora_ops: LoraOperations, punica_cpu: LoraO
         output[indices < 0] = 0
 
     lora_ops.bgmv_shrink = punica_cpu.bgmv_shrink = shrink_adapted
+
+
+def let_prompts_be_scored_with_adapters(wrapper: type[Any]) -> None:
+    """Have log-probabilities of a prompt read with an adapter, by vLLM's ``PunicaWrapperCPU``.
+
+    It adapts the scores of the tokens that are sampled next, one for each request, and takes those
+    of a whole prompt for these. An adapter that leaves the last matrix alone changes no scores; for
+    one that changes it vLLM does not know here whose the prompt is.
+    """
+    add: Callable[..., None] = wrapper.add_lora_logits
+    if add.__module__ == __name__:
+        return
+
+    def add_to_sampled(
+        self: Any, scores: Any, states: Any, first: Any, second: Any, scale: float, **options: Any
+    ) -> None:
+        if states.view(-1, states.shape[-1]).shape[0] == len(self.sampler_indices):
+            add(self, scores, states, first, second, scale, **options)
+        elif bool(first.any()):
+            raise NotImplementedError("log-probabilities of a prompt by an adapter of lm_head")
+
+    wrapper.add_lora_logits = add_to_sampled
 
 
 def make_forward_passes_one_at_a_time(

@@ -122,6 +122,15 @@ class VLLMRenderer:
             max_tokens=1, temperature=0, output_kind=self._vllm.RequestOutputKind.FINAL_ONLY
         )
 
+    def reading_params(self) -> Any:
+        """Return the SamplingParams that have the tokens of a prompt weighed, and one more made."""
+        return self._vllm.SamplingParams(
+            max_tokens=1,
+            temperature=0,
+            prompt_logprobs=0,
+            output_kind=self._vllm.RequestOutputKind.FINAL_ONLY,
+        )
+
     def render_tokens(self, token_ids: Sequence[int]) -> Any:
         """Check a prompt that is tokens already."""
         return self._renderer.render_cmpl([{"prompt_token_ids": list(token_ids)}])[0]

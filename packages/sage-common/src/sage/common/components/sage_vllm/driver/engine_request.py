@@ -150,6 +150,16 @@ def to_embedding(request: EngineRequest, output: Any) -> tuple[Embedding, int, i
     return Embedding(vector=vector, token_count=tokens, truncated=request.truncated), tokens, 0
 
 
+def to_prompt_logprobs(request: EngineRequest, output: Any) -> tuple[list[float], int, int]:
+    """Return the log-probability of each token of a prompt but the first, and the numbers."""
+    token_ids = request.input["prompt_token_ids"]
+    found = [
+        place[token_id].logprob
+        for token_id, place in zip(token_ids[1:], output.prompt_logprobs[1:], strict=True)
+    ]
+    return found, len(token_ids), 1
+
+
 def _completion(completion: Any, reader: AnswerReader | None) -> Completion:
     plain = Completion(
         text=completion.text,

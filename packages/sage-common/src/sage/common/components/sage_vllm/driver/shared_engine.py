@@ -6,7 +6,7 @@ Its driver owns the engine; what is said to vLLM itself is in the room ``backend
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import count
 from typing import Any
@@ -18,6 +18,7 @@ from sage.common.components.sage_vllm.driver.engine_request import (
     EngineRequest,
     to_embedding,
     to_generation,
+    to_prompt_logprobs,
 )
 from sage.common.components.sage_vllm.driver.inbox import End
 from sage.common.components.sage_vllm.engine_contract import (
@@ -28,6 +29,7 @@ from sage.common.components.sage_vllm.engine_contract import (
     EngineState,
     EngineStats,
     Generation,
+    LoraAdapter,
     OnText,
     Prompt,
 )
@@ -142,6 +144,23 @@ class SharedEngine:
     def count_tokens(self, prompt: Prompt, *, chat_template: str | None = None) -> int:
         """Return how many tokens a prompt has; see Engine.count_tokens."""
         return self._open_renderer().count_tokens(prompt, {"chat_template": chat_template})
+
+    def token_logprobs(
+        self, token_ids: Sequence[int], *, lora: LoraAdapter | None = None
+    ) -> Future[list[float]]:
+        """Start reading how likely each of the tokens is after those before it; the first has none.
+
+        It tells whether a model, or an adapter, is here what it was where it was trained.
+        """
+        renderer = self._open_renderer()
+        request = EngineRequest(
+            f"r{next(self._ids)}",
+            renderer.render_tokens(token_ids),
+            renderer.reading_params(),
+            to_prompt_logprobs,
+            arguments=renderer.request_arguments({"lora": lora}),
+        )
+        return self._start(request)
 
     def stats(self) -> EngineStats:
         """Return the counters as of the last step."""

@@ -33,7 +33,9 @@ def tasks_of(service: Any) -> dict[str, Task]:
     return {
         "generate": Task(run=service.generate_async, has_inputs=True, returns_future=True),
         "embed": Task(run=service.embed_async, has_inputs=True, returns_future=True),
-        "fine_tune": Task(run=service.fine_tune, has_inputs=True),
+        "fine_tune": Task(run=service.fine_tune_future, has_inputs=True, returns_future=True),
+        "fine_tune_jobs": Task(run=service.fine_tune_jobs),
+        "cancel_fine_tune": Task(run=service.cancel_fine_tune),
         "show_models": Task(run=service.show_models),
         "download_model": Task(run=service.download_model),
         "delete_model": Task(run=service.delete_model),

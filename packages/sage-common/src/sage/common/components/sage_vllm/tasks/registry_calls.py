@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
@@ -49,15 +48,6 @@ class RegistryCalls:
             raise ModelInUseError(model_id)
         done = vllm_registry.delete_model(model_id, revision, root=root)
         return {"freed_bytes": done.freed_bytes, "models": [_record(m) for m in done.models]}
-
-    def fine_tune(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Check a fine-tuning request and hand it to the backend that is installed.
-
-        Raises ValueError for a request that is not valid, NotImplementedError without a backend.
-        """
-        from sage.common.components.sage_vllm import fine_tuning
-
-        return fine_tuning.fine_tune(request, root=self.config.model_root)
 
 
 def _record(model: ModelInfo) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""`sage llm fine-tune` and the commands on its jobs."""

@@ -1,0 +1,1 @@
+"""A job: its folder as its process writes it, and the start of that process."""

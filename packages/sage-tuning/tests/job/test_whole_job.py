@@ -1,0 +1,229 @@
+"""One fine-tuning of the demo model, from its examples to answers of a service with the adapter."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from examples_file import as_lines
+from skills import style
+
+from sage.common.components.sage_vllm.fine_tuning import (
+    FineTuneError,
+    FineTuneJob,
+    FineTuneJobError,
+    fine_tune,
+    fine_tune_jobs,
+    resume_fine_tuning,
+    start_fine_tuning,
+)
+from sage.common.components.sage_vllm.fine_tuning.job_folder import worker_of
+from sage.common.components.sage_vllm.service import VLLMService
+from sage.common.model_registry.vllm_registry import get_model
+from sage.tools.demo_model import MODEL_ID
+
+RATE = {"learning_rate": 3e-3, "epochs": 10, "threads": 1, "checkpoint_every": 20, "eval_every": 50}
+ASKED = 60
+
+
+@pytest.fixture(scope="module")
+def root(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with the demo model that is nobody else's."""
+    return shutil.copytree(demo_root, tmp_path_factory.mktemp("demo") / "registry")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("jobs")
+
+
+@pytest.fixture(scope="module")
+def request_fields(folder: Path) -> dict[str, Any]:
+    training, held_out = style(300, ASKED)
+    (folder / "train.jsonl").write_text(as_lines(training))
+    (folder / "eval.jsonl").write_text(as_lines(held_out))
+    return {
+        "base_model": MODEL_ID,
+        "dataset_path": folder / "train.jsonl",
+        "eval_dataset_path": folder / "eval.jsonl",
+        "output_dir": folder / "style",
+        "strategy": "lora",
+        "output_model": "my/style",
+        "hyperparameters": RATE,
+    }
+
+
+@pytest.fixture(scope="module")
+def report(root: Path, request_fields: dict[str, Any]) -> dict[str, Any]:
+    return fine_tune(request_fields, root=root)
+
+
+@pytest.fixture(scope="module")
+def service(root: Path, report: dict[str, Any]) -> Iterator[VLLMService]:
+    config = {
+        "model_id": MODEL_ID,
+        "model_root": root,
+        "engine": {"enable_lora": True, "max_lora_rank": 16, "max_loras": 2, "max_num_seqs": 16},
+    }
+    with VLLMService(config) as opened:
+        yield opened
+
+
+def test_the_report_says_that_it_is_better_and_the_same_in_vllm(report: dict[str, Any]) -> None:
+    assert (report["status"], report["better"], report["registered"]) == ("succeeded", True, True)
+    before, after = report["evaluation"]["before"], report["evaluation"]["after"]
+    assert before["exact_match"] == 0
+    assert after["exact_match"] >= 0.95
+    checked = report["verification"]
+    assert checked["exact_match_vllm"] >= 0.95
+    assert checked["exact_match_before"] == 0
+    assert checked["changed_outputs"] == checked["questions"] == ASKED
+    assert checked["plain_changed"] == 0
+    assert checked["loss_gap"] < 0.03
+    assert report["steps"] == 188
+    assert all(sample["after"].endswith("Over.") for sample in report["samples"])
+
+
+def test_the_service_answers_with_the_adapter_and_without(
+    service: VLLMService, folder: Path
+) -> None:
+    examples = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
+    prompts = [example["messages"][:1] for example in examples]
+    expected = [example["messages"][1]["content"] for example in examples]
+    asked: list[Any] = []
+    for prompt in prompts:
+        asked += [{"messages": prompt}, {"messages": prompt, "options": {"lora": "my/style"}}]
+    texts = [answer["text"] for answer in service.generate(asked)]
+    exact = sum(a == b for a, b in zip(texts[1::2], expected, strict=True))
+    assert exact >= 0.95 * len(expected)
+    assert texts[::2] == [answer["text"] for answer in service.generate(prompts)]
+    assert sum(text + " Over." == b for text, b in zip(texts[::2], expected, strict=True)) > 50
+
+
+def test_what_is_registered_says_where_it_comes_from_and_nothing_of_this_machine(
+    root: Path, report: dict[str, Any], folder: Path
+) -> None:
+    model = get_model("my/style", root=root)
+    base = get_model(MODEL_ID, root=root)
+    assert model.commit == report["commit"]
+    assert model.tags["type"] == "lora"
+    assert (model.tags["base"], model.tags["base_commit"]) == (MODEL_ID, base.commit)
+    assert (model.tags["method"], model.tags["strategy"], model.tags["rank"]) == ("sft", "lora", 16)
+    names = {path.name for path in model.path.iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "sage_fine_tune.json"}
+    for path in model.path.iterdir():
+        content = path.read_bytes()
+        assert str(folder).encode() not in content
+        assert str(root).encode() not in content
+        assert str(Path.home()).encode() not in content
+    config = json.loads((model.path / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == MODEL_ID
+
+
+def test_a_job_tells_what_it_did(report: dict[str, Any], folder: Path) -> None:
+    job = FineTuneJob.open(folder / "style")
+    assert pickle.loads(pickle.dumps(job)).state == job.state == "succeeded"
+    progress = job.progress
+    assert (progress.step, progress.steps) == (188, 188)
+    assert progress.tokens_per_second
+    metrics = job.metrics()
+    assert [row["step"] for row in metrics] == list(range(189))
+    assert metrics[-1]["eval_loss"] < metrics[0]["eval_loss"]
+    steps = [checkpoint["step"] for checkpoint in job.checkpoints()]
+    assert steps == sorted({report["best_step"], 188})
+    assert [each.id for each in fine_tune_jobs(folder) if each.state == "succeeded"] == [job.id]
+    states = [event["state"] for event in job.events() if event["type"] == "state"]
+    assert states == ["training", "verifying", "registering", "succeeded"]
+    assert job.result() == report
+    assert not job.cancel()
+    with pytest.raises(FineTuneJobError, match="has succeeded already"):
+        resume_fine_tuning(job.folder)
+
+
+def wait_for_step(job: FineTuneJob, step: int) -> None:
+    end = time.monotonic() + 120
+    while job.progress.step < step and job.state in ("queued", "training"):
+        assert time.monotonic() < end, job.state
+        time.sleep(0.02)
+
+
+def test_killed_three_times_it_makes_the_same_adapter(
+    root: Path, report: dict[str, Any], folder: Path, request_fields: dict[str, Any]
+) -> None:
+    fields = {**request_fields, "output_dir": folder / "killed", "output_model": None}
+    job = start_fine_tuning(fields, root=root)
+    for step in (3, 50, 111):
+        wait_for_step(job, step)
+        with pytest.raises(FineTuneJobError, match="is being worked on already"):
+            resume_fine_tuning(job.folder)
+        worker = worker_of(job.folder)
+        assert worker is not None
+        os.kill(worker, signal.SIGKILL)
+        assert job.wait(10) == "interrupted"
+        with pytest.raises(FineTuneError, match="was interrupted"):
+            job.result()
+        half = job.folder / "checkpoints" / ".000777.new"
+        half.mkdir(parents=True)  # as one that was killed within a checkpoint leaves it
+        job = resume_fine_tuning(job.folder)
+    assert job.result(180)["registered"] is False
+    undisturbed = folder / "style" / "result" / "adapter_model.safetensors"
+    assert (job.folder / "result" / undisturbed.name).read_bytes() == undisturbed.read_bytes()
+    assert [row["step"] for row in job.metrics()] == list(range(189))
+    other = FineTuneJob.open(folder / "style")
+    assert job.metrics() == other.metrics()
+
+
+def test_a_job_that_is_cancelled_stops_with_a_checkpoint_and_goes_on(
+    root: Path, folder: Path, request_fields: dict[str, Any]
+) -> None:
+    hyperparameters = {**RATE, "epochs": 200, "checkpoint_every": 10**6, "eval_every": 10**6}
+    fields = {
+        **request_fields,
+        "output_dir": folder / "cancelled",
+        "hyperparameters": hyperparameters,
+    }
+    job = start_fine_tuning(fields, root=root)
+    wait_for_step(job, 2)
+    assert job.cancel()
+    assert job.wait(20) == "cancelled"
+    with pytest.raises(FineTuneError, match="was cancelled"):
+        job.result()
+    (kept,) = job.checkpoints()
+    assert kept["step"] >= 2
+    fields["dataset_path"].touch()
+    text = fields["dataset_path"].read_text()
+    fields["dataset_path"].write_text(text + "\n")
+    try:
+        with pytest.raises(ValueError, match="is not what it was when this fine-tuning began"):
+            resume_fine_tuning(job.folder)
+    finally:
+        fields["dataset_path"].write_text(text)
+
+
+def test_training_that_goes_astray_says_so(
+    root: Path, folder: Path, request_fields: dict[str, Any]
+) -> None:
+    fields = {
+        **request_fields,
+        "output_dir": folder / "astray",
+        "hyperparameters": {**RATE, "learning_rate": 1e30, "max_grad_norm": 1e30},
+    }
+    with pytest.raises(FineTuneError, match=r"the loss of step .* lower the hyperparameter"):
+        fine_tune(fields, root=root)
+    assert FineTuneJob.open(folder / "astray").state == "failed"
+
+
+def test_an_adapter_of_an_adapter_is_refused(
+    root: Path, report: dict[str, Any], request_fields: dict[str, Any], folder: Path
+) -> None:
+    fields = {**request_fields, "base_model": "my/style", "output_dir": folder / "again"}
+    with pytest.raises(ValueError, match="is an adapter, not a model"):
+        start_fine_tuning(fields, root=root)
