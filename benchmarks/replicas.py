@@ -32,8 +32,8 @@ from workload import MODEL_ID, SAMPLING, WORDS, make_prompts, write_model
 from sage.common.components.sage_vllm.driver.shared_engine import SharedEngine
 from sage.common.components.sage_vllm.engine_contract import Engine, EngineSpec, Generation
 from sage.common.components.sage_vllm.replicas.replicated_engine import ReplicatedEngine
-from sage.common.components.sage_vllm.replicas.router import PrefixRouter, Router
 from sage.common.components.sage_vllm.testing import SleepingEngine
+from sage.common.replicas.router import PrefixRouter, Router
 
 ANSWER_WORDS = 16
 STEM_WORDS = 64  # some 256 tokens

@@ -7,11 +7,8 @@ from collections import Counter
 
 import pytest
 
-from sage.common.components.sage_vllm.replicas.router import (
-    PREFIX_CHARACTERS,
-    PrefixRouter,
-    prefix_of,
-)
+from sage.common.components.sage_vllm.replicas.prompt_prefix import PREFIX_CHARACTERS, prefix_of
+from sage.common.replicas.router import PrefixRouter
 
 
 def test_equal_prefixes_meet_on_two_replicas_at_most() -> None:

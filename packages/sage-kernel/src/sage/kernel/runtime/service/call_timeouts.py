@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
-import threading
-import time
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from itertools import count
 from typing import Any
+
+from sage.kernel.runtime.alarms import Alarms
 
 
 class _Limited:
@@ -53,11 +51,7 @@ class CallTimeouts:
     """One daemon thread, started by the first call, ends all calls that are late."""
 
     def __init__(self) -> None:
-        self._due: list[tuple[float, int, _Limited]] = []
-        self._tie_break = count()
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._closed = False
+        self._alarms = Alarms("sage-call-timeouts")
 
     def limit(self, call: Future[Any], timeout: float, late: Exception) -> Future[Any]:
         """Return a Future with the call's result, or ``late`` as its error after so many seconds.
@@ -65,35 +59,9 @@ class CallTimeouts:
         The call is cancelled then; it is also cancelled if the Future is.
         """
         limited = _Limited(call, late)
-        due = time.monotonic() + timeout
-        with self._changed:
-            heapq.heappush(self._due, (due, next(self._tie_break), limited))
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="sage-call-timeouts", daemon=True
-                )
-                self._thread.start()
-            elif self._due[0][2] is limited:
-                self._changed.notify()
+        self._alarms.after(timeout, limited.expire)
         return limited.future
 
     def close(self) -> None:
         """End the thread; calls in flight have no timeout from then on."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-
-    def _run(self) -> None:
-        while (limited := self._take()) is not None:
-            limited.expire()
-            del limited
-
-    def _take(self) -> _Limited | None:
-        """Wait for the next call that is late; None after close()."""
-        with self._changed:
-            while not self._closed:
-                wait = self._due[0][0] - time.monotonic() if self._due else None
-                if wait is not None and wait <= 0:
-                    return heapq.heappop(self._due)[2]
-                self._changed.wait(wait)
-            return None
+        self._alarms.close()

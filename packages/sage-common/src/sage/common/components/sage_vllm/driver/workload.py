@@ -6,7 +6,7 @@ import heapq
 from collections import deque
 
 from sage.common.components.sage_vllm.driver.engine_request import EngineRequest
-from sage.common.components.sage_vllm.driver.replay_queue import ReplayQueue
+from sage.common.replicas.replay_queue import ReplayQueue
 
 
 class Workload:
@@ -19,7 +19,7 @@ class Workload:
     def __init__(self) -> None:
         self.arrived: deque[EngineRequest] = deque()
         self.texts: deque[EngineRequest] = deque()  # to be tokenised by the driver
-        self.replays = ReplayQueue()
+        self.replays: ReplayQueue[EngineRequest] = ReplayQueue()
         self.in_flight: dict[str, EngineRequest] = {}
         self._deadlines: list[tuple[float, str]] = []
 

@@ -26,9 +26,10 @@ from sage.common.components.sage_vllm.engine_contract import (
     ReportsDeath,
 )
 from sage.common.components.sage_vllm.errors import EngineClosedError, EngineDeadError
+from sage.common.components.sage_vllm.replicas.prompt_prefix import prefix_of
 from sage.common.components.sage_vllm.replicas.replica_call import ReplicaCall
-from sage.common.components.sage_vllm.replicas.router import PrefixRouter, Router, prefix_of
 from sage.common.core.background import in_background
+from sage.common.replicas.router import PrefixRouter, Router
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,6 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Protocol
 
-from sage.common.components.sage_vllm.engine_contract import Prompt
-
-PREFIX_CHARACTERS = 512
-"""How much of a prompt's beginning decides where it goes."""
-
 _BOUND = 1.25  # times the mean of all: a replica with more calls in flight takes no more
 
 
@@ -49,18 +44,6 @@ class PrefixRouter:
         chosen = min(ranked[:2], key=loads.__getitem__)
         mean = sum(loads.values()) / len(loads)
         return chosen if loads[chosen] <= max(1.0, _BOUND * mean) else least
-
-
-def prefix_of(prompt: Prompt) -> str:
-    """Return the beginning of a prompt, of a conversation that of its turns one after the other."""
-    if isinstance(prompt, str):
-        return prompt[:PREFIX_CHARACTERS]
-    text = ""
-    for message in prompt:
-        text += f"{message['role']}\0{message['content']}\0"
-        if len(text) >= PREFIX_CHARACTERS:
-            break
-    return text[:PREFIX_CHARACTERS]
 
 
 def _weight(prefix: str, number: int) -> bytes:

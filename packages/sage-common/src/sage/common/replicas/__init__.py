@@ -1,0 +1,1 @@
+"""Several copies of one thing: which of them a call goes to, and what is replayed if one dies."""
