@@ -15,6 +15,7 @@ SageError
 ├── PipelineCancelledError            sage.kernel.runtime.cancelled
 ├── AllRecordsFailedError             sage.kernel.runtime.all_records_failed
 ├── CheckpointError                   sage.kernel.runtime.checkpoint.errors
+├── ClusterError                      sage.kernel.runtime.cluster.errors
 ├── EngineError                       sage.common.components.sage_vllm.errors
 └── ModelRegistryError                sage.common.model_registry.errors
 """

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
         ServiceNotFoundError,
         ServiceTimeoutError,
     )
+    from sage.common.service.replication import Replication
 
 __all__ = [
     "BaseService",
+    "Replication",
     "ServiceClosedError",
     "ServiceError",
     "ServiceMethodNotFoundError",
@@ -29,6 +31,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "BaseService": "sage.common.service.base_service",
+        "Replication": "sage.common.service.replication",
         "ServiceClosedError": "sage.common.service.errors",
         "ServiceError": "sage.common.service.errors",
         "ServiceMethodNotFoundError": "sage.common.service.errors",

@@ -11,6 +11,7 @@ from typing import Any, Self
 from sage.common.core.background import in_background
 from sage.common.core.context import ContextBound
 from sage.common.service.errors import ServiceClosedError
+from sage.common.service.replication import Replication
 
 _RESERVED = {
     "setup": "acquires what the service needs",
@@ -21,6 +22,7 @@ _RESERVED = {
     "open": "runs setup() and start()",
     "close": "runs stop() and cleanup()",
     "checkpoint_identity": "says what results follow from",
+    "replication": "says how it is run as several copies",
     "call_service": "calls another service",
     "call_service_async": "calls another service",
     "acall_service": "calls another service",
@@ -45,6 +47,10 @@ class BaseService(ContextBound):
 
     capacity: int | None = None
     """How many calls in flight the service can make use of; None does not say."""
+
+    steps_done: int | None = None
+    """A number that grows while it works on a call; None does not say. On a cluster, a copy that
+    has calls and whose number stands still can be replaced."""
 
     _opened = False
     _started = False
@@ -94,6 +100,22 @@ class BaseService(ContextBound):
             "sampling": {"temperature": 0}}``. It is called before ``setup()`` too, so that a run
             that is refused waits for no engine; a value that is known only later is None by then.
         """
+        return None
+
+    @classmethod
+    def replication(cls, *args: Any, **kwargs: Any) -> Replication | None:
+        """Return how the service is run as several copies on a cluster; None if it is one alone.
+
+        A service may say so whose calls do not depend on each other: each copy is asked as if there
+        were no other. One that keeps what it is told is none; it stays in the process that has the
+        pipeline. It is called with the arguments of the constructor, and must load nothing::
+
+            class Translator(BaseService):
+                @classmethod
+                def replication(cls, model: str) -> Replication:
+                    return Replication(gpus=1, replayable=True)
+        """
+        del args, kwargs
         return None
 
     def open(self) -> None:

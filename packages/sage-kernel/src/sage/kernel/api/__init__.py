@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sage.kernel.api.collect_sink import CollectSink
     from sage.kernel.api.data_stream import DataStream
     from sage.kernel.api.local_environment import LocalEnvironment
+    from sage.kernel.api.ray_environment import RayEnvironment
     from sage.kernel.runtime.all_records_failed import AllRecordsFailedError
     from sage.kernel.runtime.cancelled import PipelineCancelledError
     from sage.kernel.runtime.checkpoint import (
@@ -24,8 +25,16 @@ if TYPE_CHECKING:
         ServiceChangedError,
         UnsupportedPipelineError,
     )
+    from sage.kernel.runtime.cluster.errors import (
+        NoClusterError,
+        PlacementError,
+        PoisonCallError,
+        RemoteError,
+        ReplicaDiedError,
+    )
     from sage.kernel.runtime.failed_record import FailedRecord
     from sage.kernel.runtime.metrics.prometheus import PipelineCollector
+    from sage.kernel.runtime.metrics.replica_status import ReplicaStatus
     from sage.kernel.runtime.metrics.run_metrics import OperatorMetrics, RunMetrics
 
 __all__ = [
@@ -41,10 +50,17 @@ __all__ = [
     "InputChange",
     "InputChangedError",
     "LocalEnvironment",
+    "NoClusterError",
     "OperatorMetrics",
     "PipelineCancelledError",
     "PipelineCollector",
+    "PlacementError",
+    "PoisonCallError",
+    "RayEnvironment",
     "RecordTimeoutError",
+    "RemoteError",
+    "ReplicaDiedError",
+    "ReplicaStatus",
     "RunMetrics",
     "SageError",
     "ServiceChangedError",
@@ -66,10 +82,17 @@ __getattr__, __dir__ = lazy_exports(
         "InputChange": "sage.kernel.runtime.checkpoint",
         "InputChangedError": "sage.kernel.runtime.checkpoint",
         "LocalEnvironment": "sage.kernel.api.local_environment",
+        "NoClusterError": "sage.kernel.runtime.cluster.errors",
         "OperatorMetrics": "sage.kernel.runtime.metrics.run_metrics",
         "PipelineCancelledError": "sage.kernel.runtime.cancelled",
         "PipelineCollector": "sage.kernel.runtime.metrics.prometheus",
+        "PlacementError": "sage.kernel.runtime.cluster.errors",
+        "PoisonCallError": "sage.kernel.runtime.cluster.errors",
+        "RayEnvironment": "sage.kernel.api.ray_environment",
         "RecordTimeoutError": "sage.common.core.errors",
+        "RemoteError": "sage.kernel.runtime.cluster.errors",
+        "ReplicaDiedError": "sage.kernel.runtime.cluster.errors",
+        "ReplicaStatus": "sage.kernel.runtime.metrics.replica_status",
         "RunMetrics": "sage.kernel.runtime.metrics.run_metrics",
         "SageError": "sage.common.core.errors",
         "ServiceChangedError": "sage.kernel.runtime.checkpoint",

@@ -29,7 +29,7 @@ class DataStream:
             before the record.
         **kwargs: the same, by name, and the following.
         parallelism: replicas, 1 by default, each with a thread; above 1 the order of records is
-            not kept.
+            not kept. A RayEnvironment runs them in workers of its cluster, and keeps the order.
         name: the operator's name in errors, logs and metrics, the function's by default; of a
             name that is taken, the second is ``"parse 2"``.
         on_error: ``"raise"``, the default, stops the pipeline and submit() raises the error;

@@ -8,18 +8,27 @@ from typing import Any
 
 from sage.common.core.errors import nearest
 
-_DEFAULTS: dict[str, int | float] = {
+_DEFAULTS: dict[str, Any] = {
     "channel_capacity": 1024,  # records that wait between two threads
     "close_timeout": 10.0,  # seconds that close() gives the operators to return
 }
 
 
-def environment_config(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration with all its values; an unknown key or a bad value is a ValueError."""
+def environment_config(
+    given: Mapping[str, Any], more_defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return a configuration with all its values; an unknown key or a bad value is a ValueError.
+
+    Args:
+        given: what the user gave.
+        more_defaults: the keys, with their values, of one kind of environment alone; these values
+            are not checked.
+    """
+    defaults = {**_DEFAULTS, **(more_defaults or {})}
     for key in given:
-        if key not in _DEFAULTS:
-            raise ValueError(f"unknown configuration {key!r}; {nearest(key, list(_DEFAULTS))}")
-    config = {**_DEFAULTS, **given}
+        if key not in defaults:
+            raise ValueError(f"unknown configuration {key!r}; {nearest(key, list(defaults))}")
+    config = {**defaults, **given}
     capacity = config["channel_capacity"]
     if not isinstance(capacity, int) or capacity < 1:
         raise ValueError(f"channel_capacity must be a whole number from 1 on, not {capacity!r}")

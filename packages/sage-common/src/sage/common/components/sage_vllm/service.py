@@ -14,6 +14,7 @@ from sage.common.components.sage_vllm.errors import InvalidInputError
 from sage.common.components.sage_vllm.host.home_process import HomeProcess
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
 from sage.common.components.sage_vllm.pool.model_calls import start_count, start_generation
+from sage.common.components.sage_vllm.replicas.service_replication import ReplicableService
 from sage.common.components.sage_vllm.requests.asyncio_calls import AsyncioCalls
 from sage.common.components.sage_vllm.requests.embedding_call import EmbeddingCall
 from sage.common.components.sage_vllm.requests.gather import wait_for
@@ -35,12 +36,12 @@ from sage.common.components.sage_vllm.tasks.registry_calls import RegistryCalls
 from sage.common.core.background import in_background
 from sage.common.core.futures import errors_in_future
 from sage.common.core.keywords import checks_keywords
-from sage.common.service import BaseService, ServiceClosedError
+from sage.common.service import ServiceClosedError
 
 __all__ = ["VLLMService", "VLLMServiceConfig"]
 
 
-class VLLMService(AsyncioCalls, RegistryCalls, FineTuningCalls, BaseService):
+class VLLMService(AsyncioCalls, RegistryCalls, FineTuningCalls, ReplicableService):
     """Generates and embeds with models of the registry; thread-safe.
 
     Calls from any number of threads and pipelines are batched together by the engine. Use it

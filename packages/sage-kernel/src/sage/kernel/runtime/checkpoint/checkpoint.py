@@ -48,6 +48,13 @@ class Checkpoint:
     """Open from construction to ``end()`` or ``close()``; no other run can open it meanwhile.
 
     It commits from ``begin()`` to ``stop()``, and once more at the end.
+
+    Args:
+        folder: where it is kept.
+        operators: the pipeline, by which it is known again.
+        as_run: the same as an executor runs it, if that is another description.
+        services: what the services say of themselves.
+        input_grew: what to do with an input to which records were added.
     """
 
     _committing: threading.Thread  # set by begin()
@@ -61,6 +68,7 @@ class Checkpoint:
         folder: str | os.PathLike[str],
         operators: Sequence[Operator],
         *,
+        as_run: Sequence[Operator] | None = None,
         services: Identities | None = None,
         input_grew: InputGrew = "refuse",
     ) -> None:
@@ -68,7 +76,7 @@ class Checkpoint:
         if input_grew not in get_args(InputGrew):
             hint = nearest(str(input_grew), list(get_args(InputGrew)))
             raise ValueError(f"unknown input_grew {input_grew!r}; {hint}")
-        problem = obstacle(operators)
+        problem = obstacle(operators if as_run is None else as_run)
         if problem is not None:
             raise self.unsupported(problem)
         # Only here: a Python without SQLite can do all but this.

@@ -16,7 +16,7 @@ _LONGEST = 100  # items of a container, or letters of a text: longer ones are to
 
 
 def obstacle(operators: Sequence[Operator]) -> str | None:
-    """Return why a pipeline cannot have a checkpoint, None if it can.
+    """Return why a pipeline as it is run cannot have a checkpoint, None if it can.
 
     A position in the source says what is done only where records stay in order and every record
     has one way to go.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from sage.common.core.context import ServiceCaller
 from sage.kernel.graph import Operator
+from sage.kernel.graph.segment import expanded
 from sage.kernel.runtime.all_records_failed import ENOUGH, AllRecordsFailedError
 from sage.kernel.runtime.checkpoint import Checkpoint, DurableSinks
 from sage.kernel.runtime.execution.run_state import RunState
@@ -41,7 +42,7 @@ class LocalExecutor:
         self._name = name
         self._checkpoint = checkpoint
         self._state = RunState(name)
-        self._counts = RunCounts(name, operators)
+        self._counts = RunCounts(name, expanded(operators))
         self._functions = RunningFunctions(services)
         self._durable_sinks = DurableSinks()
         self._threads = RunThreads(name, fail=self._fail, all_ended=self._end)

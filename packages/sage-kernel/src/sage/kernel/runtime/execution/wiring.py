@@ -8,13 +8,15 @@ them is used by the others.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sage.common.core.functions import AsyncMapFunction
-from sage.kernel.graph import FunctionSpec, Operator
+from sage.kernel.graph import Operator
+from sage.kernel.graph.segment import Segment
 from sage.kernel.runtime.cancelled import PipelineCancelledError
 from sage.kernel.runtime.checkpoint import Checkpoint, DurableSinks
+from sage.kernel.runtime.execution.policies import Fail, Policies
 from sage.kernel.runtime.execution.run_state import RunState
 from sage.kernel.runtime.execution.run_threads import RunThreads
 from sage.kernel.runtime.execution.running_functions import RunningFunctions
@@ -25,9 +27,7 @@ from sage.kernel.runtime.flow.error_policy import ErrorPolicy
 from sage.kernel.runtime.flow.in_flight_window import InFlightWindow
 from sage.kernel.runtime.flow.link import Link, Push
 from sage.kernel.runtime.flow.push_functions import PUSH_FUNCTIONS
-from sage.kernel.runtime.metrics.counts import OperatorCounts, RunCounts
-
-Fail = Callable[[FailedRecord, str], None]
+from sage.kernel.runtime.metrics.counts import Counts, OperatorCounts, RunCounts
 
 
 class Wiring:
@@ -61,7 +61,7 @@ class Wiring:
         self._channel_capacity = channel_capacity
         self._fail = fail
         self._channels: dict[int, list[Channel]] = {}
-        self._policies: dict[int, ErrorPolicy] = {}
+        self._policies = Policies(functions, durable_sinks, counts, fail)
         self._windows: list[InFlightWindow] = []
         self._sources: list[tuple[Operator, threading.Thread]] = []
 
@@ -92,7 +92,7 @@ class Wiring:
         assert operator.function is not None  # noqa: S101 - for the type checker
         function = self._functions.build(operator.name, operator.function)
         downstream = self._build_consumers(operator)
-        policy = self._build_policy(operator)
+        policy = self._policies.of(operator)
         if self._checkpoint is not None:
             mark = self._durable_sinks.stating(operator, downstream.mark)
             downstream = Link(downstream.push, downstream.finish, mark)
@@ -123,9 +123,9 @@ class Wiring:
         ]
         links = [self._connect(operator, consumer) for consumer in consumers]
         if len(links) == 1:
-            self._counts[consumers[0]].upstream[operator.id] = self._counts[operator]
+            self._counts_into(consumers[0]).upstream[operator.id] = self._counts[operator]
             return links[0]
-        branches = [OperatorCounts.added(self._counts[consumer].branches) for consumer in consumers]
+        branches = [OperatorCounts.added(self._counts_into(each).branches) for each in consumers]
         ways = [(link.push, branch) for link, branch in zip(links, branches, strict=True)]
 
         def push(record: Any) -> None:
@@ -179,7 +179,8 @@ class Wiring:
 
     def _build_reader(self, operator: Operator, channel: Channel) -> None:
         link = self._build_replica(operator)
-        counts = OperatorCounts.added(self._counts[operator].readers)
+        own = isinstance(operator, Segment)  # its window counts what it is handed
+        counts = Counts() if own else OperatorCounts.added(self._counts[operator].readers)
 
         def run() -> None:
             push = link.push
@@ -196,10 +197,12 @@ class Wiring:
     def _build_replica(self, operator: Operator) -> Link:
         """Build one instance of an operator and what follows it; return the way in."""
         downstream = self._build_consumers(operator)
+        if isinstance(operator, Segment):
+            return self._build_segment(operator, downstream)
         if operator.function is None:  # a union: its channel has merged the inputs already
             return downstream
         function = self._functions.build(operator.name, operator.function)
-        policy = self._policies.get(operator.id) or self._build_policy(operator)
+        policy = self._policies.of(operator)
         mark = downstream.mark
         execute = function.execute
         if operator.kind == "sink":
@@ -231,6 +234,29 @@ class Wiring:
             emit=downstream.push,
             emit_mark=downstream.mark,
         )
+        return self._run_window(operator, window, downstream)
+
+    def _build_segment(self, segment: Segment, downstream: Link) -> Link:
+        """Build the window of a chain of operators that run in workers elsewhere."""
+        from sage.kernel.runtime.cluster.operators.chunk_window import ChunkWindow
+
+        mark = downstream.mark
+        policies = [self._policies.of(operator) for operator in segment.operators]
+        if self._checkpoint is not None:
+            for operator in segment.operators:
+                mark = self._durable_sinks.stating(operator, mark)
+        window = ChunkWindow(
+            self._functions.build(segment.name, segment.spec),
+            segment,
+            policies=policies,
+            counts=[self._counts[operator] for operator in segment.operators],
+            stop=ErrorPolicy(segment.name, "raise", self._fail),
+            emit=downstream.push,
+            emit_mark=mark,
+        )
+        return self._run_window(segment, window, downstream)
+
+    def _run_window(self, operator: Operator, window: InFlightWindow, downstream: Link) -> Link:
         self._windows.append(window)
 
         def run() -> None:
@@ -240,16 +266,10 @@ class Wiring:
         self._threads.add(operator.name, run)
         return Link(window.push, window.finish, window.mark)
 
-    def _build_policy(self, operator: Operator) -> ErrorPolicy:
-        """Build what all replicas of an operator do about errors, with the dead-letter sink."""
-        on_error: Any = operator.on_error
-        if isinstance(on_error, FunctionSpec):
-            dead_letter_sink = self._functions.build(operator.name, on_error)
-            on_error = self._durable_sinks.add(operator, dead_letter_sink, dead_letters=True)
-        policy = ErrorPolicy(operator.name, on_error, self._fail)
-        self._policies[operator.id] = policy
-        self._counts[operator].errors = policy.counts
-        return policy
+    def _counts_into(self, operator: Operator) -> OperatorCounts:
+        """Return the counts of the operator that a record comes to first."""
+        first = operator.operators[0] if isinstance(operator, Segment) else operator
+        return self._counts[first]
 
     def _unless_decided(self, emit: Push) -> Push:
         is_decided = self._state.decided.is_set

@@ -22,7 +22,7 @@ from sage.kernel.runtime.flow.start_queue import StartQueue
 from sage.kernel.runtime.metrics.counts import Counts
 
 
-class _Entry:
+class Entry:
     """A record in the window, from its arrival to its emission."""
 
     __slots__ = (
@@ -76,7 +76,7 @@ class InFlightWindow:
         self._counts = counts
         self._emit = emit
         self._emit_mark = emit_mark
-        self._last: _Entry | None = None  # the latest that was pushed
+        self._last: Entry | None = None  # the latest that was pushed
         self._marking = threading.Lock()  # guards the marks of entries, and keeps marks in order
         size = function.max_in_flight
         if size is None:
@@ -89,10 +89,10 @@ class InFlightWindow:
         self._waiting = None if self._start_order is None else StartQueue(self._start_order)
         counts.start_order = self._start_order
         self._events: SimpleQueue[Any] = SimpleQueue()
-        self._order: deque[_Entry] = deque()  # not emitted, in input order; ordered streams only
-        self._unsettled: dict[_Entry, None] = {}  # started, oldest first; guarded by _lock
+        self._order: deque[Entry] = deque()  # not emitted, in input order; ordered streams only
+        self._unsettled: dict[Entry, None] = {}  # started, oldest first; guarded by _lock
         self._lock = threading.Lock()
-        self._retries: list[tuple[float, int, _Entry]] = []
+        self._retries: list[tuple[float, int, Entry]] = []
         self._tie_break = count()
         self._finished = False
         self._cancelled = False
@@ -102,7 +102,7 @@ class InFlightWindow:
         order, waiting = self._start_order, self._waiting
         key, size = (None, 0) if order is None else order.place(record)
         self._room.enter(size)
-        entry = self._last = _Entry(record, size)
+        entry = self._last = Entry(record, size)
         if self._function.ordered:
             self._order.append(entry)  # before the emitter can see it, and time it out
         if waiting is None:
@@ -178,7 +178,7 @@ class InFlightWindow:
         self._start(entry)
         return True
 
-    def _start(self, entry: _Entry) -> None:
+    def _start(self, entry: Entry) -> None:
         self._counts.begun += 1
         timeout = self._function.timeout
         if timeout is not None:
@@ -192,7 +192,7 @@ class InFlightWindow:
             self._events.put(_WAKE)  # the emitter may be asleep with no timer set
         self._submit(entry)
 
-    def _submit(self, entry: _Entry) -> None:
+    def _submit(self, entry: Entry) -> None:
         entry.attempts += 1
         try:
             future = self._function.submit(entry.record)
@@ -210,7 +210,7 @@ class InFlightWindow:
             future.cancel()  # whoever cancelled or timed it out found no Future yet
         del future  # if submit() raised, its error's traceback leads to this frame
 
-    def _on_done(self, entry: _Entry) -> None:
+    def _on_done(self, entry: Entry) -> None:
         future = entry.future
         if future is None or not future.done():
             return  # the completion of an earlier attempt
@@ -228,7 +228,7 @@ class InFlightWindow:
             return
         self._settle(entry, future.result() if error is None else None, error)
 
-    def _settle(self, entry: _Entry, result: Any, error: BaseException | None) -> None:
+    def _settle(self, entry: Entry, result: Any, error: BaseException | None) -> None:
         entry.settled, entry.result, entry.error = True, result, error
         future, entry.future = entry.future, None  # they refer to each other: free both now
         if error is not None and future is not None:
@@ -238,9 +238,17 @@ class InFlightWindow:
         if not self._function.ordered:
             self._deliver(entry)
 
-    def _deliver(self, entry: _Entry) -> None:
+    def _deliver(self, entry: Entry) -> None:
         if self._cancelled:  # a slow consumer must not be given all records that are settled
             raise PipelineCancelledError
+        self._emit_outcome(entry)
+        with self._marking:
+            entry.emitted = True
+            if entry.mark is not None:
+                self._emit_mark(*entry.mark)
+        self._room.leave(entry.size)
+
+    def _emit_outcome(self, entry: Entry) -> None:
         error, output = entry.error, None
         if error is None:
             try:
@@ -256,11 +264,6 @@ class InFlightWindow:
             self._policy.handle(entry.record, error, entry.attempts)
             # Its traceback leads to this frame, and so to itself and the record: free all now.
             error = entry.error = None
-        with self._marking:
-            entry.emitted = True
-            if entry.mark is not None:
-                self._emit_mark(*entry.mark)
-        self._room.leave(entry.size)
 
     def _seconds_to_next_timer(self) -> float | None:
         due = self._retries[0][0] if self._retries else None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sage.common.core.errors import nearest
+from sage.kernel.runtime.metrics.replica_status import ReplicaStatus
 from sage.kernel.runtime.metrics.run_html import run_html
 
 State = Literal["new", "running", "ended", "failed", "cancelled"]
@@ -72,6 +73,8 @@ class RunMetrics:
     """Seconds until the end at the mean pace so far; None if that is not known."""
     done_before: int = 0
     """Records of the source that earlier runs with this checkpoint did; no part of the others."""
+    services: Mapping[str, tuple[ReplicaStatus, ...]] = field(default_factory=dict)
+    """The replicas of each service that runs on a cluster, by its name."""
 
     def operator(self, name: str) -> OperatorMetrics:
         """Return the operator of a name; an unknown name raises LookupError."""

@@ -15,8 +15,11 @@ from sage.common.core.context import ContextBound
 from sage.common.service import BaseService, ServiceClosedError, ServiceMethodNotFoundError
 from sage.kernel.runtime.service.daemon_threads import DaemonThreads
 
-_LIFECYCLE = {"setup", "start", "stop", "cleanup", "open", "close", "checkpoint_identity"}
-_NOT_TO_BE_CALLED = _LIFECYCLE | {name for name in dir(ContextBound) if name != "name"}
+_LIFECYCLE = {"setup", "start", "stop", "cleanup", "open", "close"}
+_ABOUT_ITSELF = {"checkpoint_identity", "replication"}
+_NOT_TO_BE_CALLED = (
+    _LIFECYCLE | _ABOUT_ITSELF | {name for name in dir(ContextBound) if name != "name"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ class RunningService:
             future.cancel()
 
     def _resolve(self, method: str) -> Endpoint:
-        function = getattr(self.service, method, None) if _is_callable_name(method) else None
+        function = getattr(self.service, method, None) if is_callable_name(method) else None
         if not callable(function):
             raise ServiceMethodNotFoundError(self.name, method, self._methods())
         twin: Any = getattr(self.service, f"{method}_async", None)
@@ -137,9 +140,10 @@ class RunningService:
         return [
             name
             for name in names
-            if _is_callable_name(name) and not iscoroutinefunction(getattr(self.service, name))
+            if is_callable_name(name) and not iscoroutinefunction(getattr(self.service, name))
         ]
 
 
-def _is_callable_name(method: str) -> bool:
+def is_callable_name(method: str) -> bool:
+    """Whether callers may call a service's method of this name."""
     return not (method.startswith("_") or method in _NOT_TO_BE_CALLED)

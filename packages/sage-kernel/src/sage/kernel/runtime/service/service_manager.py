@@ -166,8 +166,8 @@ class ServiceManager:
 
     def proxy(self, name: str) -> ServiceCallProxy:
         """Return an object whose methods are the service's; raises ServiceNotFoundError."""
-        if name not in self._names:
-            raise ServiceNotFoundError(name, self._names)
+        if name not in self.names:
+            raise ServiceNotFoundError(name, self.names)
         return ServiceCallProxy(self, name)
 
     def close(self, why: str = "it has been closed", *, hint: str | None = None) -> None:
@@ -219,8 +219,8 @@ class ServiceManager:
         running = self._running.get(name)
         if running is not None:
             return running
-        if name not in self._names:
-            raise ServiceNotFoundError(name, self._names)
+        if name not in self.names:
+            raise ServiceNotFoundError(name, self.names)
         if self.closed:
             raise self._closed_error(name)
         raise ServiceClosedError(name, "it has not been started yet")
@@ -230,12 +230,13 @@ class ServiceManager:
         return ServiceClosedError(name, why, hint=hint)
 
     @property
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """The names of all services, open or not."""
         return list({**self._factories, **self._running})
 
     def _check_new(self, name: str, *, too_late: bool = False) -> None:
         if too_late or self.closed:
             state = "closed" if self.closed else "started"
             raise RuntimeError(f"cannot register service {name!r}: the services are {state}")
-        if name in self._names:
+        if name in self.names:
             raise ValueError(f"a service named {name!r} is already registered; choose another name")

@@ -1,0 +1,46 @@
+"""Replication: what a service says of being several copies in several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Scope = Literal["one", "each", "change"]
+"""Whether any one copy answers a call; or each has to be asked; or each is changed by it."""
+
+
+def _one(_method: str, _args: Sequence[Any], _kwargs: Mapping[str, Any]) -> Scope:
+    return "one"
+
+
+def _no_prefix(_method: str, _args: Sequence[Any], _kwargs: Mapping[str, Any]) -> str:
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replication:
+    """How a service is run as several copies, as ``BaseService.replication`` returns it.
+
+    ``prefix`` and ``scope`` are given a call: the method's name, its positional arguments and its
+    keyword arguments.
+
+    Args:
+        gpus: GPUs that one copy takes, all of one machine.
+        cpus: processors that one copy takes.
+        replayable: whether a call may be made again on another copy when the one that had it died,
+            perhaps after it had done it. It may where a call changes nothing outside of its copy.
+        prefix: what calls have in common that are best answered by the same copy; ``""`` is
+            nothing.
+        scope: whether the call is for any one copy (``"one"``), or for each, since it tells about
+            it (``"each"``) or changes it (``"change"``). What fails to change one changes none.
+            It raises to refuse a call.
+        combine: makes one result of those of all copies.
+    """
+
+    gpus: float = 0
+    cpus: float = 1
+    replayable: bool = False
+    prefix: Callable[[str, Sequence[Any], Mapping[str, Any]], str] = _no_prefix
+    scope: Callable[[str, Sequence[Any], Mapping[str, Any]], Scope] = _one
+    combine: Callable[[list[Any]], Any] = list

@@ -1,0 +1,1 @@
+"""What runs on other machines: processes of a cluster, and the calls that go to and fro."""

@@ -1,0 +1,1 @@
+"""The mail between this process and those of a cluster: calls, results and questions as bytes."""

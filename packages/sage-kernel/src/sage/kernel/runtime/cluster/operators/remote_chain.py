@@ -1,0 +1,176 @@
+"""RemoteChain: runs chunks of records through a chain of operators in workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from sage.common.core.background import in_background
+from sage.common.core.functions import AsyncMapFunction
+from sage.common.core.futures import settle
+from sage.common.service import ServiceClosedError
+from sage.kernel.graph import Operator
+from sage.kernel.runtime.cluster.cluster import Need
+from sage.kernel.runtime.cluster.errors import (
+    PoisonCallError,
+    ReplicaDiedError,
+    WorkerDiedError,
+)
+from sage.kernel.runtime.cluster.mail.carriage import error_outcome, from_bytes, to_bytes
+from sage.kernel.runtime.cluster.operators.chain_service import ChainService, Failed
+from sage.kernel.runtime.cluster.replicas.hosted_service import HostedService
+from sage.kernel.runtime.cluster.replicas.replica_set import ReplicaSet
+from sage.kernel.runtime.cluster.replicas.replicated_service import Join, answer
+from sage.kernel.runtime.cluster.replicas.supervision import Supervision
+from sage.kernel.runtime.metrics.replica_status import ReplicaStatus
+from sage.kernel.runtime.service.service_factory import ServiceFactory
+
+CHUNKS_PER_WORKER = 4
+"""In flight: two in the worker, the others on their way there and back."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of some records: outputs in order, Failed ones among them, and the counts.
+
+    ``flow`` has for each operator how many records it received and emitted.
+    """
+
+    outputs: list[Any]
+    flow: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Unsendable:
+    """A record that cannot be made bytes of, and why."""
+
+    record: Any
+    error: Exception
+
+
+class RemoteChain(AsyncMapFunction):
+    """Has chunks of records run through operators in workers.
+
+    A chunk whose worker died is run again by another. If that dies too, and a third one that has
+    nothing else to do, a record in it must be what kills: the chunk is run again in halves, and the
+    half that kills in halves, until one record is left. That is run operator by operator, so that
+    the error is of the one that it kills.
+
+    Args:
+        operators: the chain.
+        workers: how many there are at most.
+        need: what each takes of its machine.
+        join: returns the cluster.
+    """
+
+    def __init__(self, operators: Sequence[Operator], workers: int, need: Need, join: Join) -> None:
+        self._operators = operators
+        self.workers = workers
+        self._need = need
+        self._join = join
+        self._set: ReplicaSet | None = None
+        self.max_in_flight = CHUNKS_PER_WORKER * workers
+
+    def setup(self) -> None:
+        """Start the workers; raises what a function's constructor or setup raises."""
+        name = " → ".join(operator.name for operator in self._operators)
+        cluster, placement = self._join(name, self._states)
+        placement.take(f"operator {name}", self._need, 1, self.workers)
+        factory = ServiceFactory(service_class=ChainService, args=(self._operators,))
+        hosted = to_bytes(partial(HostedService, name, factory))
+        self._set = ReplicaSet(
+            name,
+            partial(cluster.start, hosted, self._need),
+            most=self.workers,
+            replayable=True,
+            ask=partial(answer, self.ctx.services),
+            supervision=Supervision(),
+        )
+        self._set.open(1)
+
+    def submit(self, record: Sequence[bytes] | Unsendable) -> Future[Outcome]:
+        """Run one chunk of records, as bytes; the Future's result is an Outcome."""
+        if isinstance(record, Unsendable):
+            raise record.error
+        outcome: Future[Outcome] = Future()
+        run = self._call(record, 0, len(self._operators))
+
+        def pass_on(done: Future[Any]) -> None:
+            if done.cancelled():
+                outcome.cancel()
+            if not outcome.set_running_or_notify_cancel():
+                return
+            if isinstance(error := done.exception(), PoisonCallError):
+                in_background(self._search, outcome, record, error.reason)
+            elif error is not None:
+                outcome.set_exception(error)
+            else:
+                settle(outcome, _outcome, done.result())
+
+        run.add_done_callback(pass_on)
+        outcome.add_done_callback(lambda done: run.cancel() if done.cancelled() else None)
+        return outcome
+
+    def finish(self) -> None:
+        """Clean up the functions of all workers; raises the first error of that."""
+        if self._set is not None:
+            with suppress(ReplicaDiedError):  # those of a worker that died are gone
+                self._set.call_each("finish", (), {}, change=False)
+
+    def cleanup(self) -> None:
+        """End the workers."""
+        if self._set is not None:
+            self._set.close(ServiceClosedError(self.ctx.name))
+
+    def _call(
+        self, chunk: Sequence[bytes], first: int, last: int, *, suspect: bool = False
+    ) -> Future[Any]:
+        if self._set is None:
+            raise ServiceClosedError(self.ctx.name, "its workers have not been started")
+        return self._set.call("process_chunk", (chunk, first, last), suspect=suspect)
+
+    def _states(self) -> list[ReplicaStatus]:
+        return [] if self._set is None else self._set.status()
+
+    # -- what kills workers -----------------------------------------------------------------------
+
+    def _search(self, outcome: Future[Outcome], chunk: Sequence[bytes], reason: str) -> None:
+        """Run a chunk again of which something kills, in parts."""
+        try:
+            outcome.set_result(self._in_parts(chunk, 0, len(self._operators), reason))
+        except Exception as error:  # noqa: BLE001 - it is the chunk's
+            outcome.set_exception(error)
+
+    def _part(self, chunk: Sequence[bytes], first: int, last: int) -> Outcome:
+        if not chunk:
+            return Outcome([], ((0, 0),) * (last - first))
+        try:
+            return _outcome(self._call(chunk, first, last, suspect=True).result())
+        except PoisonCallError as error:
+            return self._in_parts(chunk, first, last, error.reason)
+
+    def _in_parts(self, chunk: Sequence[bytes], first: int, last: int, reason: str) -> Outcome:
+        if len(chunk) > 1:
+            middle = len(chunk) // 2
+            one = self._part(chunk[:middle], first, last)
+            two = self._part(chunk[middle:], first, last)
+            flow = [(a + c, b + d) for (a, b), (c, d) in zip(one.flow, two.flow, strict=True)]
+            return Outcome([*one.outputs, *two.outputs], tuple(flow))
+        if last - first == 1:
+            error = WorkerDiedError(self._operators[first].name, reason)
+            return Outcome([Failed(first, chunk[0], error_outcome(error))], ((1, 0),))
+        one = self._part(chunk, first, first + 1)
+        # A flatmap may have emitted some before it failed: they go on, as they would have.
+        failed = [output for output in one.outputs if isinstance(output, Failed)]
+        went_on = [to_bytes(output) for output in one.outputs if not isinstance(output, Failed)]
+        rest = self._part(went_on, first + 1, last)
+        return Outcome([*rest.outputs, *failed], (*one.flow, *rest.flow))
+
+
+def _outcome(answer: tuple[bytes, Sequence[tuple[int, int]]]) -> Outcome:
+    outputs, flow = answer
+    return Outcome(from_bytes(outputs), tuple(flow))

@@ -1,0 +1,226 @@
+"""RayCluster: a Cluster on Ray Core. The only module that imports ray.
+
+Of Ray it uses what it is good at: it knows the machines, finds room for a process, starts it,
+notices when it dies, and carries bytes to it. Each process is one actor that is never restarted by
+Ray: what to do about a death is decided by whoever owns the calls.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any
+
+from sage.common.core.errors import PackageNotInstalledError
+from sage.common.core.futures import settle
+from sage.kernel.runtime.cluster.cluster import Need, Node
+from sage.kernel.runtime.cluster.errors import (
+    NoClusterError,
+    RemoteDiedError,
+    RemoteUnavailableError,
+)
+from sage.kernel.runtime.cluster.mail.carriage import from_bytes
+
+_THREADS = 16  # of an actor: two at work, the others for calls that were lost on their way
+_LONGEST_REASON = 300  # letters
+_OWN_RESOURCES = ("node:", "accelerator_type:", "memory", "object_store_memory")  # Ray's
+
+_FOR_RAY = {
+    # Ray reports its use to its makers, and warns of what comes, unless these say otherwise.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+class RayCluster:
+    """The cluster at an address, or one of this machine alone that is started, and ended, here.
+
+    A program that called ``ray.init()`` itself keeps its connection: it is used and left as it is.
+
+    Args:
+        address: ``"auto"`` for the cluster that this machine belongs to, or ``host:port``; None
+            takes the one that RAY_ADDRESS or this machine has, or starts one.
+        init: more arguments of ``ray.init()``.
+    """
+
+    def __init__(self, address: str | None = None, init: Mapping[str, Any] | None = None) -> None:
+        self._completions: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._remotes: list[_RayRemote] = []
+        self._closed = False
+        # One thread for as long as the cluster is used: a process that Ray starts ends with the
+        # thread that started it. It also completes calls, since Ray's own thread must not wait.
+        self._thread = threading.Thread(target=self._run, name="sage-ray", daemon=True)
+        self._thread.start()
+        joined: Future[bool] = Future()
+        self._completions.put(lambda: settle(joined, lambda _: _join(address, init or {}), None))
+        self._joined_here = _result_of(joined)
+
+    def nodes(self) -> list[Node]:
+        """Return the machines that are there; see Cluster."""
+        import ray
+
+        return [_node(each) for each in ray.nodes() if each["Alive"]]
+
+    def start(self, hosted: bytes, need: Need) -> _RayRemote:
+        """Have an actor started; see Cluster."""
+        remote = _RayRemote(hosted, need, self._completions.put)
+        self._remotes.append(remote)
+        return remote
+
+    def close(self) -> None:
+        """End all actors, and the connection if it was made here; see Cluster."""
+        if self._closed:
+            return
+        self._closed = True
+        for remote in self._remotes:
+            remote.kill()
+        left: Future[None] = Future()
+        if self._joined_here:
+            self._completions.put(lambda: settle(left, lambda _: _leave(), None))
+            _result_of(left)
+        self._completions.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (complete := self._completions.get()) is not None:
+            complete()
+            del complete  # it may keep a result
+
+
+class _RayRemote:
+    """One actor; see Remote."""
+
+    def __init__(
+        self, hosted: bytes, need: Need, later: Callable[[Callable[[], None]], None]
+    ) -> None:
+        import ray
+
+        self._later = later
+        self._killed = False
+        # "SPREAD": what one machine's end takes away is as little as can be.
+        self._actor = (
+            ray.remote(_Actor)
+            .options(
+                num_gpus=need.gpus,
+                num_cpus=need.cpus,
+                resources=dict(need.resources) or None,
+                max_concurrency=_THREADS,
+                max_restarts=0,
+                max_task_retries=0,
+                scheduling_strategy="SPREAD",
+            )
+            .remote(hosted)
+        )
+
+    def call(self, method: str, *args: Any) -> Future[Any]:
+        """Call a method of the hosted object; see Remote."""
+        future: Future[Any] = Future()
+        try:
+            answer = self._actor.call.remote(method, *args).future()
+        except Exception as error:  # noqa: BLE001 - Ray has been left, or the actor is gone
+            future.set_exception(RemoteDiedError(_reason(error)))
+            return future
+        answer.add_done_callback(lambda done: self._later(lambda: _complete(future, done)))
+        return future
+
+    def kill(self) -> None:
+        """End the actor's process; see Remote."""
+        import ray
+
+        if not self._killed:
+            self._killed = True
+            with suppress(Exception):  # it is gone, or Ray is
+                ray.kill(self._actor, no_restart=True)
+
+
+class _Actor:
+    """What Ray runs in an actor's process: the hosted object, with its methods called by name."""
+
+    def __init__(self, hosted: bytes) -> None:
+        import ray
+
+        node_id = ray.get_runtime_context().get_node_id()
+        self._hosted = from_bytes(hosted)(_node_name(socket.gethostname(), node_id))
+
+    def call(self, method: str, *args: Any) -> Any:
+        return getattr(self._hosted, method)(*args)
+
+
+def _join(address: str | None, init: Mapping[str, Any]) -> bool:
+    """Connect to the cluster; return whether that was done here."""
+    try:
+        import ray
+    except ImportError as error:
+        raise PackageNotInstalledError("ray", "isage-kernel[ray]", str(error)) from None
+    if ray.is_initialized():
+        return False
+    for name, value in _FOR_RAY.items():
+        os.environ.setdefault(name, value)
+    arguments = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        ray.init(address=address, **{**arguments, **init})
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        hint = "start one by `ray start --head`, or leave the address out to use this machine alone"
+        raise NoClusterError(address or "this machine", _reason(error), hint) from error
+    return True
+
+
+def _leave() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+def _complete(future: Future[Any], done: Future[Any]) -> None:
+    """Complete a call's Future with Ray's outcome, in our terms."""
+    import ray.exceptions
+
+    error = done.exception()
+    if error is None:
+        future.set_result(done.result())
+    elif isinstance(error, ray.exceptions.ActorUnavailableError):
+        future.set_exception(RemoteUnavailableError(_reason(error)))
+    elif isinstance(error, ray.exceptions.RayTaskError):
+        future.set_exception(error.cause if isinstance(error.cause, Exception) else error)
+    else:
+        future.set_exception(RemoteDiedError(_reason(error)))
+
+
+def _reason(error: BaseException) -> str:
+    """Return what Ray says of a death in one line, less what it says of all of them."""
+    lines = [line for line in str(error).splitlines() if line and not line.startswith("\t")]
+    reason = " ".join(lines[1:] or lines) or type(error).__name__
+    return reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + "..."
+
+
+def _node(found: Mapping[str, Any]) -> Node:
+    resources: Mapping[str, float] = found["Resources"]
+    own = {
+        name: amount
+        for name, amount in resources.items()
+        if name not in ("CPU", "GPU") and not name.startswith(_OWN_RESOURCES)
+    }
+    return Node(
+        name=_node_name(found["NodeManagerHostname"], found["NodeID"]),
+        gpus=resources.get("GPU", 0),
+        cpus=resources.get("CPU", 0),
+        resources=own,
+    )
+
+
+def _node_name(host: str, node_id: str) -> str:
+    """Return a machine's name; in tests there are several on one host."""
+    return f"{host}/{node_id[:6]}"
+
+
+def _result_of(future: Future[Any]) -> Any:
+    """Wait such that a Ctrl-C ends the waiting; see LocalExecutor.wait()."""
+    while not future.done():
+        wait([future], 0.5)
+    return future.result()

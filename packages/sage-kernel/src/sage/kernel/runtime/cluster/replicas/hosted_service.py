@@ -1,0 +1,152 @@
+"""HostedService: a service in a process of the cluster."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from sage.common.core.context import RuntimeContext
+from sage.common.service import ServiceClosedError
+from sage.kernel.runtime.annotate import annotate
+from sage.kernel.runtime.cluster.mail.carriage import (
+    error_outcome,
+    from_bytes,
+    outcome_of,
+    to_bytes,
+)
+from sage.kernel.runtime.cluster.mail.messages import Message
+from sage.kernel.runtime.cluster.mail.postbox import Postbox
+from sage.kernel.runtime.cluster.mail.remote_services import RemoteServices
+from sage.kernel.runtime.service.running_service import RunningService
+from sage.kernel.runtime.service.service_factory import ServiceFactory
+
+_LOOK_EVERY = 0.5  # seconds from one look at a service's progress to the next
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a process says of itself with each answer.
+
+    Args:
+        in_flight: calls that it works on.
+        steps: the service's own count of its progress; None if it has none.
+    """
+
+    in_flight: int
+    steps: int | None
+
+
+class HostedService:
+    """Opens the service of a factory, runs the calls that come by mail, and mails the results.
+
+    All methods are for the Mailbox's side; what they accept and return can be sent.
+
+    Args:
+        name: what the service is called by.
+        factory: makes it.
+        node: the machine that this is.
+    """
+
+    def __init__(self, name: str, factory: ServiceFactory, node: str) -> None:
+        self._name = name
+        self._factory = factory
+        self._node = node
+        self._box = Postbox(self._receive, self._report)
+        self._services = RemoteServices(self._box.post)
+        self._opening = threading.Lock()
+        self._opened: bytes | None = None
+        self._running: RunningService | None = None
+        self._calls: dict[int, Future[Any] | None] = {}
+        self._steps: int | None = None
+        self._look_again_at = 0.0
+        self._lock = threading.Lock()
+
+    def setup(self) -> bytes:
+        """Open the service, once; return the outcome: what it says of itself, or its error."""
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
+
+    def submit(self, number: int, batch: bytes) -> int:
+        """Receive calls, cancels and answers; see Postbox."""
+        return self._box.submit(number, batch)
+
+    def take(self, received: int, seconds: float) -> bytes:
+        """Return results and questions; see Postbox."""
+        return self._box.take(received, seconds)
+
+    def close(self) -> None:
+        """Close the service; calls in flight end with an error."""
+        closed = ServiceClosedError(self._name)
+        self._services.close(closed)
+        if self._running is not None:
+            self._running.close(closed)
+        self._box.close()
+
+    def _open(self) -> bytes:
+        try:
+            service = self._factory.create()
+            service.ctx = RuntimeContext(name=self._name, services=self._services)
+            running = RunningService(self._name, service)
+            service.open()
+        except BaseException as error:  # noqa: BLE001 - it is raised on the other side
+            annotate(error, f"while starting service {self._name!r} on {self._node}")
+            return error_outcome(error)
+        self._running = running
+        said = {"node": self._node, "process": os.getpid(), "capacity": service.capacity}
+        return to_bytes((True, said))
+
+    def _report(self) -> Report:
+        running, now = self._running, time.monotonic()
+        if running is not None and now >= self._look_again_at:  # it may cost more than a call
+            self._steps, self._look_again_at = running.service.steps_done, now + _LOOK_EVERY
+        return Report(in_flight=len(self._calls), steps=self._steps)
+
+    def _receive(self, message: Message) -> None:
+        kind, number, data = message
+        if kind == "call":
+            self._start(number, data)
+        elif kind == "answer":
+            self._services.answer(number, data)
+        else:
+            with self._lock:
+                future = self._calls.get(number)
+            if future is not None:
+                future.cancel()
+
+    def _start(self, number: int, data: bytes) -> None:
+        method = "a call"
+        with self._lock:
+            self._calls[number] = None
+        try:
+            method, args, kwargs = from_bytes(data)
+            if self._running is None:
+                raise ServiceClosedError(self._name, "it has not been opened yet")  # noqa: TRY301
+            future = self._running.endpoint(method).submit(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - it is the call's
+            self._post_result(number, error_outcome(error))
+            return
+        with self._lock:
+            self._calls[number] = future
+        future.add_done_callback(partial(self._done, number, f"{self._name}.{method}()"))
+
+    def _done(self, number: int, what: str, future: Future[Any]) -> None:
+        if not future.cancelled():
+            self._post_result(number, outcome_of(future, what))
+            return
+        with self._lock:
+            self._calls.pop(number, None)
+        # By whom it was: if by the other side, nobody hears this.
+        closed = ServiceClosedError(self._name, "it was closed before the call could run")
+        self._box.post(("result", number, error_outcome(closed)))
+
+    def _post_result(self, number: int, outcome: bytes) -> None:
+        with self._lock:
+            self._calls.pop(number, None)
+        self._box.post(("result", number, outcome))

@@ -1,0 +1,100 @@
+"""Replica: one of the processes that serve together, as it looks from here."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from typing import Any
+
+from sage.kernel.runtime.cluster.mail.mailbox import Mailbox
+from sage.kernel.runtime.cluster.mail.questions import Questions
+from sage.kernel.runtime.metrics.replica_status import ReplicaState, ReplicaStatus
+
+
+class Call:
+    """A call on its way to an answer.
+
+    ``crashes`` counts the replicas that died with it. A ``pinned`` one is for one replica alone.
+    """
+
+    __slots__ = ("at", "crashes", "data", "future", "pinned", "prefix")
+
+    def __init__(
+        self, data: bytes, prefix: str = "", crashes: int = 0, *, pinned: bool = False
+    ) -> None:
+        self.data = data
+        self.prefix = prefix
+        self.crashes = crashes
+        self.pinned = pinned
+        self.future: Future[Any] = Future()
+        self.at: tuple[Replica, int] | None = None  # where it is worked on, by what number
+
+
+class Replica:
+    """A place for one process after the other; the owner guards all of it with a lock."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.state: ReplicaState = "starting"
+        self.mailbox: Mailbox | None = None
+        self._questions: Questions | None = None
+        self.node: str | None = None
+        self.process: int | None = None
+        self.capacity: int | None = None
+        self.in_flight: dict[int, Call] = {}
+        self.finished = self.deaths = self.replayed = 0
+        self.fruitless_deaths = 0
+        """In a row, with no call finished in between."""
+        self.steps: tuple[int | None, float] = (None, 0.0)  # and since when they are that many
+        self.reason = ""
+        """Why its latest process died."""
+
+    def has_room(self, most: int | None) -> bool:
+        """Whether it accepts a call more; ``most`` overrides its capacity."""
+        most = self.capacity if most is None else most
+        return self.state == "ready" and (most is None or len(self.in_flight) < most)
+
+    def note_steps(self, steps: int | None) -> None:
+        """Note its progress; one that has nothing to do makes none."""
+        if steps != self.steps[0] or not self.in_flight:
+            self.steps = (steps, time.monotonic())
+
+    def begin(self, mailbox: Mailbox, questions: Questions) -> None:
+        """Have a process, which is not ready yet."""
+        self.state, self.mailbox, self._questions = "starting", mailbox, questions
+
+    def is_up(self, *, node: str, process: int, capacity: int | None) -> None:
+        """Note what its process says of itself: it accepts calls."""
+        self.state = "ready"
+        self.node, self.process, self.capacity = node, process, capacity
+        self.steps = (None, time.monotonic())
+
+    def note_death(self, reason: str) -> Questions:
+        """Note that its process is gone, and return what that asked; its calls are the owner's."""
+        questions = self._questions
+        assert questions is not None  # noqa: S101 - it had a process
+        self.mailbox = self._questions = None
+        self.deaths += 1
+        self.fruitless_deaths += 1
+        self.reason = reason
+        return questions
+
+    def close(self) -> tuple[Mailbox, Questions] | None:
+        """Let go of its process, which its owner ends, and begin no other."""
+        left = self.mailbox, self._questions
+        self.mailbox = self._questions = None
+        self.state = "closed"
+        return None if left[0] is None or left[1] is None else (left[0], left[1])
+
+    def status(self) -> ReplicaStatus:
+        """Return it as data."""
+        return ReplicaStatus(
+            number=self.number,
+            node=self.node,
+            state=self.state,
+            process=self.process,
+            in_flight=len(self.in_flight),
+            finished=self.finished,
+            deaths=self.deaths,
+            replayed=self.replayed,
+        )

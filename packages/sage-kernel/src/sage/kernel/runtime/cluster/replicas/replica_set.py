@@ -1,0 +1,288 @@
+"""ReplicaSet: processes of a cluster that serve together, kept alive, and the calls to them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from copy import copy
+from functools import partial
+from typing import Any
+
+from sage.common.core.errors import SageError
+from sage.common.core.futures import settle
+from sage.common.replicas.replay_queue import SUSPECT
+from sage.kernel.runtime.alarms import Alarms
+from sage.kernel.runtime.cluster.cluster import Remote
+from sage.kernel.runtime.cluster.errors import RemoteDiedError, ReplicaDiedError
+from sage.kernel.runtime.cluster.mail.carriage import read_outcome, to_bytes
+from sage.kernel.runtime.cluster.mail.mailbox import Mailbox
+from sage.kernel.runtime.cluster.mail.messages import Message
+from sage.kernel.runtime.cluster.mail.questions import Ask, Questions
+from sage.kernel.runtime.cluster.replicas.broadcast import Broadcast
+from sage.kernel.runtime.cluster.replicas.call_desk import CallDesk, Sends, send
+from sage.kernel.runtime.cluster.replicas.replica import Call, Replica
+from sage.kernel.runtime.cluster.replicas.supervision import HealthLook, Supervision
+from sage.kernel.runtime.metrics.replica_status import ReplicaStatus
+
+logger = logging.getLogger(__name__)
+
+
+class ReplicaSet:
+    """Replicas of one service.
+
+    A call goes to a replica with room, by its prefix and the replicas' loads; while none has room
+    it waits here. When a replica dies, its calls are made again on others, if they may be, and it
+    begins again. The first answer to a call counts; what a replica says that was replaced is not
+    heard.
+
+    Args:
+        name: the service's, for errors and logs.
+        start: has a process started, whose object is a HostedService.
+        most: how many there are at most.
+        replayable: whether a call that may have been made can be made again.
+        ask: answers what a replica asks of the services here.
+        most_in_flight: calls that one replica has at most; None is what its service says.
+        supervision: when replicas are replaced.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        start: Callable[[], Remote],
+        *,
+        most: int,
+        replayable: bool,
+        ask: Ask,
+        most_in_flight: int | None = None,
+        supervision: Supervision | None = None,
+    ) -> None:
+        self._name = name
+        self._start = start
+        self._ask = ask
+        self._supervision = supervision or Supervision()
+        self._alarms = Alarms(f"sage-replicas-{name}")
+        self._changed = threading.Condition()  # guards all below; nothing is sent or settled in it
+        self._replicas = [Replica(number) for number in range(most)]
+        self._desk = CallDesk(
+            name,
+            self._replicas,
+            replayable=replayable,
+            poison_from=self._supervision.poison_from,
+            most_in_flight=most_in_flight,
+        )
+        self._broadcast = Broadcast(self._changed, self._replicas, self._desk, self._died)
+        self._end: SageError | None = None  # why there are no more answers
+        self._setup_error: Exception | None = None  # the first
+
+    # -- for its owner ----------------------------------------------------------------------------
+
+    def open(self, least: int) -> None:
+        """Start all replicas, and return when ``least`` of them are ready; the others join later.
+
+        Raises the first error of a service's setup; then everything is closed.
+        """
+        for replica in self._replicas:
+            self._begin(replica)
+        HealthLook(self._supervision, self._replicas, self._alarms, self._died).begin()
+        try:
+            self._wait_until_ready(least)
+        except BaseException:
+            self.close(SageError(f"service {self._name!r} was closed, since it could not open"))
+            raise
+
+    def call(
+        self,
+        method: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        prefix: str = "",
+        suspect: bool = False,
+    ) -> Future[Any]:
+        """Call a method of the service on one of the replicas; cancelling the Future cancels it.
+
+        Raises what pickling the arguments raises. Calls of the same ``prefix`` meet on the same
+        replicas. A ``suspect`` is alone on its replica: it may be what kills it.
+        """
+        data = to_bytes((method, tuple(args), dict(kwargs or {})))
+        call = Call(data, prefix, SUSPECT if suspect else 0)
+        call.future.add_done_callback(partial(self._forget, call))
+        with self._changed:
+            ended = self._end
+            sends = [] if ended is not None else self._desk.add(call)
+        send(sends)
+        if ended is not None:
+            _fail(call, ended)
+        return call.future
+
+    def call_each(self, method: str, args: Any, kwargs: Any, *, change: bool) -> list[Any]:
+        """Call a method on each replica that is ready, and return their results; see Broadcast."""
+        data = to_bytes((method, tuple(args), dict(kwargs)))
+        return self._broadcast.change(data) if change else self._broadcast.ask(data)
+
+    def status(self) -> list[ReplicaStatus]:
+        """Return the replicas as data."""
+        with self._changed:
+            return [replica.status() for replica in self._replicas]
+
+    @property
+    def waiting(self) -> int:
+        """Calls that no replica has room for."""
+        return self._desk.waiting
+
+    @property
+    def capacity(self) -> int | None:
+        """Calls in flight that keep all replicas busy, also those that are not there yet."""
+        with self._changed:
+            return self._desk.capacity
+
+    def close(self, error: SageError) -> None:
+        """End all calls with an error, close the services, and end the processes."""
+        with self._changed:
+            end = self._end = self._end or error
+            calls = self._desk.take_all()
+            open_ones = [left for replica in self._replicas if (left := replica.close())]
+            self._changed.notify_all()
+        self._alarms.close()
+        for call in calls:
+            _fail(call, end)
+        for mailbox, questions in open_ones:
+            mailbox.close()
+            questions.close()
+        remotes = [mailbox.remote for mailbox, _ in open_ones]
+        try:
+            closings = [m.remote.call("close") for m, _ in open_ones if m.heard is not None]
+            wait(closings, self._supervision.close_timeout)
+        finally:
+            for remote in remotes:
+                remote.kill()
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    def _forget(self, call: Call, done: Future[Any]) -> None:
+        if done.cancelled():
+            with self._changed:
+                sends = self._desk.forget(call)
+            send(sends)
+
+    def _deliver(
+        self,
+        replica: Replica,
+        questions: Questions,
+        mailbox: Mailbox,
+        messages: Sequence[Message],
+        report: Any,
+    ) -> None:
+        with self._changed:
+            if replica.mailbox is not mailbox:
+                return  # its successor has the calls
+            answered = self._desk.settle(replica, messages)
+            replica.note_steps(report.steps)
+            sends = self._desk.dispatch() if answered else []
+        send(sends)
+        questions.take(mailbox, messages)
+        for call, outcome in answered:
+            if call.future.set_running_or_notify_cancel():
+                settle(call.future, read_outcome, outcome)
+
+    # -- life and death ---------------------------------------------------------------------------
+
+    def _count(self, state: str) -> int:
+        return sum(replica.state == state for replica in self._replicas)
+
+    def _wait_until_ready(self, least: int) -> None:
+        """Wait for so many replicas; raise why there will never be as many."""
+        with self._changed:
+            # The system may hand a Ctrl-C to any thread; see LocalExecutor.wait().
+            while not self._decided(least):
+                self._changed.wait(0.5)
+            error = self._setup_error or self._end
+            lost = [replica.reason for replica in self._replicas if replica.state == "given up"]
+        if error is not None:
+            raise error
+        if len(lost) > len(self._replicas) - least:
+            raise ReplicaDiedError(self._name, lost[0])
+
+    def _decided(self, least: int) -> bool:
+        """Whether so many are ready, or never will be."""
+        if self._end is not None or self._setup_error is not None:
+            return True
+        lost = self._count("given up") > len(self._replicas) - least
+        return lost or self._count("ready") >= least
+
+    def _begin(self, replica: Replica) -> None:
+        """Start a replica's next process."""
+        questions = Questions(self._ask)
+        mailbox = Mailbox(
+            self._start(),
+            self._alarms,
+            heartbeat=self._supervision.heartbeat,
+            deliver=partial(self._deliver, replica, questions),
+            died=partial(self._died, replica),
+        )
+        with self._changed:
+            wanted = self._end is None
+            if wanted:
+                replica.begin(mailbox, questions)
+        if not wanted:
+            mailbox.remote.kill()
+            return
+        mailbox.open()  # at once: what a service asks in its setup is to be answered
+        mailbox.ask("setup", partial(self._set_up, replica, mailbox))
+
+    def _set_up(self, replica: Replica, mailbox: Mailbox, done: Future[Any]) -> None:
+        try:
+            said = read_outcome(done.result())
+        except RemoteDiedError as error:
+            self._died(replica, mailbox, error)
+            return
+        except Exception as error:  # noqa: BLE001 - open() raises it, or it begins again
+            with self._changed:
+                if replica.mailbox is mailbox:
+                    self._setup_error = self._setup_error or error
+            self._died(replica, mailbox, error)
+            return
+        self._broadcast.catch_up(replica, mailbox, partial(self._is_ready, replica, said))
+
+    def _is_ready(self, replica: Replica, said: Mapping[str, Any]) -> Sends:
+        replica.is_up(**said)
+        if replica.deaths:
+            logger.warning("a replica of service %r is up again on %s", self._name, replica.node)
+        self._changed.notify_all()
+        return self._desk.dispatch()
+
+    def _died(self, replica: Replica, mailbox: Mailbox, error: BaseException) -> None:
+        """Replace a replica's process, and make its calls again."""
+        reason = getattr(error, "reason", None) or f"{type(error).__name__}: {error}"
+        with self._changed:
+            if replica.mailbox is not mailbox:
+                return
+            failed = self._desk.take_back(replica, reason)
+            questions = replica.note_death(reason)
+            given_up = self._supervision.is_over(replica)
+            replica.state = "given up" if given_up else "resting"
+            if self._count("given up") == len(self._replicas):
+                self._end = ReplicaDiedError(self._name, reason)
+                self._end.__cause__ = error
+                failed += [(call, self._end) for call in self._desk.take_all()]
+            sends = self._desk.dispatch()
+            self._changed.notify_all()
+        what = "is given up" if given_up else "is replaced"
+        logger.warning("a replica of service %r %s: %s", self._name, what, reason)
+        mailbox.close()
+        mailbox.remote.kill()
+        questions.close()
+        send(sends)
+        for call, failure in failed:
+            _fail(call, failure)
+        if not given_up:
+            self._alarms.after(self._supervision.delay(replica), partial(self._begin, replica))
+
+
+def _fail(call: Call, error: SageError) -> None:
+    if call.future.set_running_or_notify_cancel():
+        own = copy(error)  # each caller adds to its traceback
+        own.__cause__ = error.__cause__
+        call.future.set_exception(own)

@@ -1,0 +1,182 @@
+"""ReplicatedService: a service whose calls are answered by replicas on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from inspect import iscoroutinefunction
+from typing import Any
+
+from sage.common.core.background import in_background
+from sage.common.core.context import ServiceCaller
+from sage.common.core.futures import errors_in_future
+from sage.common.service import BaseService, Replication, ServiceClosedError
+from sage.kernel.runtime.cluster.cluster import Cluster, Need, Node
+from sage.kernel.runtime.cluster.mail.carriage import to_bytes
+from sage.kernel.runtime.cluster.placement import Placement
+from sage.kernel.runtime.cluster.replicas.hosted_service import HostedService
+from sage.kernel.runtime.cluster.replicas.replica_set import ReplicaSet
+from sage.kernel.runtime.cluster.replicas.supervision import Supervision
+from sage.kernel.runtime.metrics.replica_status import ReplicaStatus
+from sage.kernel.runtime.service.running_service import is_callable_name
+from sage.kernel.runtime.service.service_factory import ServiceFactory
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaSettings:
+    """How one service is run on a cluster.
+
+    Args:
+        least: replicas that must be ready before a record moves.
+        most: replicas that there may be; None is as many as the cluster has room for.
+        gpus: GPUs that each takes; None is what the service says.
+        cpus: processors that each takes; None is what the service says.
+        resources: what each takes of the cluster's own resources.
+        most_in_flight: calls that one replica has at most; None is what its service says.
+        supervision: when replicas are replaced.
+    """
+
+    least: int = 1
+    most: int | None = 1
+    gpus: float | None = None
+    cpus: float | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+    most_in_flight: int | None = None
+    supervision: Supervision = field(default_factory=Supervision)
+
+    def need(self, said: Replication, nodes: Sequence[Node]) -> Need:
+        """Return what each replica takes of its machine.
+
+        A service that wants GPUs runs on processors where no machine has one. It then takes all of
+        the smallest machine's, so that no two share a machine's.
+        """
+        gpus = said.gpus if self.gpus is None else self.gpus
+        cpus = said.cpus if self.cpus is None else self.cpus
+        if self.gpus is None and gpus and not any(node.gpus for node in nodes):
+            gpus = 0
+            if self.cpus is None:
+                cpus = max(1, min((node.cpus for node in nodes if node.cpus), default=1))
+        return Need(gpus=gpus, cpus=cpus, resources=self.resources)
+
+
+Join = Callable[[str, Callable[[], list[ReplicaStatus]]], tuple[Cluster, Placement]]
+"""Returns the cluster, and the room that is left on it, to a service that opens; it is given the
+service's name, and what returns its replicas as data."""
+
+
+class ReplicatedService(BaseService):
+    """Has the public methods of the service that it stands for; each call goes to one replica.
+
+    For a ServiceManager it is a service like any other: all its methods have twins that return
+    Futures, so that no thread is held by a call.
+
+    Args:
+        factory: makes the service, in the process of each replica.
+        replication: what the service says of that.
+        settings: how many there are, and where.
+        join: returns the cluster once the service opens.
+    """
+
+    max_concurrency = None
+
+    def __init__(
+        self,
+        factory: ServiceFactory,
+        replication: Replication,
+        settings: ReplicaSettings,
+        join: Join,
+    ) -> None:
+        self._factory = factory
+        self._replication = replication
+        self._settings = settings
+        self._join = join
+        self._replicas: ReplicaSet | None = None
+        methods = _methods(factory.service_class)
+        for name in methods:
+            setattr(self, name, partial(self._call_and_wait, name))
+            setattr(self, f"{name}_async", partial(self._call, name))
+
+    @property
+    def capacity(self) -> int | None:  # type: ignore[override]  # known once replicas are up
+        """Calls in flight that keep all replicas busy."""
+        return None if self._replicas is None else self._replicas.capacity
+
+    def setup(self) -> None:
+        """Start the replicas; raises the error of a service's own setup, PlacementError."""
+        settings, name = self._settings, self.ctx.name
+        cluster, placement = self._join(name, lambda: self.replica_states)
+        need = settings.need(self._replication, cluster.nodes())
+        most = settings.most
+        if most is None:
+            most = max(settings.least, placement.places(need))
+        placement.take(f"service {name!r}", need, settings.least, most)
+        hosted = to_bytes(partial(HostedService, name, self._factory))
+        self._replicas = ReplicaSet(
+            name,
+            partial(cluster.start, hosted, need),
+            most=most,
+            replayable=self._replication.replayable,
+            ask=partial(answer, self.ctx.services),
+            most_in_flight=settings.most_in_flight,
+            supervision=settings.supervision,
+        )
+        self._replicas.open(settings.least)
+
+    def stop(self) -> None:
+        """End the replicas; calls in flight end with an error."""
+        if self._replicas is not None:
+            self._replicas.close(ServiceClosedError(self.ctx.name))
+
+    def checkpoint_identity(self) -> Mapping[str, Any] | None:
+        """Return what the service says of itself, here and not yet opened."""
+        return self._factory.create().checkpoint_identity()
+
+    @property
+    def replica_states(self) -> list[ReplicaStatus]:
+        """The replicas as data; none before it is open."""
+        return [] if self._replicas is None else self._replicas.status()
+
+    @errors_in_future
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Future[Any]:
+        if self._replicas is None:
+            raise ServiceClosedError(self.ctx.name, "it has not been opened yet")
+        scope = self._replication.scope(method, args, kwargs)
+        if scope != "one":
+            # On a thread of its own: it may last, and ends as a whole.
+            return in_background(self._call_each, method, args, kwargs, change=scope == "change")
+        prefix = self._replication.prefix(method, args, kwargs)
+        return self._replicas.call(method, args, kwargs, prefix=prefix)
+
+    def _call_and_wait(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        future = self._call(method, *args, **kwargs)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _call_each(self, method: str, args: Any, kwargs: Any, *, change: bool) -> Any:
+        assert self._replicas is not None  # noqa: S101 - for the type checker; it is open
+        results = self._replicas.call_each(method, args, kwargs, change=change)
+        return self._replication.combine(results)
+
+
+def answer(services: ServiceCaller, what: str, *args: Any, **kwargs: Any) -> Any:
+    """Answer a question of a process on the cluster: a call of a service, or its capacity."""
+    if what == "capacity":
+        return services.capacity(*args)
+    return services.call_service_async(*args, **kwargs)
+
+
+def _methods(service: type[BaseService]) -> list[str]:
+    """Return the names of the methods that callers may call by name."""
+    found = [
+        name
+        for name in dir(service)
+        if is_callable_name(name)
+        and callable(method := getattr(service, name))
+        and not iscoroutinefunction(method)
+    ]
+    return [name for name in found if name.removesuffix("_async") not in {*found} - {name}]

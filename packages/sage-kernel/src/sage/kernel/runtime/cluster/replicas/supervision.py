@@ -1,0 +1,110 @@
+"""Supervision: when a replica is replaced, and when it is given up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sage.kernel.runtime.alarms import Alarms
+from sage.kernel.runtime.cluster.errors import RemoteDiedError
+from sage.kernel.runtime.cluster.mail.mailbox import Mailbox
+from sage.kernel.runtime.cluster.replicas.replica import Replica
+
+_WHILE_STARTING = 10  # times the health_timeout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervision:
+    """When a replica is replaced.
+
+    Args:
+        health_timeout: seconds without a word of it after which it is ended, and replaced.
+        steps_timeout: the same without progress, where its service counts that (``steps_done``) and
+            has calls; None does not look.
+        delays: seconds before it begins again after so many deaths in a row without a call finished
+            in between; the last one is for all further ones.
+        most_deaths: after so many of them it is given up.
+        close_timeout: seconds that a service has to close, before its process is ended.
+        poison_from: a call that was in so many deaths, the last one of them alone, is given up.
+    """
+
+    health_timeout: float = 30.0
+    steps_timeout: float | None = None
+    delays: Sequence[float] = (0.0, 1.0, 5.0)
+    most_deaths: int = 6
+    close_timeout: float = 5.0
+    poison_from: int = 3
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds after which a replica that has nothing to say says so."""
+        return min(2.0, self.health_timeout / 4)
+
+    @property
+    def between_looks(self) -> float:
+        """Seconds from one look at the replicas to the next."""
+        return min(2.0, self.health_timeout / 8)
+
+    def is_over(self, replica: Replica) -> bool:
+        """Whether a replica that died is given up."""
+        return replica.fruitless_deaths >= self.most_deaths
+
+    def delay(self, replica: Replica) -> float:
+        """Return after how many seconds a replica that died begins again."""
+        return self.delays[min(replica.fruitless_deaths, len(self.delays)) - 1]
+
+
+class HealthLook:
+    """Looks now and then for replicas that are there and do not answer, or answer and do nothing.
+
+    Args:
+        supervision: how long that may last.
+        replicas: all that there are.
+        alarms: say when it is time to look.
+        died: is given a replica that is to be replaced.
+    """
+
+    def __init__(
+        self,
+        supervision: Supervision,
+        replicas: Sequence[Replica],
+        alarms: Alarms,
+        died: Callable[[Replica, Mailbox, BaseException], None],
+    ) -> None:
+        self._limits = supervision
+        self._replicas = replicas
+        self._alarms = alarms
+        self._died = died
+        self._looked = time.monotonic()
+
+    def begin(self) -> None:
+        """Look for the first time, a while from now."""
+        self._alarms.after(self._limits.between_looks, self._look)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        # If this process was stopped, nobody could be heard.
+        asleep = now - self._looked > self._limits.health_timeout / 2
+        self._looked = now
+        for replica in self._replicas:
+            mailbox = replica.mailbox
+            if mailbox is None or mailbox.heard is None:
+                continue  # it has no place yet, or is not there yet
+            if asleep:
+                mailbox.heard = now
+                replica.steps = (replica.steps[0], now)
+            elif problem := self._problem(replica, now - mailbox.heard, now - replica.steps[1]):
+                self._died(replica, mailbox, RemoteDiedError(problem))
+        self.begin()
+
+    def _problem(self, replica: Replica, silent: float, still: float) -> str:
+        limits = self._limits
+        # What loads a model may leave no other thread its turn for a while.
+        longest = limits.health_timeout * (1 if replica.state == "ready" else _WHILE_STARTING)
+        if silent > longest:
+            return f"it did not answer for {longest:g} s"
+        counts = replica.in_flight and replica.steps[0] is not None
+        if limits.steps_timeout is not None and counts and still > limits.steps_timeout:
+            return f"its work stood still for {limits.steps_timeout:g} s"
+        return ""

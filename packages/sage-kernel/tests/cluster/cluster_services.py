@@ -1,0 +1,121 @@
+"""Services and functions for the processes of a cluster, which import this module."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from sage.common.core.functions import AsyncMapFunction, MapFunction
+from sage.common.service import BaseService, Replication
+
+
+class Doubler(BaseService):
+    """Doubles numbers."""
+
+    max_concurrency = None
+    capacity = 16
+
+    @classmethod
+    def replication(cls, **_: Any) -> Replication:
+        return Replication(replayable=True)
+
+    def __init__(self, *, fault: str = "") -> None:
+        self.fault = fault
+
+    def setup(self) -> None:
+        if self.fault == "setup":
+            raise LookupError("no weights here")
+
+    def double(self, number: int) -> int:
+        return 2 * number
+
+    def process_id(self) -> int:
+        return os.getpid()
+
+    def environment(self, name: str) -> str | None:
+        return os.environ.get(name)
+
+    def stop_dead(self, seconds: float) -> int:
+        """Stand still as a whole, as under SIGSTOP, once."""
+        time.sleep(seconds)
+        return os.getpid()
+
+
+class Slow(Doubler):
+    """Takes a while for each."""
+
+    def double(self, number: int) -> int:
+        time.sleep(0.01)
+        return 2 * number
+
+
+class TwoGPUs(Doubler):
+    """Takes two GPUs for each replica."""
+
+    @classmethod
+    def replication(cls, **_: Any) -> Replication:
+        return Replication(gpus=2)
+
+
+class Ask(AsyncMapFunction):
+    """Has a number doubled."""
+
+    max_in_flight = 64
+
+    def submit(self, record: int) -> Future[Any]:
+        return self.call_service_async("doubler", record, method="double")
+
+
+class Kill(MapFunction):
+    """Ends its own process at one number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def execute(self, record: int) -> int:
+        if record == self.number:
+            os._exit(7)
+        return record + 1
+
+
+class KillOnce(MapFunction):
+    """Ends its own process at one number, the first time that it comes."""
+
+    def __init__(self, number: int, seen: str) -> None:
+        self.number = number
+        self.seen = Path(seen)
+
+    def execute(self, record: int) -> int:
+        if record == self.number and not self.seen.exists():
+            self.seen.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return record
+
+
+def add_one(number: int) -> int:
+    return number + 1
+
+
+def is_even(number: int) -> bool:
+    return number % 2 == 0
+
+
+def twice(number: int) -> list[int]:
+    return [number, -number]
+
+
+def refuse_sevens(number: int) -> int:
+    if number % 7 == 0:
+        error = ValueError("a seven", number)
+        error.add_note("as ever")
+        raise error
+    return number
+
+
+def lock_a_three(number: int) -> Any:
+    return threading.Lock() if number == 3 else number  # nothing can send a lock
