@@ -155,6 +155,8 @@ class TestFlagsOfEarlierSage:
         run = ("llm", "run", "--embedding-model", MODEL)
         refused(sage(*run, "--estimate"), "--embed", code=2)
         refused(sage(*run, "-m", "a/b", "--embed", "-p", "x"), "two models", code=2)
+        hidden = sage("llm", "run", "-p", "x", "--json", "--hide-reasoning")
+        refused(hidden, "answers that a terminal shows", code=2)
         done = sage(*run, "--embed", "--estimate")
         assert f"Model:    {MODEL}" in lines(done)
 

@@ -6,11 +6,13 @@ import json
 import pickle
 import socket
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sage.common.components.endpoint_error import EndpointError
+from sage.common.components.sage_vllm import InvalidAnswerError
 from sage.common.core.errors import RecordTimeoutError
 from sage.common.core.functions import AsyncMapFunction
 from sage.kernel.api import LocalEnvironment
@@ -106,6 +108,24 @@ def test_json_goes_into_the_record_and_half_of_it_never(server: ChatServer) -> N
         "type": "json_schema",
         "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True},
     }
+
+
+@dataclass
+class Place:
+    city: str
+    people: int
+
+
+def test_a_class_gives_fields_and_objects_and_refuses(server: ChatServer) -> None:
+    text = json.dumps({"city": "Paris", "people": 2})
+    (record,) = run([text], server, json_schema=Place)
+    assert (record["city"], record["people"]) == ("Paris", 2)
+    (record,) = run([text], server, json_schema=Place, merge_fields=False)
+    assert record["generated"] == Place("Paris", 2)
+    sent = server.requests[0]["response_format"]["json_schema"]["schema"]
+    assert sent["required"] == ["city", "people"]
+    with pytest.raises(InvalidAnswerError, match="people: Input should be a valid integer"):
+        run([json.dumps({"city": "Paris", "people": "many"})], server, json_schema=Place)
 
 
 # -- in flight --------------------------------------------------------------------------------

@@ -7,6 +7,11 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
+from sage.common.components.sage_vllm.requests.chat.typed_schema import (
+    TypedSchema,
+    parsed,
+    typed_schema,
+)
 from sage.common.components.sage_vllm.requests.inputs import parse_prompts
 from sage.common.core.functions import AsyncMapFunction
 from sage.common.core.futures import errors_in_future
@@ -60,7 +65,7 @@ class OpenAIGenerator(AsyncMapFunction):
         prompt_template: str | None = None,
         system_prompt: str | None = None,
         options_key: str | None = None,
-        json_schema: Mapping[str, Any] | None = None,
+        json_schema: Mapping[str, Any] | type | None = None,
         merge_fields: bool = True,
         output_key: str = "generated",
         details_key: str | None = "generation",
@@ -86,6 +91,8 @@ class OpenAIGenerator(AsyncMapFunction):
         self.max_in_flight = max_in_flight
         self.retries = retries
         self.options = options
+        json_schema = typed_schema(json_schema)
+        self._typed = json_schema if isinstance(json_schema, TypedSchema) else None
         if json_schema is not None:
             schema = {"name": "answer", "schema": json_schema, "strict": True}
             self.options["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -126,6 +133,8 @@ class OpenAIGenerator(AsyncMapFunction):
 
     def complete(self, record: Any, result: dict[str, Any]) -> Any:
         """Return the record with its text, or with the fields of its JSON."""
+        if self._typed is not None:
+            result = {**result, "parsed": parsed(result["text"], self._typed)}
         return self._records.answered(record, result)
 
     def _open(self) -> ChatEndpoint:
