@@ -44,7 +44,7 @@ class AsksTwice(VLLMService):
     def generate_async(self, prompts: Any, **options: Any) -> Any:
         """Generate, with the choice of tools that is this turn's."""
         told = sum(message["role"] == "tool" for message in prompts["messages"])
-        choice = "required" if told < CALLS else "none"
+        choice = "rain" if told < CALLS else "none"
         return super().generate_async(prompts, **{**options, "tool_choice": choice})
 
 
