@@ -2,7 +2,7 @@
 
 ``on_error`` is for some bad records. Where an operator could process none at all, the mistake is
 in the pipeline or its input, and a run that ended as if all were well would hide it: from people,
-and from whatever looks at the exit status. ADR 14 says where the line is.
+and from whatever looks at the exit status. ADR 15 says where the line is.
 """
 
 from __future__ import annotations
