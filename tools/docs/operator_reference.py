@@ -20,7 +20,12 @@ from typing import Any, NamedTuple
 from sage.common.core.functions import AsyncMapFunction
 from sage.kernel.api import CollectSink, DataStream, FailedRecord, LocalEnvironment
 from sage.libs.io import JSONLSink, JSONLSource, ParquetSink, ParquetSource
-from sage.libs.operators import VLLMEmbeddingOperator, VLLMServiceGenerator
+from sage.libs.operators import (
+    VLLMClassifyOperator,
+    VLLMEmbeddingOperator,
+    VLLMScoreOperator,
+    VLLMServiceGenerator,
+)
 from sage.libs.rag import OpenAIGenerator
 from sage.middleware.services.memory import register_memory_service
 from sage.middleware.services.vllm import register_vllm_service
@@ -29,7 +34,13 @@ PAGE = Path(__file__).parents[2] / "docs-public" / "docs_src" / "operators.md"
 MARKER = "<!-- From here on made by tools/docs/operator_reference.py -->\n"
 WIDTH = 78  # of code, so that a page shows it whole
 PARTS: dict[str, tuple[Any, ...]] = {
-    "Operators on models": (VLLMServiceGenerator, VLLMEmbeddingOperator, OpenAIGenerator),
+    "Operators on models": (
+        VLLMServiceGenerator,
+        VLLMEmbeddingOperator,
+        VLLMScoreOperator,
+        VLLMClassifyOperator,
+        OpenAIGenerator,
+    ),
     "Sources": (JSONLSource, ParquetSource),
     "Sinks": (JSONLSink, ParquetSink, CollectSink, FailedRecord),
     "Streams": (

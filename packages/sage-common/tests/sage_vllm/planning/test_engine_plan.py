@@ -207,6 +207,7 @@ def test_a_role_has_one_name_for_each_use() -> None:
     assert [(role, role.option, role.label) for role in Role] == [
         ("generate", "engine", "text"),
         ("embed", "embedding_engine", "embedding"),
+        ("score", "scoring_engine", "scoring"),
     ]
     assert Role.of_tags({"type": "embedding"}) is Role.EMBED
     assert Role.of_tags({"type": "text"}) is Role.of_tags({}) is Role.GENERATE

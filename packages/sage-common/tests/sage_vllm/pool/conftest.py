@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
+from sage.common.components.sage_vllm.engine_abilities import DeviceMemory
 from sage.common.components.sage_vllm.engine_contract import (
-    DeviceMemory,
     EngineInfo,
     EngineSpec,
     EngineState,

@@ -98,13 +98,14 @@ def read_traits(folder: Path) -> dict[str, Tag]:
 def _type_of(folder: Path, config: dict[str, Any]) -> str:
     if is_adapter(folder):
         return "lora"
-    kind = _type_of_class(config)
+    kind = type_of_class(config)
     if kind != "classification" and any((folder / name).is_file() for name in _EMBEDDING_FILES):
         return "embedding"
     return kind
 
 
-def _type_of_class(config: dict[str, Any]) -> str:
+def type_of_class(config: Mapping[str, Any]) -> str:
+    """Return what vLLM would run a model as by the class that its ``config.json`` names."""
     architectures = config.get("architectures")
     first = architectures[0] if isinstance(architectures, list) and architectures else ""
     name = str(first)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         ToolTimeoutError,
         UnfinishedAnswerError,
     )
+    from sage.libs.operators.scoring import VLLMClassifyOperator, VLLMScoreOperator
     from sage.libs.operators.vllm_service import (
         VLLMEmbeddingOperator,
         VLLMServiceEmbedder,
@@ -24,7 +25,9 @@ __all__ = [
     "ToolCallError",
     "ToolTimeoutError",
     "UnfinishedAnswerError",
+    "VLLMClassifyOperator",
     "VLLMEmbeddingOperator",
+    "VLLMScoreOperator",
     "VLLMServiceEmbedder",
     "VLLMServiceGenerator",
 ]
@@ -36,7 +39,9 @@ __getattr__, __dir__ = lazy_exports(
         "ToolCallError": "sage.libs.operators.errors",
         "ToolTimeoutError": "sage.libs.operators.errors",
         "UnfinishedAnswerError": "sage.libs.operators.errors",
+        "VLLMClassifyOperator": "sage.libs.operators.scoring",
         "VLLMEmbeddingOperator": "sage.libs.operators.vllm_service",
+        "VLLMScoreOperator": "sage.libs.operators.scoring",
         "VLLMServiceEmbedder": "sage.libs.operators.vllm_service",
         "VLLMServiceGenerator": "sage.libs.operators.vllm_service",
     },

@@ -10,42 +10,17 @@ from typing import Any
 from sage.common.components.sage_vllm.requests.chat.tools import tool_schemas
 from sage.common.components.sage_vllm.requests.chat.typed_schema import TypedSchema, typed_schema
 from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
-from sage.common.core.functions import AsyncMapFunction
 from sage.common.core.futures import errors_in_future
 from sage.libs.operators.generation_records import GenerationRecords
 from sage.libs.operators.prefix_order import PrefixMode, PrefixOrder, check_prefix_order
 from sage.libs.operators.prompts import PromptTemplate
 from sage.libs.operators.records import RecordForms
+from sage.libs.operators.service_operator import ServiceOperator
 from sage.libs.operators.tool_box import ToolBox
 from sage.libs.operators.turns import ToolErrors, TurnRules, Turns
 
-_UNKNOWN_CAPACITY = 64  # records in flight where the service does not say what it can use
 
-
-class _ServiceOperator(AsyncMapFunction):
-    """Has a service work on each record, as many at once as the service can make use of."""
-
-    def __init__(
-        self,
-        service_name: str,
-        *,
-        timeout: float | None,
-        ordered: bool,
-        max_in_flight: int | None,
-        retries: int,
-    ) -> None:
-        self.service_name = service_name
-        self.timeout = timeout
-        self.ordered = ordered
-        self.max_in_flight = max_in_flight
-        self.retries = retries
-
-    def default_max_in_flight(self) -> int:
-        """Return what the service can make use of, so that it is never short of work."""
-        return self.ctx.services.capacity(self.service_name) or _UNKNOWN_CAPACITY
-
-
-class VLLMServiceGenerator(_ServiceOperator):
+class VLLMServiceGenerator(ServiceOperator):
     """Generates a text for each record, with as many records in flight as the service can use.
 
     Records and what becomes of them:
@@ -244,7 +219,7 @@ class VLLMServiceGenerator(_ServiceOperator):
         return prompt, options
 
 
-class VLLMEmbeddingOperator(_ServiceOperator):
+class VLLMEmbeddingOperator(ServiceOperator):
     """Embeds a text of each record; records as for VLLMServiceGenerator, without conversations.
 
     A string becomes ``{"text": the string, "embedding": the vector}``; a dict comes out as a copy
@@ -263,6 +238,7 @@ class VLLMEmbeddingOperator(_ServiceOperator):
         dimensions: shortens the vectors of models that were trained for it.
         prompt_name: which of the model's prompts stands before each text, such as ``"query"``; None
             is the model's default, where it has one.
+        truncate: whether the beginning of a text that is too long is embedded; else it is an error.
         ordered: False emits each record as soon as it is done.
         max_in_flight: records in flight; None takes the service's capacity.
         retries: how often a record is tried again when the engine, not the record, failed.
@@ -280,6 +256,7 @@ class VLLMEmbeddingOperator(_ServiceOperator):
         normalize: bool = True,
         dimensions: int | None = None,
         prompt_name: str | None = None,
+        truncate: bool = False,
         ordered: bool = True,
         max_in_flight: int | None = None,
         retries: int = 0,
@@ -291,7 +268,12 @@ class VLLMEmbeddingOperator(_ServiceOperator):
             max_in_flight=max_in_flight,
             retries=retries,
         )
-        special = {"dimensions": dimensions, "prompt_name": prompt_name, "model": model}
+        special = {
+            "dimensions": dimensions,
+            "prompt_name": prompt_name,
+            "model": model,
+            "truncate": truncate or None,
+        }
         given = {name: value for name, value in special.items() if value is not None}
         self.options: dict[str, Any] = {"normalize": normalize, **given}
         self._forms = RecordForms(

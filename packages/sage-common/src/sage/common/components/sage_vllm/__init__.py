@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         PoisonRequestError,
         PromptTooLongError,
         VLLMNotInstalledError,
+        WrongModelTypeError,
     )
     from sage.common.components.sage_vllm.fine_tuning import (
         FineTuneRequest,
@@ -50,10 +51,16 @@ if TYPE_CHECKING:
         GenerateResult,
         ProcessPayload,
     )
+    from sage.common.components.sage_vllm.requests.scoring.scoring_results import (
+        ClassifyResult,
+        RerankResult,
+        ScoreResult,
+    )
     from sage.common.components.sage_vllm.service import VLLMService
 
 __all__ = [
     "BrokenModelError",
+    "ClassifyResult",
     "EmbedResult",
     "EngineClosedError",
     "EngineDeadError",
@@ -76,12 +83,15 @@ __all__ = [
     "PromptTooLongError",
     "Reasoning",
     "RemoteCodeError",
+    "RerankResult",
+    "ScoreResult",
     "UnsafeModelError",
     "UnsupportedModelError",
     "VLLMNotInstalledError",
     "VLLMService",
     "VLLMServiceCollector",
     "VLLMServiceConfig",
+    "WrongModelTypeError",
     "fine_tune",
 ]
 
@@ -89,6 +99,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "BrokenModelError": "sage.common.components.sage_vllm.planning.model_files",
+        "ClassifyResult": "sage.common.components.sage_vllm.requests.scoring.scoring_results",
         "EmbedResult": "sage.common.components.sage_vllm.requests.result_types",
         "EngineClosedError": "sage.common.components.sage_vllm.errors",
         "EngineDeadError": "sage.common.components.sage_vllm.errors",
@@ -111,12 +122,15 @@ __getattr__, __dir__ = lazy_exports(
         "PromptTooLongError": "sage.common.components.sage_vllm.errors",
         "Reasoning": "sage.common.components.sage_vllm.engine_contract",
         "RemoteCodeError": "sage.common.components.sage_vllm.planning.model_trust",
+        "RerankResult": "sage.common.components.sage_vllm.requests.scoring.scoring_results",
+        "ScoreResult": "sage.common.components.sage_vllm.requests.scoring.scoring_results",
         "UnsafeModelError": "sage.common.components.sage_vllm.planning.model_trust",
         "UnsupportedModelError": "sage.common.components.sage_vllm.planning.sentence_pooling",
         "VLLMNotInstalledError": "sage.common.components.sage_vllm.errors",
         "VLLMService": "sage.common.components.sage_vllm.service",
         "VLLMServiceCollector": "sage.common.components.sage_vllm.prometheus",
         "VLLMServiceConfig": "sage.common.components.sage_vllm.config",
+        "WrongModelTypeError": "sage.common.components.sage_vllm.errors",
         "fine_tune": "sage.common.components.sage_vllm.fine_tuning",
     },
 )

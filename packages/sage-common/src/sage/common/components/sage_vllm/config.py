@@ -24,6 +24,7 @@ _MAPPINGS = {
     "config": "{'model_id': 'org/name'}",
     "engine": "{'max_model_len': 2048}",
     "embedding_engine": "{'max_model_len': 512}",
+    "scoring_engine": "{'max_model_len': 512}",
     "models": "{'judge': {'model_id': 'org/name'}}",
     "sampling": "{'max_tokens': 64}",
 }
@@ -38,9 +39,12 @@ class VLLMServiceConfig:
       embeds.
     - ``embedding_model_id``, ``embedding_revision``: the embedding model; without one the text
       model is converted for embedding.
+    - ``scoring_model_id``, ``scoring_revision``: a model with a head that scores pairs of texts,
+      classifies texts or rewards conversations; see the role ``"score"`` of ModelSettings.
     - ``engine``: arguments of vLLM's EngineArgs, such as ``max_model_len``, ``dtype``,
       ``gpu_memory_utilization``, ``tensor_parallel_size``, ``kv_cache_memory_bytes``.
-    - ``embedding_engine``: the same for the embedding engine, which shares none of ``engine``.
+    - ``embedding_engine``, ``scoring_engine``: the same for the other two, which share none of
+      ``engine``.
     - ``engine_mode``: ``"inline"`` runs the engine in this process (starts in seconds),
       ``"process"`` in one of its own, ``"auto"`` inline on the CPU and a process on a GPU.
     - ``replicas``: how many engines serve ``model_id`` together; see ModelSettings.
@@ -56,7 +60,8 @@ class VLLMServiceConfig:
 
     - ``models``: names, and for each what ModelSettings says, as a mapping: ``{"judge":
       {"model_id": "org/name"}}``. ``model_id`` is the entry ``"text"`` of the same table, loaded
-      when the service opens and never unloaded, ``embedding_model_id`` the entry ``"embedding"``.
+      when the service opens and never unloaded, ``embedding_model_id`` the entry ``"embedding"``,
+      and ``scoring_model_id`` the entry ``"scoring"``.
     - ``on_demand``: a call may also choose any model of the registry, by its id.
     - ``memory_budget``: what all engines may hold together: bytes, a text such as ``"16GB"``, or a
       share of the memory above 0 and at most 1; None is what is free, less a reserve.
@@ -68,8 +73,11 @@ class VLLMServiceConfig:
     revision: str | None = None
     embedding_model_id: str | None = None
     embedding_revision: str | None = None
+    scoring_model_id: str | None = None
+    scoring_revision: str | None = None
     engine: Mapping[str, Any] = field(default_factory=dict)
     embedding_engine: Mapping[str, Any] = field(default_factory=dict)
+    scoring_engine: Mapping[str, Any] = field(default_factory=dict)
     engine_mode: EngineMode = "auto"
     replicas: int | Literal["auto"] = 1
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -86,12 +94,12 @@ class VLLMServiceConfig:
         if self._names_no_model():
             problem = "the configuration names no model"
             raise InvalidOptionError("model_id", None, problem, hint="add 'model_id': 'org/name'")
-        for name in ("model_id", "embedding_model_id"):
+        for name in (role.model_option for role in Role):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
                 problem = f"{name} must name a model, such as 'org/name', not {value!r}"
                 raise InvalidOptionError(name, value, problem)
-        for name in ("engine", "embedding_engine", "sampling", "models"):
+        for name in (*(role.option for role in Role), "sampling", "models"):
             _check_mapping(name, getattr(self, name))
         if self.engine_mode not in get_args(EngineMode):
             mode = self.engine_mode
@@ -108,8 +116,8 @@ class VLLMServiceConfig:
         self.entries()
 
     def _names_no_model(self) -> bool:
-        named = (self.model_id, self.embedding_model_id)
-        return named == (None, None) and not self.models and not self.on_demand
+        named = any(getattr(self, role.model_option) is not None for role in Role)
+        return not named and not self.models and not self.on_demand
 
     @property
     def budget(self) -> MemoryShare | None:
@@ -119,11 +127,13 @@ class VLLMServiceConfig:
     def entries(self) -> dict[str, ModelSettings]:
         """Return what is said of each model by its name; raises InvalidOptionError.
 
-        ``model_id`` and ``embedding_model_id`` are the first, ``"text"`` and ``"embedding"``.
+        ``model_id``, ``embedding_model_id`` and ``scoring_model_id`` are the first: ``"text"``,
+        ``"embedding"`` and ``"scoring"``.
         """
         own = {
             Role.GENERATE: (self.model_id, self.revision, self.engine),
             Role.EMBED: (self.embedding_model_id, self.embedding_revision, self.embedding_engine),
+            Role.SCORE: (self.scoring_model_id, self.scoring_revision, self.scoring_engine),
         }
         found = {
             role.label: ModelSettings(
@@ -144,14 +154,14 @@ class VLLMServiceConfig:
                 problem = f"models are named by texts, not {name!r}"
                 raise InvalidOptionError("models", name, problem)
             if name in found:
-                option = {"text": "model_id", "embedding": "embedding_model_id"}[name]
+                option = roles[name].model_option
                 problem = f"models.{name} and {option} are the same entry, and both are given"
                 raise InvalidOptionError(f"models.{name}", given, problem, hint="give one of them")
             found[name] = settings = ModelSettings.named(name, given)
             if name in roles:
-                if settings.role not in (None, roles[name]):
-                    does = "embed" if settings.role is Role.EMBED else "generate"
-                    problem = f"models.{name} cannot {does}: its name is that of the other role"
+                if settings.role is not None and settings.role is not roles[name]:
+                    does = settings.role.value
+                    problem = f"models.{name} cannot {does}: its name is that of another role"
                     hint = "give it another name"
                     raise InvalidOptionError(f"models.{name}.role", does, problem, hint=hint)
                 found[name] = replace(settings, role=roles[name])

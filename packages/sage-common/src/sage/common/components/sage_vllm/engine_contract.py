@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol
 
 Message = Mapping[str, Any]
 """One turn of a conversation: ``{"role": ..., "content": ...}``."""
@@ -18,26 +18,41 @@ Prompt = str | Sequence[Message]
 EngineMode = Literal["auto", "inline", "process"]
 
 
+TextPair = tuple[str, str]
+"""A query, and a text to score for it."""
+
+
 class Role(StrEnum):
-    """What an engine is for: one or the other, never both. Each of its names is a property here."""
+    """What an engine is for: one of them, never two. Each of its names is a property here.
+
+    An engine with the role ``score`` has a head over classes: it scores pairs of texts (a
+    reranker), classifies texts, or says how good a conversation is (a reward model).
+    """
 
     GENERATE = "generate"
     EMBED = "embed"
+    SCORE = "score"
 
     @property
     def option(self) -> str:
         """The key of a service's configuration for the engine's options."""
-        return "engine" if self is Role.GENERATE else "embedding_engine"
+        return "engine" if self is Role.GENERATE else f"{self.label}_engine"
+
+    @property
+    def model_option(self) -> str:
+        """The key of a service's configuration for the model's id."""
+        return "model_id" if self is Role.GENERATE else f"{self.label}_model_id"
 
     @property
     def label(self) -> str:
-        """``"text"`` or ``"embedding"``: its name in health, metrics and the registry's tag."""
-        return "text" if self is Role.GENERATE else "embedding"
+        """Its name in health and metrics: ``"text"``, ``"embedding"`` or ``"scoring"``."""
+        return {Role.GENERATE: "text", Role.EMBED: "embedding", Role.SCORE: "scoring"}[self]
 
     @classmethod
     def of_tags(cls, tags: Mapping[str, Any]) -> Role:
         """Return what a model of the registry is loaded for unless one says otherwise."""
-        return cls.EMBED if tags.get("type") == cls.EMBED.label else cls.GENERATE
+        roles = {"embedding": cls.EMBED, "classification": cls.SCORE, "reward": cls.SCORE}
+        return roles.get(str(tags.get("type")), cls.GENERATE)
 
 
 EngineState = Literal["ready", "degraded", "recovering", "failed", "closed"]
@@ -106,6 +121,8 @@ class EngineInfo:
     none of them has not been through one. None where a text needs no template to be answered.
     ``prompts`` are what an embedding model may see before a text, by their names; the one that
     ``default_prompt`` names stands before each text that is embedded without naming one.
+    ``classes`` are the names of what a model with a head tells apart, in the order of its numbers;
+    a single one is a score, and a model without a head has none.
     """
 
     model_id: str
@@ -120,6 +137,7 @@ class EngineInfo:
     chat_marks: tuple[str, ...] | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +196,26 @@ class Embedding:
     vector: Sequence[float]
     token_count: int
     truncated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """What a model's head says of one input: a number for each of EngineInfo's ``classes``.
+
+    ``truncated`` says that only a part of the input was read.
+    """
+
+    values: Sequence[float]
+    token_count: int
+    truncated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood:
+    """The log-probability of each continuation of one prompt, and the tokens of prompt and all."""
+
+    logprobs: Sequence[float]
+    token_count: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,6 +298,32 @@ class Engine(Protocol):
         """
         ...
 
+    def classify(
+        self,
+        given: Prompt | TextPair,
+        *,
+        activation: bool,
+        truncate: bool = False,
+        chat_template: str | None = None,
+    ) -> Future[Classification]:
+        """Start reading what a model's head says of a text, a pair or a conversation.
+
+        Future and errors as of ``submit``. Without ``activation`` the numbers are the head's own.
+        ``truncate`` reads the beginning of what is too long, where it would be refused.
+        ``chat_template`` is Jinja that makes one text of a pair.
+        """
+        ...
+
+    def read_likelihood(
+        self, prompt: Prompt, continuations: Sequence[str], *, chat_template: str | None = None
+    ) -> Future[Likelihood]:
+        """Start reading how likely each text is to follow a prompt; as of ``submit``.
+
+        Nothing is generated: one step of the engine reads them all. None of the continuations
+        may begin with the tokens of another.
+        """
+        ...
+
     def count_tokens(self, prompt: Prompt, *, chat_template: str | None = None) -> int:
         """Return how many tokens a prompt has, those of the chat template included."""
         ...
@@ -282,65 +346,4 @@ class EngineFactory(Protocol):
 
     def __call__(self, spec: EngineSpec) -> Engine:
         """Build an engine and return when it is ready; raises EngineError."""
-        ...
-
-
-@runtime_checkable
-class SharesDevice(Protocol):
-    """What an engine factory may do besides: have two engines share one device."""
-
-    def share_device(
-        self, text: EngineSpec, embedding: EngineSpec
-    ) -> tuple[EngineSpec, EngineSpec]:
-        """Return the two with arguments by which both fit; raises as building them does."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceMemory:
-    """What engines are loaded into, in bytes: ``free`` now, and ``total``."""
-
-    free: int
-    total: int
-    is_gpu: bool = False
-
-
-@runtime_checkable
-class PlansEngines(Protocol):
-    """What an engine factory may do besides: tell what an engine would hold, without loading it."""
-
-    def device_memory(self) -> DeviceMemory | None:
-        """Return the memory that engines are loaded into; None where nobody can tell."""
-        ...
-
-    def taken_memory(self) -> int:
-        """Return the bytes of it that engines in this process have; 0 where nobody can tell."""
-        ...
-
-    def plan(self, spec: EngineSpec) -> tuple[EngineSpec, int]:
-        """Return ``spec`` with what makes it the same engine each time, and the bytes it will hold.
-
-        Raises InsufficientMemoryError where it exceeds ``spec.memory_limit``, and BrokenModelError.
-        """
-        ...
-
-
-@runtime_checkable
-class ReportsDeath(Protocol):
-    """What an engine that is built again when it dies may do besides: say that it died."""
-
-    def on_death(self, told: Callable[[], None]) -> None:
-        """Have ``told`` called at each death, before the engine is built again; not for long.
-
-        By then ``state`` is "recovering", and requests in flight wait for the next engine.
-        """
-        ...
-
-
-@runtime_checkable
-class PlacesReplicas(Protocol):
-    """What an engine factory may do besides: give replicas processors or devices of their own."""
-
-    def replica_specs(self, spec: EngineSpec) -> list[EngineSpec]:
-        """Return a spec for each of ``spec.replicas``; raises InvalidOptionError."""
         ...

@@ -2,7 +2,8 @@
 
 InvalidInputError            (SageError, ValueError)  prompts, texts or a payload that are none
 InvalidOptionError           (SageError, ValueError)  an option that does not exist or fit
-└── InvalidOptionTypeError   (TypeError)     its value is of another type
+├── InvalidOptionTypeError   (TypeError)     its value is of another type
+└── WrongModelTypeError                      it names a model that does something else
 InvalidAnswerError           (SageError, ValueError)  an answer that its class refuses
 EngineError                  (SageError)
 ├── VLLMNotInstalledError    (ImportError)   no vLLM in this Python
@@ -42,6 +43,26 @@ class InvalidOptionError(SageError, ValueError):
 
 class InvalidOptionTypeError(InvalidOptionError, TypeError):
     """An option whose value is of another type than it accepts."""
+
+
+class WrongModelTypeError(InvalidOptionError):
+    """A model that is asked for what it does not do.
+
+    Args:
+        name: the option that names the model.
+        model: the model, by the name that it was asked by.
+        nature: what it is or does: ``"generates"``, ``"is a text model (LlamaForCausalLM)"``.
+        cannot: what it does not do: ``"score"``.
+    """
+
+    def __init__(
+        self, name: str, model: str, nature: str, cannot: str, **way_out: Unpack[WayOut]
+    ) -> None:
+        problem = f"the model {model!r} {nature}, and cannot {cannot}"
+        super().__init__(name, model, problem, **way_out)
+        self.model = model
+        self.nature = nature
+        self.cannot = cannot
 
 
 class InvalidInputError(SageError, ValueError):

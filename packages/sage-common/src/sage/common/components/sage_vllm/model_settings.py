@@ -17,7 +17,8 @@ class ModelSettings:
     """One model of a service, by whatever name the service has for it.
 
     - ``model_id``, ``revision``: the model, from the registry.
-    - ``role``: ``"generate"`` or ``"embed"``; None takes what the registry says of the model.
+    - ``role``: ``"generate"``, ``"embed"`` or ``"score"``; None takes what the registry says of
+      the model. Those that score have a head: rerankers, classifiers and reward models.
     - ``engine``: its engine's options, as of VLLMServiceConfig.
     - ``engine_mode``: as of VLLMServiceConfig; None takes the service's.
     - ``sampling``: defaults for its generations, which override the service's.

@@ -37,8 +37,8 @@ class VLLMServiceCollector(Collector):
         prometheus_client.REGISTRY.register(VLLMServiceCollector(service))
         prometheus_client.start_http_server(9100)
 
-    All names begin with ``sage_vllm_``; the labels are the model, the role, text or embedding, and
-    the name that the service has for the model.
+    All names begin with ``sage_vllm_``; the labels are the model, the role (text, embedding or
+    scoring) and the name that the service has for the model.
     """
 
     def __init__(self, service: VLLMService) -> None:

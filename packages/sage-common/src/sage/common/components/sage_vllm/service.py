@@ -33,6 +33,7 @@ from sage.common.components.sage_vllm.service_record import ServiceRecord
 from sage.common.components.sage_vllm.tasks.dispatch import start_task, tasks_of
 from sage.common.components.sage_vllm.tasks.fine_tuning_calls import FineTuningCalls
 from sage.common.components.sage_vllm.tasks.registry_calls import RegistryCalls
+from sage.common.components.sage_vllm.tasks.scoring_calls import ScoringCalls
 from sage.common.core.background import in_background
 from sage.common.core.futures import errors_in_future
 from sage.common.core.keywords import checks_keywords
@@ -41,8 +42,8 @@ from sage.common.service import ServiceClosedError
 __all__ = ["VLLMService", "VLLMServiceConfig"]
 
 
-class VLLMService(AsyncioCalls, RegistryCalls, FineTuningCalls, ReplicableService):
-    """Generates and embeds with models of the registry; thread-safe.
+class VLLMService(AsyncioCalls, ScoringCalls, RegistryCalls, FineTuningCalls, ReplicableService):
+    """Generates, embeds, scores and classifies with models of the registry; thread-safe.
 
     Calls from any number of threads and pipelines are batched together by the engine. Use it
     through an environment's ``call_service``, or by itself as a context manager::
@@ -174,8 +175,8 @@ class VLLMService(AsyncioCalls, RegistryCalls, FineTuningCalls, ReplicableServic
     ) -> list[int]:
         """Return how many tokens each prompt has, in the shapes that ``generate`` accepts.
 
-        ``model`` says for which model, or ``role``, ``"generate"`` or ``"embed"``: the text model,
-        or the only one, unless given. Tokens that the model adds by itself are counted.
+        ``model`` says for which model, or ``role``, ``"generate"``, ``"embed"`` or ``"score"``: the
+        text model, or the only one, unless given. Tokens that the model adds are counted.
         """
         self._check_open()
         entry = self._engines.table.counting(model, role)
@@ -238,8 +239,8 @@ class VLLMService(AsyncioCalls, RegistryCalls, FineTuningCalls, ReplicableServic
     def stats(self) -> dict[str, Any]:
         """Return the counters of the engines since they were loaded, as plain data.
 
-        Those of the text engine are at the top, those of the embedding engine, where there is
-        one, under ``embedding``, and those of each model by its name under ``models``.
+        Those of the text engine are at the top, those of the embedding and of the scoring engine,
+        if any, under ``embedding`` and ``scoring``, those of each model by name under ``models``.
         """
         self._check_open()
         return self._engines.stats()
@@ -273,10 +274,10 @@ class VLLMService(AsyncioCalls, RegistryCalls, FineTuningCalls, ReplicableServic
     def process(self, payload: ProcessPayload | Mapping[str, Any]) -> Any:
         """Run ``{"task": ..., "inputs": ..., "options": {...}}`` and return the task's result.
 
-        Tasks: ``generate``, ``embed`` and ``fine_tune``, with prompts, texts or the request as
-        inputs; with the method's arguments as options ``fine_tune_jobs``, ``cancel_fine_tune``,
-        ``show_models``, ``download_model``, ``delete_model``, ``switch_model``, ``stats``,
-        ``health``. Raises ValueError for an unknown one.
+        Tasks: ``generate``, ``embed``, ``score``, ``rerank``, ``classify``, ``reward`` and
+        ``fine_tune``, whose inputs are the method's first argument; with arguments as options alone
+        ``fine_tune_jobs``, ``cancel_fine_tune``, ``show_models``, ``download_model``,
+        ``delete_model``, ``switch_model``, ``stats``, ``health``. Raises ValueError for others.
         """
         return wait_for(self.process_async(payload))
 

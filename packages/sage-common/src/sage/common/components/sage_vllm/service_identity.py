@@ -15,7 +15,7 @@ def service_identity(config: VLLMServiceConfig) -> dict[str, Any]:
 
     A commit is None as long as the model is not in the registry.
     """
-    text, embedding = config.model_id, config.embedding_model_id
+    text, embedding, scoring = config.model_id, config.embedding_model_id, config.scoring_model_id
     root = config.model_root
     named = {
         name: {
@@ -32,8 +32,15 @@ def service_identity(config: VLLMServiceConfig) -> dict[str, Any]:
         "embedding model": embedding or "the text model",
         "embedding commit": _commit(embedding, config.embedding_revision, root),
         "sampling": dict(config.sampling),
+        **_scoring(scoring, config.scoring_revision, root),
         **({"models": named} if named else {}),
     }
+
+
+def _scoring(model_id: str | None, revision: str | None, root: Path | None) -> dict[str, Any]:
+    if model_id is None:
+        return {}
+    return {"scoring model": model_id, "scoring commit": _commit(model_id, revision, root)}
 
 
 def _commit(model_id: str | None, revision: str | None, root: Path | None) -> str | None:

@@ -90,9 +90,9 @@ class ServiceRecord:
     def _figures(self) -> dict[str, Any]:
         """Return what changes while the service runs; counts begin when the engines are loaded."""
         config, entries = self._config, self._engines.shown()
-        text, embedding = (self._engines.engine(role) for role in (Role.GENERATE, Role.EMBED))
+        text = self._engines.engine(Role.GENERATE)
         model_id = text.info.model_id if text is not None else config.model_id
-        loaded = text or embedding or next((e.engine for e in entries if e.engine), None)
+        loaded = text or next((entry.engine for entry in entries if entry.engine), None)
         totals = [entry.totals() for entry in entries]
         running = sum(each.running for each in totals)
         waiting = sum(entry.slot.demand().waiting for entry in entries)
@@ -117,7 +117,7 @@ class ServiceRecord:
         }
 
     def _rate(self, model_id: str | None, tokens: int) -> float:
-        """Tokens generated, or embedded, per second of late."""
+        """Tokens generated, or read by models that do not, per second of late."""
         if model_id != self._model or (self._samples and tokens < self._samples[-1][1]):
             self._samples.clear()  # another engine counts from nothing
         self._model = model_id

@@ -7,7 +7,8 @@ from functools import cache
 
 from sage.common.components.sage_vllm.backend.inline_setup import BUILD_LOCK
 from sage.common.components.sage_vllm.backend.vllm_device import import_vllm, vllm_device
-from sage.common.components.sage_vllm.engine_contract import DeviceMemory, EngineSpec
+from sage.common.components.sage_vllm.engine_abilities import DeviceMemory
+from sage.common.components.sage_vllm.engine_contract import EngineSpec
 from sage.common.components.sage_vllm.errors import InvalidOptionError
 from sage.common.components.sage_vllm.host.own_memory import own_memory
 from sage.common.components.sage_vllm.host.usable_cores import processors_by_node
@@ -16,22 +17,21 @@ from sage.common.components.sage_vllm.planning.gpu_shares import gpu_shares
 from sage.common.components.sage_vllm.planning.replica_places import replica_places
 
 
-def share_device(text: EngineSpec, embedding: EngineSpec) -> tuple[EngineSpec, EngineSpec]:
-    """Return the two with the shares of a GPU's memory by which both fit; raises as ``build``.
+def share_device(main: EngineSpec, *others: EngineSpec) -> tuple[EngineSpec, ...]:
+    """Return them with the shares of a GPU's memory by which all fit; raises as ``build``.
 
     On a CPU each engine is sized by itself, to a part of what is free.
     """
     with BUILD_LOCK:
-        import_vllm(text.model_id)
+        import_vllm(main.model_id)
         device = vllm_device()
     if device.kind == "cpu" or device.free is None or device.total is None:
-        return text, embedding
-    shares = gpu_shares(text, embedding, free=device.free, total=device.total)
-    shared = [
+        return main, *others
+    shares = gpu_shares(main, *others, free=device.free, total=device.total)
+    return tuple(
         replace(spec, arguments={**spec.arguments, "gpu_memory_utilization": share})
-        for spec, share in zip((text, embedding), shares, strict=True)
-    ]
-    return shared[0], shared[1]
+        for spec, share in zip((main, *others), shares, strict=True)
+    )
 
 
 def device_memory() -> DeviceMemory | None:

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from multiprocessing import resource_tracker
-from pathlib import Path
-from traceback import extract_tb
 from typing import Any, Literal
 
 from sage.common.components.sage_vllm.backend.answer_text import make_texts_of_answers_alone
@@ -36,7 +34,7 @@ from sage.common.components.sage_vllm.backend.inline_setup import (
 )
 from sage.common.components.sage_vllm.backend.scheduler_load import LoadRecorder
 from sage.common.components.sage_vllm.backend.vllm_device import import_vllm, vllm_device
-from sage.common.components.sage_vllm.backend.vllm_runtime import VLLMRuntime
+from sage.common.components.sage_vllm.backend.vllm_runtime import VLLMRuntime, prove, reason_of
 from sage.common.components.sage_vllm.backend.vllm_types import LLMEngine, VllmConfig
 from sage.common.components.sage_vllm.engine_contract import (
     EngineInfo,
@@ -55,7 +53,6 @@ from sage.common.components.sage_vllm.host.socket_folder import SocketFolder
 from sage.common.components.sage_vllm.host.usable_cores import usable_cores
 from sage.common.components.sage_vllm.planning.engine_plan import EnginePlan, plan_engine
 from sage.common.components.sage_vllm.planning.model_files import read_config
-from sage.common.components.sage_vllm.planning.sentence_pooling import vector_length
 from sage.common.core.errors import Setting, nearest
 
 logger = logging.getLogger(__name__)
@@ -92,8 +89,8 @@ def build(
             mode = _mode(plan)
             _prepare(plan, mode)
             engine, runtime = _run(plan, mode, engine_args, on_death)
-    _prove(plan.spec, runtime)
-    info = _info(plan, mode, runtime, engine.vllm_config, time.perf_counter() - began)
+    made = prove(plan.spec, runtime)
+    info = _info(plan, mode, runtime, engine.vllm_config, made, time.perf_counter() - began)
     _say_context(plan, info)
     return runtime, info
 
@@ -207,34 +204,15 @@ def _start(plan: EnginePlan, mode: Mode, engine_args: Any, sockets: SocketFolder
     return engine
 
 
-def _prove(spec: EngineSpec, runtime: VLLMRuntime) -> None:
-    """Have a new engine do its work once: some models load that vLLM cannot run.
-
-    Raises EngineStartError, and shuts the engine down before.
-    """
-    renderer = runtime.renderer
-    embeds = spec.role is Role.EMBED
-    params = renderer.pooling_params(normalize=True) if embeds else renderer.one_token()
-    try:
-        runtime.add("proof", renderer.render_tokens([0]), params, {})
-        while not (outputs := runtime.step()):
-            pass
-    except Exception as error:
-        runtime.shut_down()
-        reason = f"it loads and does not {spec.role}: {_reason(error)}"
-        raise EngineStartError(spec.model_id, reason) from error
-    length = vector_length(spec.model_id, spec.path) if embeds else None
-    if length is not None and length != (made := len(outputs[0].outputs.data)):
-        runtime.shut_down()
-        reason = f"vLLM makes vectors of {made} numbers, and its last module of {length}"
-        raise EngineStartError(spec.model_id, reason)
-
-
 def _info(
-    plan: EnginePlan, mode: Mode, runtime: VLLMRuntime, config: VllmConfig, seconds: float
+    plan: EnginePlan,
+    mode: Mode,
+    runtime: VLLMRuntime,
+    config: VllmConfig,
+    made: int,
+    seconds: float,
 ) -> EngineInfo:
     spec = plan.spec
-    generates = spec.role is Role.GENERATE
     return EngineInfo(
         model_id=spec.model_id,
         mode=mode,
@@ -244,10 +222,11 @@ def _info(
         max_batch_size=config.scheduler_config.max_num_seqs,
         start_seconds=seconds,
         memory_bytes=plan.held_bytes,
-        chat_templates=runtime.renderer.chat_templates() if generates else (),
-        chat_marks=runtime.renderer.chat_marks() if generates else None,
+        chat_templates=() if spec.role is Role.EMBED else runtime.renderer.chat_templates(),
+        chat_marks=runtime.renderer.chat_marks() if spec.role is Role.GENERATE else None,
         prompts=plan.prompts.by_name,
         default_prompt=plan.prompts.default,
+        classes=runtime.renderer.classes(made),
     )
 
 
@@ -327,7 +306,7 @@ def _build_engine(spec: EngineSpec, engine_args: Any) -> LLMEngine:
         unknown = [name for name in classes if name not in ModelRegistry.get_supported_archs()]
         # Otherwise vLLM would list all classes that it has code for, a page of them.
         no_code = isinstance(error, ValidationError) and unknown
-        reason = f"it has no code for {', '.join(unknown)}" if no_code else _reason(error)
+        reason = f"it has no code for {', '.join(unknown)}" if no_code else reason_of(error)
         raise EngineStartError(spec.model_id, reason) from error
     finally:
         llm_engine.StatLoggerManager = statistics
@@ -335,16 +314,3 @@ def _build_engine(spec: EngineSpec, engine_args: Any) -> LLMEngine:
     built.log_stats = built.output_processor.log_stats = False
     engine: LLMEngine = built
     return engine
-
-
-def _reason(error: Exception) -> str:
-    """Return what an error says; of one of pydantic's, what it found, not how to look it up."""
-    from pydantic import ValidationError
-
-    if isinstance(error, ValidationError):
-        return "; ".join(detail["msg"] for detail in error.errors())
-    if str(error) and not isinstance(error, AssertionError | LookupError):
-        return str(error)
-    where = extract_tb(error.__traceback__)[-1]  # a missing key alone says nothing
-    said = f"{type(error).__name__} {error}".rstrip()
-    return f"{said} in {Path(where.filename).name}, at `{where.line}`"

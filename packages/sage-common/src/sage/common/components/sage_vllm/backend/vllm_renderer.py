@@ -12,6 +12,13 @@ from sage.common.components.sage_vllm.backend.chat.answer_reader import (
     AnswerReaders,
 )
 from sage.common.components.sage_vllm.backend.chat.chat_format import ChatFormat
+from sage.common.components.sage_vllm.backend.scoring.continuations import Continuations
+from sage.common.components.sage_vllm.backend.scoring.text_batches import (
+    TOO_LONG,
+    TOO_MANY_TOKENS,
+    TextBatches,
+    check_known,
+)
 from sage.common.components.sage_vllm.backend.vllm_types import LLMEngine, VLLMClasses
 from sage.common.components.sage_vllm.engine_contract import LoraAdapter, Prompt
 from sage.common.components.sage_vllm.errors import (
@@ -25,13 +32,8 @@ from sage.common.components.sage_vllm.requests.sampling_options import (
     STRUCTURE_OPTIONS,
 )
 
-_TOO_MANY_TOKENS = "input_tokens"
-_TOO_LONG = (_TOO_MANY_TOKENS, "input_text")
-"""Which parameter vLLM says it refuses of a prompt that is too long: its tokens, or so many
-characters that it is not tokenised at all."""
 
-
-class VLLMRenderer:
+class VLLMRenderer(TextBatches):
     """Renders requests, on any thread.
 
     It holds nothing of the engine that it came with: requests go on being rendered while an engine
@@ -55,6 +57,7 @@ class VLLMRenderer:
         self._model_id = model_id
         self._vllm = vllm
         self._renderer = engine.renderer
+        self.continuations = Continuations(model_id, engine.renderer, vllm)
         self._model_config = engine.model_config
         self._max_model_len = engine.model_config.max_model_len
         self._vocabulary = engine.model_config.get_vocab_size()
@@ -65,6 +68,7 @@ class VLLMRenderer:
         self._adapter_ids = count(1)  # by which vLLM knows adapters: no two may ever have one
         self._chat = ChatFormat(model_id, engine.renderer, engine.model_config, vllm)
         self.chat_templates, self.chat_marks = self._chat.names, self._chat.marks
+        self.without_thinking = self._chat.without_thinking
         self._readers = AnswerReaders(
             model_id,
             engine.vllm_config,
@@ -116,8 +120,10 @@ class VLLMRenderer:
         except self._vllm.refusals as error:
             raise InvalidRequestError(self._model_id, f"bad sampling options: {error}") from error
 
-    def one_token(self) -> Any:
-        """Return the SamplingParams of the shortest answer there is."""
+    def proof_params(self) -> Any:
+        """Return the parameters of the shortest work that there is."""
+        if not self._generates:
+            return self.pooling_params(normalize=True)
         return self._vllm.SamplingParams(
             max_tokens=1, temperature=0, output_kind=self._vllm.RequestOutputKind.FINAL_ONLY
         )
@@ -152,6 +158,10 @@ class VLLMRenderer:
                 task="embed", use_activation=normalize, dimensions=dimensions
             )
         return self._pooling_params[key]
+
+    def classes(self, count: int) -> tuple[str, ...]:  # noqa: ARG002 - a head's, in a subclass
+        """Return what the model tells apart: nothing, as it has no head for it."""
+        return ()
 
     def render(self, prompt: Prompt, options: Mapping[str, Any]) -> Any:
         """Apply the chat template if it is a conversation, tokenise, check the length.
@@ -190,70 +200,11 @@ class VLLMRenderer:
             raise NoChatTemplateError(self._model_id) from None
         except self._vllm.refusals as error:  # from None: what of vLLM led here helps nobody
             parameter = getattr(error, "parameter", None)
-            if parameter not in _TOO_LONG:
+            if parameter not in TOO_LONG:
                 raise InvalidRequestError(self._model_id, str(error)) from None
-            counted = parameter == _TOO_MANY_TOKENS
+            counted = parameter == TOO_MANY_TOKENS
             tokens = self.count_tokens(prompt, options) if counted else None
             raise PromptTooLongError(self._model_id, tokens, self._max_model_len) from None
-
-    def render_texts(self, texts: Sequence[tuple[str, bool]]) -> list[Any]:
-        """Do the same with many texts, tokenised together on all cores.
-
-        Each text comes with whether to truncate it if it is too long, and becomes a pair: what the
-        engine takes, and whether it was truncated. What is wrong with a text takes its place.
-        """
-        try:
-            return self._render_together(texts)
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked for the text
-            if len(texts) > 1:
-                return [rendered for text in texts for rendered in self.render_texts([text])]
-            if getattr(error, "parameter", None) in _TOO_LONG:
-                return [self._text_too_long(texts[0][0])]
-            if isinstance(error, self._vllm.refusals):
-                return [InvalidRequestError(self._model_id, str(error))]
-            return [error]
-
-    def _render_together(self, texts: Sequence[tuple[str, bool]]) -> list[Any]:
-        renderer = self._renderer
-        params, tokenizer = renderer.default_cmpl_tok_params, renderer.get_tokenizer()
-        limit = params.max_total_tokens
-        if params.do_lower_case:  # vLLM would do it in the check below, which not all texts see
-            texts = [(text.lower(), truncate) for text, truncate in texts]
-        # vLLM's own check refuses texts by their characters already, those to truncate too.
-        prompts = [
-            text
-            if truncate
-            else params.apply_pre_tokenization(tokenizer, {"prompt": text})["prompt"]
-            for text, truncate in texts
-        ]
-        found = tokenizer(
-            prompts,
-            return_attention_mask=False,  # making lists of these takes longer than tokenising
-            return_token_type_ids=False,
-            **params.get_encode_kwargs(),
-        )["input_ids"]
-        for token_ids in found:
-            check_known(self._model_id, token_ids, self._vocabulary)
-        too_long = [limit is not None and len(token_ids) > limit for token_ids in found]
-        for index, (text, truncate) in enumerate(texts):
-            if too_long[index] and truncate:
-                found[index] = tokenizer(text, truncation=True, max_length=limit)["input_ids"]
-        fits = [
-            {"prompt_token_ids": token_ids}
-            for token_ids, long, (_, truncate) in zip(found, too_long, texts, strict=True)
-            if truncate or not long
-        ]
-        rendered = iter(renderer.render_cmpl(fits) if fits else ())
-        return [
-            (next(rendered), long) if truncate or not long else self._text_too_long(text)
-            for long, (text, truncate) in zip(too_long, texts, strict=True)
-        ]
-
-    def _text_too_long(self, text: str) -> PromptTooLongError:
-        hint = "shorten the text, or embed its beginning with truncate=True"
-        return PromptTooLongError(
-            self._model_id, self.count_tokens(text, {}), self._max_model_len, hint
-        )
 
     def _lora_request(self, adapter: LoraAdapter) -> Any:
         lora = self._lora_config
@@ -279,14 +230,3 @@ class VLLMRenderer:
             request = self._vllm.LoRARequest(adapter.name, next(self._adapter_ids), key)
             self._adapters.setdefault(key, request)
         return self._adapters[key]
-
-
-def check_known(model_id: str, token_ids: Sequence[int], vocabulary: int) -> None:
-    """Refuse a token that the model has no vector for: an engine would die of it."""
-    if token_ids and (largest := max(token_ids)) >= vocabulary:
-        raise InvalidRequestError(
-            model_id,
-            f"token {largest} of the tokenizer is none of the {vocabulary} that {model_id!r} knows",
-            hint="the tokenizer was extended, or is another model's: use the one that the model "
-            "was trained with",
-        )

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import InvalidStateError
 from contextlib import nullcontext, suppress
 from multiprocessing import connection
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 from sage.common.components.sage_vllm.backend.inline_patches import (
@@ -16,15 +18,17 @@ from sage.common.components.sage_vllm.backend.inline_patches import (
 )
 from sage.common.components.sage_vllm.backend.inline_setup import BUILD_LOCK, inline_runtimes
 from sage.common.components.sage_vllm.backend.scheduler_load import LoadRecorder, SchedulerLoad
+from sage.common.components.sage_vllm.backend.scoring.scoring_renderer import ScoringRenderer
 from sage.common.components.sage_vllm.backend.vllm_renderer import VLLMRenderer
 from sage.common.components.sage_vllm.backend.vllm_types import (
     EngineCoreClient,
     LLMEngine,
     VLLMClasses,
 )
-from sage.common.components.sage_vllm.engine_contract import EngineSpec
-from sage.common.components.sage_vllm.errors import InvalidRequestError
+from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
+from sage.common.components.sage_vllm.errors import EngineStartError, InvalidRequestError
 from sage.common.components.sage_vllm.host.socket_folder import SocketFolder
+from sage.common.components.sage_vllm.planning.sentence_pooling import vector_length
 
 
 class VLLMRuntime:
@@ -49,8 +53,9 @@ class VLLMRuntime:
             inline_runtimes.add(id(self))
         else:
             _watch(self._processes, engine.engine_core, on_death)
+        renderer = ScoringRenderer if spec.role is Role.SCORE else VLLMRenderer
         tool_parser = spec.arguments.get("tool_call_parser")
-        self.renderer = VLLMRenderer(spec.model_id, engine, vllm, tool_parser=tool_parser)
+        self.renderer: VLLMRenderer = renderer(spec.model_id, engine, vllm, tool_parser=tool_parser)
         self._model_id = spec.model_id
         self._inline = inline
         self._sockets = sockets
@@ -150,13 +155,51 @@ class VLLMRuntime:
         gc.collect()
 
 
+def prove(spec: EngineSpec, runtime: VLLMRuntime) -> int:
+    """Have a new engine do its work once: some models load that vLLM cannot run.
+
+    Returns how many numbers it makes of a text. Raises EngineStartError, and shuts the engine down
+    before.
+    """
+    renderer = runtime.renderer
+    embeds = spec.role is Role.EMBED
+    try:
+        runtime.add("proof", renderer.render_tokens([0]), renderer.proof_params(), {})
+        while not (outputs := runtime.step()):
+            pass
+    except Exception as error:
+        runtime.shut_down()
+        reason = f"it loads and does not {spec.role}: {reason_of(error)}"
+        raise EngineStartError(spec.model_id, reason) from error
+    made = 0 if spec.role is Role.GENERATE else outputs[0].outputs.data.shape[-1]
+    length = vector_length(spec.model_id, spec.path) if embeds else None
+    if length is not None and length != made:
+        runtime.shut_down()
+        reason = f"vLLM makes vectors of {made} numbers, and its last module of {length}"
+        raise EngineStartError(spec.model_id, reason)
+    return made
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error says; of one of pydantic's, what it found, not how to look it up."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        return "; ".join(detail["msg"] for detail in error.errors())
+    if str(error) and not isinstance(error, AssertionError | LookupError):
+        return str(error)
+    where = extract_tb(error.__traceback__)[-1]  # a missing key alone says nothing
+    said = f"{type(error).__name__} {error}".rstrip()
+    return f"{said} in {Path(where.filename).name}, at `{where.line}`"
+
+
 def _classes() -> VLLMClasses:
     from vllm import PoolingParams, SamplingParams
     from vllm.exceptions import VLLMClientError
     from vllm.lora.request import LoRARequest
     from vllm.renderers import ChatParams
     from vllm.renderers.chat_utils import ChatTemplateResolutionError
-    from vllm.renderers.hf import HfRenderer, resolve_chat_template
+    from vllm.renderers.hf import HfRenderer, resolve_chat_template, safe_apply_chat_template
     from vllm.renderers.inputs.preprocess import parse_model_prompt
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -177,6 +220,7 @@ def _classes() -> VLLMClasses:
         StructuredOutputsParams=StructuredOutputsParams,
         parse_model_prompt=parse_model_prompt,
         resolve_chat_template=resolve_chat_template,
+        safe_apply_chat_template=safe_apply_chat_template,
         refusals=(VLLMClientError, ValueError, TypeError),
     )
 

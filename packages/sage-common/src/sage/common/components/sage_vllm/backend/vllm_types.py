@@ -8,10 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from copy import copy
 from dataclasses import dataclass
 from queue import Queue
 from threading import Thread
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+
+class RenderedText(NamedTuple):
+    """A text or a pair as an engine takes it, and whether it was truncated.
+
+    ``second_at`` is the token that the second text of a pair begins with, for models that must be
+    told.
+    """
+
+    input: Any
+    truncated: bool
+    second_at: int | None = None
+
+    def params(self, params: Any) -> Any:
+        """Return the PoolingParams that go with it; those given where there is nothing to tell."""
+        if self.second_at is None:
+            return params
+        told = copy(params)
+        told.extra_kwargs = {"compressed_token_type_ids": self.second_at}
+        return told
 
 
 class TokenizeParams(Protocol):
@@ -62,6 +83,7 @@ class ModelConfig(Protocol):
     hf_config: Any
     max_model_len: int
     runner_type: str
+    use_sep_token: bool
 
     def get_vocab_size(self) -> int:
         """Return how many tokens the model knows."""
@@ -157,5 +179,6 @@ class VLLMClasses:
     StructuredOutputsParams: type[Any]
     parse_model_prompt: Any
     resolve_chat_template: Any
+    safe_apply_chat_template: Any
     refusals: tuple[type[Exception], ...]
     """What vLLM raises where a request is not in order."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from sage.common.components.sage_vllm.backend.chat.answer_reader import AnswerReader
 from sage.common.components.sage_vllm.engine_contract import (
+    Classification,
     Completion,
     Embedding,
     Generation,
@@ -71,6 +72,11 @@ class EngineRequest:
         self.crashes = 0  # engines that died while they worked on it
         self.text = ""  # what on_text has been given
         self.unfinished: dict[int, Any] = {}  # vLLM's latest completions, by index
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its input is a text, or a pair of texts, that is still to be tokenised."""
+        return isinstance(self.input, str | tuple)
 
     @property
     def incremental(self) -> bool:
@@ -158,6 +164,24 @@ def to_prompt_logprobs(request: EngineRequest, output: Any) -> tuple[list[float]
         for token_id, place in zip(token_ids[1:], output.prompt_logprobs[1:], strict=True)
     ]
     return found, len(token_ids), 1
+
+
+def to_classification(request: EngineRequest, output: Any) -> tuple[Classification, int, int]:
+    """Return what a head says of a finished request, and its numbers of tokens.
+
+    A head that speaks at each token is believed at the last one.
+    """
+    tokens, data = len(output.prompt_token_ids), output.outputs.data
+    values = (data[-1] if data.dim() == 2 else data).tolist()
+    found = Classification(values=values, token_count=tokens, truncated=request.truncated)
+    return found, tokens, 0
+
+
+def to_token_logprobs(_request: EngineRequest, output: Any) -> tuple[dict[int, float], int, int]:
+    """Return the log-probabilities of the tokens asked for, and the request's numbers of tokens."""
+    (place,) = output.outputs[0].logprobs
+    found = {token: logprob.logprob for token, logprob in place.items()}
+    return found, len(output.prompt_token_ids), 0
 
 
 def _completion(completion: Any, reader: AnswerReader | None) -> Completion:

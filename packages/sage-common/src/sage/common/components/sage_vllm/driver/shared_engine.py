@@ -12,29 +12,36 @@ from itertools import count
 from typing import Any
 
 from sage.common.components.sage_vllm.backend import device_memory, engine_build
+from sage.common.components.sage_vllm.backend.scoring.scoring_renderer import ScoringRenderer
 from sage.common.components.sage_vllm.backend.vllm_renderer import VLLMRenderer
 from sage.common.components.sage_vllm.driver.engine_driver import EngineDriver
 from sage.common.components.sage_vllm.driver.engine_request import (
     EngineRequest,
+    to_classification,
     to_embedding,
     to_generation,
     to_prompt_logprobs,
+    to_token_logprobs,
 )
 from sage.common.components.sage_vllm.driver.inbox import End
+from sage.common.components.sage_vllm.engine_abilities import DeviceMemory
 from sage.common.components.sage_vllm.engine_contract import (
-    DeviceMemory,
+    Classification,
     Embedding,
     EngineInfo,
     EngineSpec,
     EngineState,
     EngineStats,
     Generation,
+    Likelihood,
     LoraAdapter,
     OnText,
     Prompt,
+    TextPair,
 )
-from sage.common.components.sage_vllm.errors import InvalidRequestError
+from sage.common.components.sage_vllm.errors import InvalidRequestError, PromptTooLongError
 from sage.common.components.sage_vllm.host.home_process import HomeProcess
+from sage.common.components.sage_vllm.requests.gather import gather
 
 
 class SharedEngine:
@@ -66,9 +73,9 @@ class SharedEngine:
         atexit.register(self.close)  # again, so that it runs before what vLLM has registered
 
     @staticmethod
-    def share_device(text: EngineSpec, embedding: EngineSpec) -> tuple[EngineSpec, EngineSpec]:
-        """Return the two with arguments by which both fit; see SharesDevice."""
-        return device_memory.share_device(text, embedding)
+    def share_device(main: EngineSpec, *others: EngineSpec) -> tuple[EngineSpec, ...]:
+        """Return them with arguments by which all fit; see SharesDevice."""
+        return device_memory.share_device(main, *others)
 
     @staticmethod
     def device_memory() -> DeviceMemory | None:
@@ -140,6 +147,51 @@ class SharedEngine:
         params = self._open_renderer().pooling_params(normalize=normalize, dimensions=dimensions)
         request_id = f"r{next(self._ids)}"
         return self._start(EngineRequest(request_id, text, params, to_embedding, truncate=truncate))
+
+    def classify(
+        self,
+        given: Prompt | TextPair,
+        *,
+        activation: bool,
+        truncate: bool = False,
+        chat_template: str | None = None,
+    ) -> Future[Classification]:
+        """Start reading what the model's head says; see Engine.classify."""
+        renderer = self._open_renderer()
+        if not isinstance(renderer, ScoringRenderer):
+            raise InvalidRequestError(self._model_id, "this engine has no head to classify with")
+        read: Any = given
+        if isinstance(given, tuple):
+            read = renderer.one_text(given, chat_template)
+        elif not isinstance(given, str):
+            read = renderer.render_answered(given, chat_template)
+        params = renderer.scoring_params(activation=activation)
+        request_id = f"r{next(self._ids)}"
+        request = EngineRequest(request_id, read, params, to_classification, truncate=truncate)
+        return self._start(request)
+
+    def read_likelihood(
+        self, prompt: Prompt, continuations: Sequence[str], *, chat_template: str | None = None
+    ) -> Future[Likelihood]:
+        """Start reading how likely each text is to follow a prompt; see Engine.read_likelihood."""
+        renderer = self._open_renderer()
+        options = renderer.without_thinking({"chat_template": chat_template})
+        tokens = renderer.render(prompt, options)["prompt_token_ids"]
+        tree = renderer.continuations.tree(prompt, continuations)
+        longest = len(tokens) + tree.depth
+        if longest >= self._info.max_model_len:
+            raise PromptTooLongError(self._model_id, longest, self._info.max_model_len)
+
+        def ask(before: tuple[int, ...], wanted: Sequence[int]) -> Future[dict[int, float]]:
+            behind = renderer.render_tokens([*tokens, *before])
+            params = renderer.continuations.reading_params(wanted)
+            request = EngineRequest(f"r{next(self._ids)}", behind, params, to_token_logprobs)
+            return self._start(request)
+
+        return gather(
+            (ask(before, wanted) for before, wanted in tree.questions),
+            lambda told: Likelihood(logprobs=tree.sums(told), token_count=len(tokens)),
+        )
 
     def count_tokens(self, prompt: Prompt, *, chat_template: str | None = None) -> int:
         """Return how many tokens a prompt has; see Engine.count_tokens."""

@@ -96,7 +96,7 @@ class StepLoop:
             self._add_one(request)
         while work.arrived:
             request = work.arrived.popleft()
-            if isinstance(request.input, str):
+            if request.is_text:
                 work.texts.append(request)
             elif work.replays:
                 work.replays.append(request)
@@ -119,7 +119,8 @@ class StepLoop:
             if isinstance(rendered, Exception):
                 request.fail(rendered)
             else:
-                request.input, request.truncated = rendered
+                request.input, request.truncated = rendered.input, rendered.truncated
+                request.params = rendered.params(request.params)
                 self._add_one(request)
 
     def _add_one(self, request: EngineRequest) -> None:

@@ -32,7 +32,14 @@ from sage.common.components.sage_vllm.planning.model_files import (
     safetensors_files,
 )
 from sage.common.components.sage_vllm.planning.model_trust import check_remote_code, check_weights
-from sage.common.components.sage_vllm.planning.sentence_pooling import embedding_arguments
+from sage.common.components.sage_vllm.planning.scoring.model_head import (
+    check_head,
+    has_own_head,
+)
+from sage.common.components.sage_vllm.planning.sentence_pooling import (
+    embedding_arguments,
+    position_arguments,
+)
 from sage.common.components.sage_vllm.planning.text_prompts import TextPrompts, read_text_prompts
 from sage.common.model_registry.weights import is_adapter
 
@@ -98,7 +105,8 @@ class EnginePlan:
 def plan_engine(spec: EngineSpec, device: Device) -> EnginePlan:
     """Plan the engine of ``spec`` on ``device``.
 
-    Raises BrokenModelError, UnsupportedModelError, and InvalidOptionError for a LoRA adapter.
+    Raises BrokenModelError, UnsupportedModelError, InvalidOptionError for a LoRA adapter, and
+    WrongModelTypeError for a model whose class has not the head of its role.
 
     What ``spec.arguments`` sets is kept, and of the device's memory no more than
     ``spec.memory_limit`` is taken for free. On a CPU the rest of what vLLM would do otherwise is:
@@ -116,6 +124,7 @@ def plan_engine(spec: EngineSpec, device: Device) -> EnginePlan:
     """
     if is_adapter(spec.path):
         raise _no_model(spec)
+    check_head(spec)
     _check_tensors(spec)
     device = _limited(device, spec.memory_limit)
     arguments = _defaults(spec, device)
@@ -154,9 +163,10 @@ def _check_tensors(spec: EngineSpec) -> None:
         for file in safetensors_files(spec.model_id, spec.path)
         for tensor in read_tensors(spec.model_id, file)
     ]
-    generates = spec.role is Role.GENERATE
     config = language_config(spec.model_id, spec.path)
-    if missing := missing_tensors(config, names, generates=generates):
+    generates = spec.role is Role.GENERATE
+    scores = spec.role is Role.SCORE and has_own_head(spec)
+    if missing := missing_tensors(config, names, generates=generates, scores=scores):
         shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if missing[3:] else "")
         raise BrokenModelError(spec.model_id, f"lacks the weights of {shown}", spec.path)
 
@@ -195,6 +205,8 @@ def _defaults(spec: EngineSpec, device: Device) -> dict[str, Any]:
     arguments = {**added, **spec.arguments}
     if spec.role is Role.EMBED:
         arguments |= embedding_arguments(spec.model_id, spec.path, arguments)
+    if spec.role is Role.SCORE:
+        arguments |= position_arguments(spec.model_id, spec.path, arguments)
     return arguments
 
 

@@ -105,7 +105,7 @@ def kv_cache(
     layers keep something else than keys and values, or the cache's dtype is not known: no figure
     is better than a wrong one.
     """
-    if role is Role.EMBED and is_encoder(config):
+    if role is not Role.GENERATE and is_encoder(config):
         return KVCache(block_size=block_size, block_bytes=0)
     each = dtype_bytes if cache_dtype == "auto" else _CACHE_BYTES.get(cache_dtype)
     windows = _windows(config)

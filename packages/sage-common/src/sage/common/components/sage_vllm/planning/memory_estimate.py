@@ -152,7 +152,7 @@ def _step_tokens(
     if asked or not longest:
         return asked or _BATCHED_TOKENS[device]
     usual = _BATCHED_TOKENS[device]
-    if spec.role is Role.EMBED and is_encoder(config):
+    if spec.role is not Role.GENERATE and is_encoder(config):
         usual = max(usual, longest)
     return min(usual, _count(spec.arguments, "max_num_seqs", BATCH_SIZE) * longest)
 

@@ -26,13 +26,14 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
 def missing_tensors(
-    config: Mapping[str, Any], names: Iterable[str], *, generates: bool
+    config: Mapping[str, Any], names: Iterable[str], *, generates: bool, scores: bool = False
 ) -> list[str]:
     """Return names of modules whose weights are missing, as far as the others' names tell.
 
     A part of a joined weight is missing where another layer has the same modules, and that part;
-    an expert, where one with a higher number is there. A head is missing where the configuration
-    says that it is not the input's table too.
+    an expert, where one with a higher number is there. The head of a model that ``generates`` is
+    missing where the configuration says that it is not the input's table too, that of one that
+    ``scores`` where no module has a name as such heads have them.
     """
     modules = {name.rpartition(".")[0] for name in names}
     children: dict[str, set[str]] = defaultdict(set)
@@ -50,6 +51,8 @@ def missing_tensors(
     missing += _missing_experts(children)
     if generates and _lacks_head(config, modules):
         missing.append("lm_head")
+    if scores and modules and not any(map(_is_scoring_head, modules)):
+        missing.append("score")
     return sorted(missing)
 
 
@@ -72,6 +75,10 @@ def _missing_experts(parents: Iterable[str]) -> Iterator[str]:
             numbers[found[1]].add(int(found[2]))
     for experts, there in numbers.items():
         yield from (f"{experts}.{n}" for n in range(max(there)) if n not in there)
+
+
+def _is_scoring_head(module: str) -> bool:
+    return any(name in module for name in ("score", "classif", "v_head", "ranking", "reward"))
 
 
 def _lacks_head(config: Mapping[str, Any], modules: set[str]) -> bool:

@@ -63,13 +63,22 @@ def embedding_arguments(
     BrokenModelError for a file that is missing or cannot be read.
     """
     added: dict[str, Any] = {}
-    config = read_config(model_id, folder)
     if not (folder / "modules.json").is_file():
         added["pooler_config"] = {"seq_pooling_type": "MEAN"}
     else:
         _check_modules(model_id, folder)
-    kind = config.get("model_type")
-    if kind in _POSITIONS_AFTER_PADDING:
+    added |= position_arguments(model_id, folder, arguments)
+    return {name: value for name, value in added.items() if arguments.get(name) is None}
+
+
+def position_arguments(model_id: str, folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what vLLM must be told of models whose positions begin behind the padding's.
+
+    Beside ``arguments``, which go first. Raises UnsupportedModelError and BrokenModelError.
+    """
+    added: dict[str, Any] = {}
+    config = read_config(model_id, folder)
+    if config.get("model_type") in _POSITIONS_AFTER_PADDING:
         # Absent from a configuration that has the usual value, and vLLM reads it all the same.
         if "position_embedding_type" not in config:
             added["hf_overrides"] = {"position_embedding_type": "absolute"}

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
+from sage.common.components.sage_vllm.engine_abilities import SharesDevice
 from sage.common.components.sage_vllm.engine_contract import (
     Engine,
     EngineFactory,
     EngineSpec,
     Role,
-    SharesDevice,
 )
 from sage.common.components.sage_vllm.errors import EngineClosedError, EngineStartError
 from sage.common.components.sage_vllm.model_settings import ModelSettings
@@ -76,11 +76,11 @@ class EngineLoader:
             text, role=Role.EMBED, arguments=arguments, option=Role.EMBED.option, replicas=1
         )
 
-    def shared(self, text: EngineSpec, embedding: EngineSpec) -> tuple[EngineSpec, EngineSpec]:
-        """Return the two with arguments by which both fit one device."""
-        if isinstance(self._factory, SharesDevice):
-            return self._factory.share_device(text, embedding)
-        return text, embedding
+    def shared(self, *specs: EngineSpec) -> tuple[EngineSpec, ...]:
+        """Return them with arguments by which all fit one device."""
+        if len(specs) > 1 and isinstance(self._factory, SharesDevice):
+            return self._factory.share_device(*specs)
+        return specs
 
     def is_loaded(self, path: Path) -> bool:
         """Whether an engine has its model from this folder, or is about to."""
@@ -118,17 +118,19 @@ class EngineLoader:
 
         Raises EngineStartError, and retires an engine that does not.
         """
-        embeds = self._specs[engine].role is Role.EMBED
+        role = self._specs[engine].role
         try:
-            future: Future[Any] = (
-                engine.embed("Hello", normalize=True)
-                if embeds
-                else engine.submit("Hello", {"max_tokens": 1, "temperature": 0})
-            )
+            future: Future[Any]
+            if role is Role.EMBED:
+                future = engine.embed("Hello", normalize=True)
+            elif role is Role.SCORE:
+                future = engine.classify("Hello", activation=True)
+            else:
+                future = engine.submit("Hello", {"max_tokens": 1, "temperature": 0})
             future.result(_PROBE_SECONDS)
         except Exception as error:
             self.retire(engine, drain=False)
-            reason = f"it loads but does not {'embed' if embeds else 'generate'}: {error}"
+            reason = f"it loads but does not {role.value}: {error}"
             raise EngineStartError(engine.info.model_id, reason) from error
 
     def put(self, engine: Engine, slot: EngineSlot) -> None:

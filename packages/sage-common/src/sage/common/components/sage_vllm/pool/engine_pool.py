@@ -104,10 +104,11 @@ class EnginePool:
         """Settle what engines are built from, and that each model fits into the budget."""
         for entry in self.table.configured:
             entry.spec = self._loader.spec(entry.name, entry.settings)
-        text, embedding = (self.table.get(role.label) for role in (Role.GENERATE, Role.EMBED))
-        if text is not None and embedding is not None and text.spec and embedding.spec:
-            text.spec, embedding.spec = self._loader.shared(text.spec, embedding.spec)
-            text.arguments, embedding.arguments = text.spec.arguments, embedding.spec.arguments
+        found = [self.table.get(role.label) for role in Role]
+        sharing = [each for each in found if each is not None and each.spec is not None]
+        specs = self._loader.shared(*(each.spec for each in sharing if each.spec is not None))
+        for entry, spec in zip(sharing, specs, strict=True):
+            entry.spec, entry.arguments = spec, spec.arguments
         self._places.settle()
 
     def close(self) -> None:
@@ -154,11 +155,11 @@ class EnginePool:
 
     def stats(self) -> dict[str, Any]:
         """Return what VLLMService.stats describes."""
-        embedding = self.engine(Role.EMBED)
+        others = {role.label: self.engine(role) for role in (Role.EMBED, Role.SCORE)}
         return {
             **engine_stats_record(self.engine(Role.GENERATE)),
             "state": self.state,
-            **({} if embedding is None else {Role.EMBED.label: engine_stats_record(embedding)}),
+            **{name: engine_stats_record(each) for name, each in others.items() if each},
             "models": {entry.name: entry.record() for entry in self.shown()},
         }
 

@@ -7,12 +7,8 @@ from collections.abc import Iterable
 from copy import copy
 from dataclasses import replace
 
-from sage.common.components.sage_vllm.engine_contract import (
-    DeviceMemory,
-    EngineFactory,
-    EngineSpec,
-    PlansEngines,
-)
+from sage.common.components.sage_vllm.engine_abilities import DeviceMemory, PlansEngines
+from sage.common.components.sage_vllm.engine_contract import EngineFactory, EngineSpec
 from sage.common.components.sage_vllm.planning.memory_check import InsufficientMemoryError
 from sage.common.components.sage_vllm.planning.memory_share import MemoryShare
 from sage.common.core.errors import Setting

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.engine_contract import Role
-from sage.common.components.sage_vllm.errors import InvalidOptionError
+from sage.common.components.sage_vllm.errors import InvalidOptionError, WrongModelTypeError
 from sage.common.components.sage_vllm.model_settings import ModelSettings
 from sage.common.components.sage_vllm.pool.pool_entry import PoolEntry
 from sage.common.core.errors import nearest
@@ -67,27 +67,24 @@ class ModelTable:
     def find(self, model: str | None, role: Role) -> PoolEntry:
         """Return the entry that a call means by ``model``; for None, the only one of its role.
 
-        Raises InvalidOptionError for a name that no entry has, or whose model does something else.
+        Raises InvalidOptionError for a name that no entry has, and WrongModelTypeError for one
+        whose model does something else.
         """
         if model is None:
             found = self._defaults.get(role)
             return found if found is not None else self._find_default(role)
         entry = self.named(model)
         if entry.role is not role:
-            does = "generates" if entry.role is Role.GENERATE else "embeds"
             others = [each.name for each in self._that(role)]
-            raise InvalidOptionError(
-                "model",
-                model,
-                f"the model {model!r} {does}, and cannot {role.value}",
-                hint=f"those that {role.value}: {', '.join(others) or '(none)'}",
-            )
+            hint = f"those that {role.value}: {', '.join(others) or '(none)'}"
+            does = f"{entry.role.value}s"
+            raise WrongModelTypeError("model", model, does, role.value, hint=hint)
         return entry
 
     def counting(self, model: str | None, role: str | None) -> PoolEntry:
         """Return the entry that tokens are counted for: of this name, or of this role.
 
-        Without either it is the one that generates, or where none does, the one that embeds.
+        Without either it is the one that generates, or where none does, that embeds, or scores.
         """
         names = [each.value for each in Role]
         if role is not None and role not in names:
@@ -96,7 +93,7 @@ class ModelTable:
         if model is not None:
             return self.named(model)
         if role is None:
-            role = Role.GENERATE if any(self._that(Role.GENERATE)) else Role.EMBED
+            role = next((each for each in Role if self._that(each)), Role.GENERATE)
         return self.find(None, Role(role))
 
     def named(self, model: str) -> PoolEntry:
@@ -146,8 +143,16 @@ class ModelTable:
             names = ", ".join(each.name for each in those)
             problem = f"several models {role.value}, and the call names none"
             raise InvalidOptionError("model", None, problem, hint=f"pass model=, one of {names}")
+        if role is Role.SCORE and self.configured:
+            first = self.configured[0]
+            hint = "add a model that scores to the configuration, by"
+            does = f"{first.role.value}s"
+            raise WrongModelTypeError(
+                "model", first.model_id, does, role.value, hint=hint, option=role.model_option
+            )
         if role is Role.GENERATE and not self._config.on_demand:
-            problem = "this service only embeds: its configuration has no 'model_id'"
+            does = " and ".join(f"{each.value}s" for each in Role if self._that(each))
+            problem = f"this service only {does}: its configuration has no 'model_id'"
         else:
             problem = f"no configured model can {role.value}, and the call names none"
         raise InvalidOptionError("model", None, problem)

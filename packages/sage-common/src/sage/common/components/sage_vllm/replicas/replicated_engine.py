@@ -11,7 +11,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from sage.common.components.sage_vllm.engine_abilities import PlacesReplicas, ReportsDeath
 from sage.common.components.sage_vllm.engine_contract import (
+    Classification,
     Embedding,
     Engine,
     EngineFactory,
@@ -20,10 +22,10 @@ from sage.common.components.sage_vllm.engine_contract import (
     EngineState,
     EngineStats,
     Generation,
+    Likelihood,
     OnText,
-    PlacesReplicas,
     Prompt,
-    ReportsDeath,
+    TextPair,
 )
 from sage.common.components.sage_vllm.errors import EngineClosedError, EngineDeadError
 from sage.common.components.sage_vllm.replicas.prompt_prefix import prefix_of
@@ -113,6 +115,33 @@ class ReplicatedEngine:
             "truncate": truncate,
         }
         return self._begin(ReplicaCall(lambda engine, *_: engine.embed(text, **options), "", None))
+
+    def classify(
+        self,
+        given: Prompt | TextPair,
+        *,
+        activation: bool,
+        truncate: bool = False,
+        chat_template: str | None = None,
+    ) -> Future[Classification]:
+        """Start reading what the model's head says; see Engine.classify. The load alone decides."""
+        options: dict[str, Any] = {
+            "activation": activation,
+            "truncate": truncate,
+            "chat_template": chat_template,
+        }
+        call = ReplicaCall(lambda engine, *_: engine.classify(given, **options), "", None)
+        return self._begin(call)
+
+    def read_likelihood(
+        self, prompt: Prompt, continuations: Sequence[str], *, chat_template: str | None = None
+    ) -> Future[Likelihood]:
+        """Start reading how likely each text is to follow a prompt; see Engine.read_likelihood."""
+
+        def start(engine: Engine, *_: Any) -> Future[Likelihood]:
+            return engine.read_likelihood(prompt, continuations, chat_template=chat_template)
+
+        return self._begin(ReplicaCall(start, prefix_of(prompt), None))
 
     def count_tokens(self, prompt: Prompt, *, chat_template: str | None = None) -> int:
         """Return how many tokens a prompt has; see Engine.count_tokens."""

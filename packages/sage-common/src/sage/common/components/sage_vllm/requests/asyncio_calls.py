@@ -11,6 +11,11 @@ from sage.common.components.sage_vllm.requests.result_types import (
     GenerateResult,
     ProcessPayload,
 )
+from sage.common.components.sage_vllm.requests.scoring.scoring_results import (
+    ClassifyResult,
+    RerankResult,
+    ScoreResult,
+)
 from sage.common.components.sage_vllm.requests.text_stream import AsyncTextStream
 from sage.common.core import awaiting
 
@@ -30,6 +35,10 @@ class AsyncioCalls:
 
     generate_async: Callable[..., Future[list[GenerateResult]]]
     embed_async: Callable[..., Future[EmbedResult]]
+    score_async: Callable[..., Future[ScoreResult]]
+    rerank_async: Callable[..., Future[RerankResult]]
+    classify_async: Callable[..., Future[ClassifyResult]]
+    reward_async: Callable[..., Future[ScoreResult]]
     process_async: Callable[..., Future[Any]]
     _start_stream: Callable[..., Future[list[GenerateResult]]]
 
@@ -51,9 +60,29 @@ class AsyncioCalls:
         """Embed texts, as ``embed`` does, without blocking the event loop."""
         return await awaiting.call(self.embed_async, texts, **options)
 
+    async def ascore(
+        self, query: str | Sequence[str], texts: str | Sequence[str], **options: Any
+    ) -> ScoreResult:
+        """Score texts, as ``score`` does, without blocking the event loop."""
+        return await awaiting.call(self.score_async, query, texts, **options)
+
+    async def arerank(
+        self, query: str, texts: Sequence[str], top_n: int | None = None, **options: Any
+    ) -> RerankResult:
+        """Rerank texts, as ``rerank`` does, without blocking the event loop."""
+        return await awaiting.call(self.rerank_async, query, texts, top_n, **options)
+
+    async def aclassify(self, texts: Any, **options: Any) -> ClassifyResult:
+        """Classify texts, as ``classify`` does, without blocking the event loop."""
+        return await awaiting.call(self.classify_async, texts, **options)
+
+    async def areward(self, conversations: Any, **options: Any) -> ScoreResult:
+        """Reward conversations, as ``reward`` does, without blocking the event loop."""
+        return await awaiting.call(self.reward_async, conversations, **options)
+
     async def aprocess(self, payload: ProcessPayload | Mapping[str, Any]) -> Any:
         """Run a task, as ``process`` does, without blocking the event loop.
 
-        Cancelling the await aborts ``generate`` and ``embed``; a task on models goes on to its end.
+        Cancelling the await aborts the work of an engine; a task on models goes on to its end.
         """
         return await awaiting.call(self.process_async, payload)

@@ -106,6 +106,10 @@ class ProcessPayload(TypedDict):
     task: Literal[
         "generate",
         "embed",
+        "score",
+        "rerank",
+        "classify",
+        "reward",
         "fine_tune",
         "show_models",
         "download_model",

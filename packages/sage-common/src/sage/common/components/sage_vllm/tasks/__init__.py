@@ -1,1 +1,1 @@
-"""What ``VLLMService.process`` can be asked to do, and the tasks on the registry's models."""
+"""What ``VLLMService.process`` can be asked to do: tasks on models of the registry, and scores."""

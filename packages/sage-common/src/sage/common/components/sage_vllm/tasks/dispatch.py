@@ -33,6 +33,10 @@ def tasks_of(service: Any) -> dict[str, Task]:
     return {
         "generate": Task(run=service.generate_async, has_inputs=True, returns_future=True),
         "embed": Task(run=service.embed_async, has_inputs=True, returns_future=True),
+        "score": Task(run=service.score_async, has_inputs=True, returns_future=True),
+        "rerank": Task(run=service.rerank_async, has_inputs=True, returns_future=True),
+        "classify": Task(run=service.classify_async, has_inputs=True, returns_future=True),
+        "reward": Task(run=service.reward_async, has_inputs=True, returns_future=True),
         "fine_tune": Task(run=service.fine_tune_future, has_inputs=True, returns_future=True),
         "fine_tune_jobs": Task(run=service.fine_tune_jobs),
         "cancel_fine_tune": Task(run=service.cancel_fine_tune),

@@ -30,14 +30,18 @@ from pathlib import Path
 from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import (
+    Classification,
     Embedding,
     EngineInfo,
     EngineSpec,
     EngineState,
     EngineStats,
     Generation,
+    Likelihood,
     OnText,
     Prompt,
+    Role,
+    TextPair,
 )
 from sage.common.components.sage_vllm.errors import (
     EngineClosedError,
@@ -52,6 +56,11 @@ from sage.common.components.sage_vllm.testing.canned_answer import (
     example_call,
 )
 from sage.common.components.sage_vllm.testing.delay_line import DelayLine
+from sage.common.components.sage_vllm.testing.word_scores import (
+    read_classes,
+    word_logprobs,
+    word_scores,
+)
 
 _MAX_WORDS = 512
 _DIMENSIONS = 8
@@ -114,6 +123,7 @@ class EchoEngine:
             chat_templates=("default",),
             prompts=prompts.by_name,
             default_prompt=prompts.default,
+            classes=read_classes(spec) if spec.role is Role.SCORE else (),
         )
 
     @property
@@ -182,6 +192,44 @@ class EchoEngine:
 
         return self._later(self._latency, 1, complete)
 
+    def classify(
+        self,
+        given: Prompt | TextPair,
+        *,
+        activation: bool,
+        truncate: bool = False,
+        chat_template: str | None = None,  # noqa: ARG002 - it has one
+    ) -> Future[Classification]:
+        """Say how many of a query's words a text has, or which class it names; see word_scores."""
+        text = f"{given[0]} {given[1]}" if isinstance(given, tuple) else _text_of(given)
+        truncated = truncate and len(text.split()) > _MAX_WORDS
+        words = text.split()[:_MAX_WORDS] if truncated else self._words(text)
+        pair = given if isinstance(given, tuple) else None
+        values = word_scores(words, pair, self._info.classes, activation=activation)
+
+        def complete() -> Classification:
+            self._count(len(words), 0)
+            return Classification(values=values, token_count=len(words), truncated=truncated)
+
+        return self._later(self._latency, 1, complete)
+
+    def read_likelihood(
+        self,
+        prompt: Prompt,
+        continuations: Sequence[str],
+        *,
+        chat_template: str | None = None,  # noqa: ARG002 - it has one
+    ) -> Future[Likelihood]:
+        """Say how likely each text is to follow: the likelier, the more often the prompt has it."""
+        words = self._words(_text_of(prompt))
+        logprobs = word_logprobs(words, continuations)
+
+        def complete() -> Likelihood:
+            self._count(len(words), 0)
+            return Likelihood(logprobs=logprobs, token_count=len(words))
+
+        return self._later(self._latency, 1, complete)
+
     def stats(self) -> EngineStats:
         """Return the counters; what its latency has not passed for yet is in flight."""
         in_flight = len(self._line)
@@ -197,8 +245,10 @@ class EchoEngine:
         )
 
     def count_tokens(self, prompt: Prompt, *, chat_template: str | None = None) -> int:  # noqa: ARG002 - it has one
-        """Return the number of words."""
-        return len(self._words(_text_of(prompt)))
+        """Return the number of words, be it more than the engine takes."""
+        words = _text_of(prompt).split()
+        self._words(" ".join(words[:_MAX_WORDS]))
+        return len(words)
 
     def close(self, *, drain: bool = False) -> None:
         """Refuse further requests; those in flight fail, or with ``drain`` are answered first."""
@@ -255,10 +305,18 @@ def _text_of(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else str(prompt[-1].get("content") or "")
 
 
-def write_echo_model(folder: Path) -> Path:
-    """Write the least folder that the registry imports as a model, and return it."""
+def write_echo_model(folder: Path, *, classes: Sequence[str] = ()) -> Path:
+    """Write the least folder that the registry imports as a model, and return it.
+
+    With ``classes`` it is one with a head over these, which scores and classifies; a single one
+    is a score: ``classes=["relevance"]`` makes a reranker.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"architectures": ["Echo"]}), encoding="utf-8")
+    config: dict[str, Any] = {"architectures": ["Echo"]}
+    if classes:
+        names = {str(index): name for index, name in enumerate(classes)}
+        config = {"architectures": ["EchoForSequenceClassification"], "id2label": names}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     header = json.dumps({"__metadata__": {"format": "pt"}}).encode()
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     return folder

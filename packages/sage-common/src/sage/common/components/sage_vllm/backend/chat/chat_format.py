@@ -92,6 +92,12 @@ class ChatFormat:
         _, prompt = self._renderer.render_messages(list(messages), self.params(options))
         return str(prompt["prompt"])
 
+    def without_thinking(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return options by which the model answers at once, where its template can say so."""
+        known = self._variables_of(self._template(options.get("chat_template")), has_tools=False)
+        can_say = known is not None and not known.isdisjoint(THINKING_VARIABLES)
+        return {**options, "thinking": False} if can_say else options
+
     def params(self, options: Mapping[str, Any]) -> Any:
         """Return vLLM's ChatParams for the options of a call; raises InvalidRequestError."""
         name, tools = options.get("chat_template"), options.get("tools")

@@ -1,0 +1,1 @@
+"""What engines need for scores, classes and the likelihood of given texts."""

@@ -1,0 +1,1 @@
+"""Models with a head that scores or classifies."""

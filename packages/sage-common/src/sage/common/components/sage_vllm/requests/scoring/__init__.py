@@ -1,0 +1,1 @@
+"""Scores, classes and rewards: from what a caller passes to what an engine is asked, and back."""

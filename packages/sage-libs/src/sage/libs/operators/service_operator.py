@@ -1,0 +1,30 @@
+"""ServiceOperator: what operators that call a service for each record have in common."""
+
+from __future__ import annotations
+
+from sage.common.core.functions import AsyncMapFunction
+
+_UNKNOWN_CAPACITY = 64  # records in flight where the service does not say what it can use
+
+
+class ServiceOperator(AsyncMapFunction):
+    """Has a service work on each record, as many at once as the service can make use of."""
+
+    def __init__(
+        self,
+        service_name: str,
+        *,
+        timeout: float | None,
+        ordered: bool,
+        max_in_flight: int | None,
+        retries: int,
+    ) -> None:
+        self.service_name = service_name
+        self.timeout = timeout
+        self.ordered = ordered
+        self.max_in_flight = max_in_flight
+        self.retries = retries
+
+    def default_max_in_flight(self) -> int:
+        """Return what the service can make use of, so that it is never short of work."""
+        return self.ctx.services.capacity(self.service_name) or _UNKNOWN_CAPACITY
