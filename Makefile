@@ -37,6 +37,7 @@ bench: setup
 	@$(RUN) benchmarks/tool_turns.py
 	@$(RUN) benchmarks/replicas.py $(ARGS)
 	@$(RUN) benchmarks/embedding_throughput.py $(ARGS)
+	@$(RUN) benchmarks/scoring.py $(ARGS)
 	@$(RUN) benchmarks/named_models.py $(ARGS)
 	@$(RUN) benchmarks/against_others.py $(ARGS)
 	@$(RUN) benchmarks/registry.py

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 BY_THEMSELVES = (
     "checkpoints.md", "coming_from_isage.md", "files.md", "memory.md", "model_pool.md",
-    "operations.md", "operators.md", "pipelines.md", "testing.md", "thinking.md", "tools.md",
+    "operations.md", "operators.md", "pipelines.md", "scoring.md", "testing.md", "thinking.md",
+    "tools.md",
 )  # fmt: skip
 ELSEWHERE = (
     "asyncio.md", "fine_tuning_a_model.md", "index.md", "quick_start.md", "terminal.md",

@@ -29,6 +29,7 @@ SHOWN_BY = {
     "engine_mode": ("run", "bench"),
     "engine": ("run", "start", "bench"),
     "embedding_engine": ("run", "start", "bench"),
+    "scoring_engine": ("run", "start", "bench"),
     "sampling": ("run",),
 }
 """The commands that build engines, and the one that generates."""
@@ -55,7 +56,11 @@ def test_every_option_of_an_engine_and_of_sampling_has_its_flag() -> None:
     assert set(FLAGS) == {
         "allow_pickle",
         "engine_mode",
-        *(f"{group}.{name}" for group in ("engine", "embedding_engine") for name in engine),
+        *(
+            f"{group}.{name}"
+            for group in ("engine", "embedding_engine", "scoring_engine")
+            for name in engine
+        ),
         *(f"sampling.{name}" for name in sampling),
     }
 

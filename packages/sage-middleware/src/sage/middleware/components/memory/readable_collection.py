@@ -22,8 +22,14 @@ from sage.middleware.components.memory.lance.filters import filter_expression
 from sage.middleware.components.memory.lance.text_index import check_language
 from sage.middleware.components.memory.metadata import FieldType, check_fields
 from sage.middleware.components.memory.records import MemoryRecord, SearchHit
+from sage.middleware.components.memory.reranker import Reranker
 from sage.middleware.components.memory.rows import checked_strings
-from sage.middleware.components.memory.search_mode import SearchMode, check_page, check_query
+from sage.middleware.components.memory.search_mode import (
+    SearchMode,
+    check_candidates,
+    check_page,
+    check_query,
+)
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
@@ -90,6 +96,8 @@ class ReadableCollection:
         *,
         where: Mapping[str, Any] | None = None,
         mode: SearchMode = "vector",
+        rerank: Any = None,
+        candidates: int = 50,
     ) -> list[SearchHit]:
         """Return the ``k`` best records for a text or a vector, best first.
 
@@ -101,12 +109,20 @@ class ReadableCollection:
             mode: ``"vector"`` by cosine similarity, ``"text"`` by the words (BM25), ``"hybrid"``
                 by the ranks in both. Words in quotes, as in ``'"red fox" cub'``, are a phrase that
                 a text must have to be found by its words.
+            rerank: a VLLMService with a model that scores, or a function of a query and texts that
+                returns a score for each. The best candidates go on in the order of its scores,
+                which are then the hits'.
+            candidates: how many records are found for it to score; no fewer than ``k``.
 
         Raises:
             CollectionNotFoundError, InvalidFilterError, InvalidRecordError,
             DimensionMismatchError.
         """
         check_query(query, k, mode)
+        if rerank is not None:
+            check_candidates(query, k, candidates)
+            found = self.search(query, candidates, where=where, mode=mode)
+            return Reranker(rerank).best(str(query), found, k)
         store = self._table.find_to_read()
         expression = self._expression(where)
         text = query if isinstance(query, str) else None

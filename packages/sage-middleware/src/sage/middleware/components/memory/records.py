@@ -22,7 +22,8 @@ class SearchHit(MemoryRecord):
     """A record that a search found.
 
     ``score`` grows with the match: the cosine similarity, -1 to 1, of a vector search; BM25 of a
-    text search; reciprocal rank fusion of a hybrid one. Compare scores of one mode only.
+    text search; reciprocal rank fusion of a hybrid one; what a reranker says of it, where one was
+    given. Compare scores of one kind only.
     """
 
     score: float

@@ -26,6 +26,15 @@ def check_query(query: Any, k: Any, mode: str) -> None:
         raise ValueError(f"mode {mode!r} searches for a text, not for {query!r}")
 
 
+def check_candidates(query: Any, k: int, candidates: Any) -> None:
+    """Raise ValueError for candidates that cannot be scored, or are too few."""
+    if not isinstance(query, str):
+        raise ValueError(f"a reranker reads the query: pass a text, not {query!r}")
+    _check_count("candidates", candidates, 1)
+    if candidates < k:
+        raise ValueError(f"candidates={candidates} are fewer than the k={k} to be returned")
+
+
 def check_page(limit: Any, offset: Any) -> None:
     """Raise ValueError for a page of records that makes no sense."""
     if limit is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from sage.common.components.sage_embedding import EmbeddingModel, get_embedding_model
@@ -115,9 +116,18 @@ class VDBMemoryService(BaseService):
         *,
         where: Mapping[str, Any] | None = None,
         mode: SearchMode = "vector",
+        rerank: Any = None,
+        candidates: int = 50,
     ) -> list[SearchHit]:
-        """Return the ``k`` best records for a text or a vector, best first."""
-        return self._collection.search(query, k, where=where, mode=mode)
+        """Return the ``k`` best records for a text or a vector, best first.
+
+        ``rerank`` may also be the name of a service of the environment that scores.
+        """
+        if isinstance(rerank, str):
+            rerank = partial(self.call_service, rerank, method="score")
+        return self._collection.search(
+            query, k, where=where, mode=mode, rerank=rerank, candidates=candidates
+        )
 
     def get(self, record_id: str) -> MemoryRecord | None:
         """Return the record with this id, None if there is none."""

@@ -36,7 +36,7 @@ def run(options: RunOptions) -> None:
     model_id = chosen_model(
         options.model_id(),
         options.model.revision,
-        embeds=options.embed,
+        kinds=_kinds(options),
         auto_download=options.load.auto_download,
         allow_pickle=options.load.allow_pickle,
         quiet=options.display.quiet,
@@ -68,7 +68,8 @@ def _mode(options: RunOptions) -> Mode:
             as_json=as_json,
             quiet=quiet,
         )
-    texts = _texts(options.prompt, chats=not (options.embed or as_json))
+    others = options.embed or options.scores or options.classify
+    texts = _texts(options.prompt, chats=not (others or as_json))
     if not texts:
         from sage.tools.cli.run.chat.chat import Chat
 
@@ -77,6 +78,17 @@ def _mode(options: RunOptions) -> Mode:
         from sage.tools.cli.run.embedding import Embedding
 
         return Embedding(texts=texts, as_json=as_json, quiet=quiet)
+    if options.scores or options.classify:
+        from sage.tools.cli.run.scoring import Scoring
+
+        labels = None if options.labels is None else options.labels.split(",")
+        return Scoring(
+            texts=texts,
+            query=options.score,
+            labels=labels and [label.strip() for label in labels],
+            as_json=as_json,
+            quiet=quiet,
+        )
     from sage.tools.cli.run.one_shot import OneShot
 
     return OneShot(
@@ -117,6 +129,8 @@ def _settings(options: RunOptions) -> dict[str, Any]:
     }
     if options.embed:
         return {"embedding_engine": arguments, **others}
+    if options.scores:
+        return {"scoring_engine": arguments, **others}
     if options.embedding_model is not None:
         others["embedding_model_id"] = options.embedding_model
     sampling = options.sampling.given()
@@ -152,7 +166,26 @@ def _config(model_id: str, options: RunOptions, settings: dict[str, Any]) -> VLL
         return VLLMServiceConfig(
             embedding_model_id=model_id, embedding_revision=revision, **settings
         )
+    if options.estimate and _scores_by_itself(model_id, revision):
+        settings = {"scoring_engine": settings.pop("engine"), **settings}
+    if "scoring_engine" in settings:
+        return VLLMServiceConfig(scoring_model_id=model_id, scoring_revision=revision, **settings)
     return VLLMServiceConfig(model_id=model_id, revision=revision, **settings)
+
+
+def _kinds(options: RunOptions) -> tuple[str, ...]:
+    """Return what models will do, by the registry's types, the most fitting first."""
+    if options.scores:
+        return ("classification", "reward")
+    return ("embedding", "text") if options.embed else ("text",)
+
+
+def _scores_by_itself(model_id: str, revision: str | None) -> bool:
+    """Whether a model is one that scores, and no other is asked of it."""
+    from sage.common.components.sage_vllm.engine_contract import Role
+    from sage.common.model_registry.vllm_registry import get_model
+
+    return Role.of_tags(get_model(model_id, revision).tags) is Role.SCORE
 
 
 def _check_kind(model_id: str, options: RunOptions) -> None:
@@ -160,16 +193,18 @@ def _check_kind(model_id: str, options: RunOptions) -> None:
     from sage.common.model_registry.vllm_registry import get_model
 
     kind = get_model(model_id, options.model.revision).tags.get("type", "text")
+    if options.scores:
+        return  # its class says whether it has a head, and the error what it is
     if kind != "text" and not options.embed:
         article = "an" if kind == "embedding" else "a"
-        vectors = (
-            "Give --embed for vectors, or another model"
-            if kind == "embedding"
-            else ("Choose another model")
-        )
+        ways = {
+            "embedding": "Give --embed for vectors, or another model",
+            "classification": "Give --classify, or --score QUERY, or another model",
+        }
         raise CommandError(
             f"{model_id} is {article} {kind} model, which generates no text",
-            f"{vectors}; if it does generate, import or download it again with --as text.",
+            f"{ways.get(str(kind), 'Choose another model')}; if it does generate, import or "
+            f"download it again with --as text.",
         )
     if options.embed and kind == "text":
         write_note(

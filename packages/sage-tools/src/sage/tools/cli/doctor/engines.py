@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec, Role
-from sage.common.components.sage_vllm.errors import EngineError
+from sage.common.components.sage_vllm.errors import EngineError, WrongModelTypeError
 from sage.common.components.sage_vllm.planning.device import Device
 from sage.common.components.sage_vllm.planning.engine_plan import plan_engine
 from sage.common.model_registry.vllm_registry import ModelInfo, list_models
@@ -28,7 +28,7 @@ def _look_at(model: ModelInfo, device: Device) -> Finding:
     spec = EngineSpec(model_id=name, path=model.path, role=role)
     try:
         plan = plan_engine(spec, device)
-    except EngineError as error:
+    except (EngineError, WrongModelTypeError) as error:
         fix = error.hint or "Use another model."
         return Finding(name="Model", status=Status.WARNING, detail=error.problem, fix=fix)
     if plan.fit.problem is None:

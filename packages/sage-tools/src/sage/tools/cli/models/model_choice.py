@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sage.common.model_registry.vllm_registry import (
     ModelInfo,
     ModelNotFoundError,
@@ -23,15 +25,16 @@ def chosen_model(
     auto_download: bool,
     quiet: bool,
     allow_pickle: bool = False,
-    embeds: bool = False,
+    kinds: Sequence[str] = ("text",),
     trains: bool = True,
 ) -> str:
-    """Return the id asked for, else of the text model used last, else of the demo model.
+    """Return the id asked for, else of the model used last, else of the demo model.
 
-    With `embeds`, an embedding model goes before a text model. Says on stderr which one it took
-    unasked. Without `trains` the demo model, which takes about a minute, is not trained where it is
-    missing. `allow_pickle` is for a download. Raises ModelNotFoundError, RevisionNotFoundError,
-    CommandError and, with `auto_download`, all that a download raises.
+    `kinds` are the registry's types that will do: one of the first goes before those of the second.
+    Says on stderr which one it took unasked. Without `trains` the demo model, which takes about a
+    minute, is not trained where it is missing. `allow_pickle` is for a download. Raises
+    ModelNotFoundError, RevisionNotFoundError, CommandError and, with `auto_download`, all that a
+    download raises.
     """
     if model_id is not None:
         found = _local(
@@ -51,12 +54,17 @@ def chosen_model(
     if revision is not None:
         raise CommandError(f"a revision, {revision!r}, of no model", "Name one with --model.")
     models = list_models()
-    for kind in ("embedding", "text") if embeds else ("text",):
+    for kind in kinds:
         known = [model for model in models if model.tags.get("type", "text") == kind]
         if known:
             last = max(known, key=lambda model: model.last_used)
             write_note(f"Using {last.model_id}, used last (--model takes another).", quiet=quiet)
             return last.model_id
+    if "text" not in kinds:
+        raise CommandError(
+            "there is no local model that scores or classifies yet",
+            "Download one, such as `sage llm model download BAAI/bge-reranker-base`.",
+        )
     if not trains:
         raise CommandError("there is no local model yet", f"Run {_EXAMPLE}.")
     from sage.common.components.sage_vllm.errors import VLLMNotInstalledError

@@ -39,14 +39,10 @@ class Estimate:
 
 
 def _spec(config: VLLMServiceConfig) -> EngineSpec:
-    if config.model_id is not None:
-        role, arguments = Role.GENERATE, config.engine
-        model_id, revision = config.model_id, config.revision
-    else:
-        role, arguments = Role.EMBED, config.embedding_engine
-        model_id, revision = str(config.embedding_model_id), config.embedding_revision
-    path = get_model(model_id, revision).path
-    return EngineSpec(model_id=model_id, path=path, role=role, arguments=arguments)
+    settings = next(iter(config.entries().values()))
+    path = get_model(settings.model_id, settings.revision).path
+    role = settings.role or Role.GENERATE
+    return EngineSpec(model_id=settings.model_id, path=path, role=role, arguments=settings.engine)
 
 
 def way_out(plan: EnginePlan) -> str | None:

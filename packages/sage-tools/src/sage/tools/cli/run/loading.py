@@ -35,7 +35,8 @@ class ShownService(VLLMService):
         """Load the models; raises as VLLMService does."""
         if not os.environ.get("SAGE_DEBUG"):
             _log_as_notes()
-        model_id = self.config.model_id or self.config.embedding_model_id
+        config = self.config
+        model_id = config.model_id or config.embedding_model_id or config.scoring_model_id
         try:
             with working_display(f"Loading {model_id}", quiet=self._quiet):
                 super().setup()

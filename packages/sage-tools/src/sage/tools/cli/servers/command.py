@@ -60,7 +60,7 @@ def server_command(
     command += ["--served-model-name", model.model_id]
     command += ["--host", address.host, "--port", str(address.port)]
     command += ["--disable-access-log-for-endpoints", _QUIET_PATHS]
-    if spec.role is Role.EMBED:
+    if spec.role is not Role.GENERATE:
         command += ["--runner", "pooling"]
     for name, value in plan.spec.arguments.items():
         flag = name.replace("_", "-")

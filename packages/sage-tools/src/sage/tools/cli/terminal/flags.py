@@ -6,7 +6,7 @@ import json
 
 from sage.common.core.errors import SageError, Setting
 
-_ENGINES = ("engine", "embedding_engine")
+_ENGINES = ("engine", "embedding_engine", "scoring_engine")
 _ENGINE = ("dtype", "gpu_memory_utilization", "max_model_len", "tensor_parallel_size")
 _SAMPLING = (
     "chat_template",
@@ -28,7 +28,10 @@ FLAGS = {
     for group, names in (*((engine, _ENGINE) for engine in _ENGINES), ("sampling", _SAMPLING))
     for name in names
 } | {name: f"--{name.replace('_', '-')}" for name in ("allow_pickle", "engine_mode")}
-"""The flag for each option that has one; `--embed` has the same ones set `embedding_engine`."""
+"""The flag for each option that has one.
+
+`--embed` has the same ones set `embedding_engine`, and `--score` and `--classify` `scoring_engine`.
+"""
 
 
 def hint_in_flags(error: SageError) -> str | None:

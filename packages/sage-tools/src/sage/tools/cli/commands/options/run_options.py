@@ -62,6 +62,21 @@ class RunOptions:
     embed: Annotated[
         bool, typer.Option("--embed", help="Print vectors of the texts, no answers.")
     ] = False
+    score: Annotated[
+        str | None,
+        typer.Option("--score", metavar="QUERY", help="Print how well each text answers this."),
+    ] = None
+    classify: Annotated[bool, typer.Option("--classify", help="Print the class of each text.")] = (
+        False
+    )
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            metavar="A,B,...",
+            help="The classes, which a text model chooses among; for --classify.",
+        ),
+    ] = None
     embedding_model: Annotated[
         str | None,
         typer.Option(
@@ -82,6 +97,11 @@ class RunOptions:
     engine_mode: EngineModeOption = EngineMode.AUTO
     load: LoadOptions
     display: Display
+
+    @property
+    def scores(self) -> bool:
+        """Whether a model with a head is to score or classify."""
+        return self.score is not None or (self.classify and self.labels is None)
 
     def model_id(self) -> str | None:
         """Return the model that was asked for to do the work."""
@@ -115,8 +135,25 @@ class RunOptions:
             raise typer.BadParameter(f"--estimate loads nothing, so it takes no {given[0]}")
         if self.estimate and self.embedding_model is not None and not self.embed:
             raise typer.BadParameter("--estimate is of one model: add --embed, or give --model")
-        if self.embed or self.estimate:
-            self._check_generates_nothing("--embed" if self.embed else "--estimate")
+        self._check_scoring(given)
+        modes = {
+            "--embed": self.embed,
+            "--score": self.score is not None,
+            "--classify": self.classify,
+            "--estimate": self.estimate,
+        }
+        chosen = [name for name, is_given in modes.items() if is_given]
+        if len([name for name in chosen if name != "--estimate"]) > 1:
+            raise typer.BadParameter(f"{chosen[0]} and {chosen[1]}: give one of them")
+        if chosen:
+            self._check_generates_nothing(chosen[0])
+
+    def _check_scoring(self, given: list[str]) -> None:
+        if self.labels is not None and not self.classify:
+            raise typer.BadParameter("--labels are for --classify")
+        if (self.scores or self.classify) and "--input" in given:
+            mode = "--score" if self.score is not None else "--classify"
+            raise typer.BadParameter(f"{mode} is for --prompt and pipes, and takes no --input")
 
     def _check_generates_nothing(self, mode: str) -> None:
         generates = {
