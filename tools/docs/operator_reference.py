@@ -75,7 +75,7 @@ PARTS: dict[str, tuple[Any, ...]] = {
     ),
 }
 OWNERS = {"DataStream": "stream"} | dict.fromkeys(
-    ("LocalEnvironment", "EnvironmentServices", "AsyncioRuns"), "env"
+    ("LocalEnvironment", "Environment", "EnvironmentServices", "AsyncioRuns"), "env"
 )
 _SECTION = re.compile(r"^(Args|Raises):\n((?:(?:    .*)?\n)*)", re.MULTILINE)
 _ENTRY = re.compile(r"^([*\w][*\w, ]*): ((?:.*\n?)(?:(?: +.*)?\n?)*)", re.MULTILINE)

@@ -111,6 +111,8 @@ class ProcessPayload(TypedDict):
         "classify",
         "reward",
         "fine_tune",
+        "fine_tune_jobs",
+        "cancel_fine_tune",
         "show_models",
         "download_model",
         "delete_model",
