@@ -10,7 +10,11 @@ import jsonschema
 import pytest
 from pydantic import BaseModel, Field, field_validator
 
-from sage.common.components.sage_vllm.errors import InvalidAnswerError, InvalidOptionError
+from sage.common.components.sage_vllm.errors import (
+    InvalidAnswerError,
+    InvalidOptionError,
+    InvalidRequestError,
+)
 from sage.common.components.sage_vllm.requests.chat.tools import tool_schemas
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.common.components.sage_vllm.testing.chat_templates import TOOLS
@@ -153,6 +157,17 @@ def test_calls_are_read_as_vllm_reads_them(
         pieces += stream.feed(so_far[len(shown) :], ids[:count], finished=count == len(ids))
         shown = so_far
     assert "".join(pieces).strip() == answer.strip()
+
+
+def test_a_parser_that_does_not_fit_is_named(readers: Any) -> None:
+    from vllm import SamplingParams
+
+    rendered = {"prompt_token_ids": [5, 6]}
+    with pytest.raises(InvalidRequestError, match=r"does not fit 'test/thinks'.*tool_call_parser"):
+        readers(tools="jamba").prepare(ASK, {"tools": TOOLS}, rendered, SamplingParams(), {})
+    options = {"tools": TOOLS, "chat_template": "{{ tools }} {{ messages[0].content }}"}
+    with pytest.raises(InvalidRequestError, match=r"nothing says how .* writes its calls of tools"):
+        readers().prepare(ASK, options, rendered, SamplingParams(), {})
 
 
 # -- on the engine --------------------------------------------------------------------------------

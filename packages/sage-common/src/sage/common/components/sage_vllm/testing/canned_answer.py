@@ -13,6 +13,7 @@ from sage.common.components.sage_vllm.engine_contract import (
     Reasoning,
     ToolCall,
 )
+from sage.common.components.sage_vllm.requests.chat.messages import calls_in
 from sage.common.components.sage_vllm.testing.schema_example import SchemaExample
 
 
@@ -82,12 +83,9 @@ def example_call(words: str, options: Mapping[str, Any]) -> CannedAnswer | None:
 
 
 def _calls(answer: CannedAnswer, prompt: Prompt) -> list[ToolCall]:
-    before = 0
-    if not isinstance(prompt, str):
-        before = sum(len(message.get("tool_calls") or ()) for message in prompt)
     return [
         ToolCall(id=f"call{number:05}", name=name, arguments=arguments)
-        for number, (name, arguments) in enumerate(answer.tool_calls, before)
+        for number, (name, arguments) in enumerate(answer.tool_calls, calls_in(prompt))
     ]
 
 

@@ -12,6 +12,8 @@ from sage.common.components.sage_vllm.backend.chat.parser_choice import tool_par
 from sage.common.components.sage_vllm.backend.vllm_types import Renderer, VLLMClasses, VllmConfig
 from sage.common.components.sage_vllm.engine_contract import Prompt, Reasoning, ToolCall
 from sage.common.components.sage_vllm.errors import InvalidRequestError
+from sage.common.components.sage_vllm.requests.chat.chat_options import is_conversation
+from sage.common.components.sage_vllm.requests.chat.messages import calls_in
 
 logger = logging.getLogger(__name__)
 
@@ -92,17 +94,19 @@ class AnswerReaders:
         if not self.thinks and (not tools or choice == "none"):
             return None
         bound = params.structured_outputs is not None
-        if isinstance(prompt, str):
+        if not is_conversation(prompt):
             if bound:  # a text has no thinking before it
                 arguments["reasoning"] = (True, {})
             return None
+        params_of_chat = self._format.params(options)
         reader = self._reader(
             None if choice == "none" else tools,
             choice,
-            self._format.params(options).chat_template_kwargs,
+            params_of_chat.chat_template,
+            params_of_chat.chat_template_kwargs,
             list(rendered["prompt_token_ids"]),
             params.structured_outputs,
-            calls_before=sum(len(message.get("tool_calls") or ()) for message in prompt),
+            calls_before=calls_in(prompt),
         )
         params.structured_outputs = reader.request.structured_outputs
         if reader.parser_class is not None:
@@ -116,13 +120,14 @@ class AnswerReaders:
         self,
         tools: Any,
         choice: str,
+        template: str | None,
         variables: Mapping[str, Any],
         token_ids: list[int],
         structure: Any,
         *,
         calls_before: int,
     ) -> AnswerReader:
-        tool_parser = self._name_of_tool_parser() if tools else ""
+        tool_parser = self._name_of_tool_parser(template) if tools else ""
         request = self._request(tools, choice, structure)
         forced = bool(tools) and choice != "auto"
         parser_class = self._parser_class(self._reasoning_parser, tool_parser, forced=forced)
@@ -149,12 +154,21 @@ class AnswerReaders:
         return self._parser(reader.parser_class, reader.request, reader.variables)
 
     def _parser(self, parser_class: Any, request: Any, variables: Mapping[str, Any]) -> Any:
-        return parser_class(
-            self._renderer.get_tokenizer(),
-            request.tools,
-            chat_template_kwargs=dict(variables),
-            model_config=self._model_config,
-        )
+        try:
+            return parser_class(
+                self._renderer.get_tokenizer(),
+                request.tools,
+                chat_template_kwargs=dict(variables),
+                model_config=self._model_config,
+            )
+        except Exception as error:  # of a tokenizer that has none of the parser's marks
+            problem = f"vLLM's parser does not fit {self.model_id!r}: {error}"
+            raise InvalidRequestError(
+                self.model_id,
+                problem,
+                hint="name another one in",
+                option="engine.tool_call_parser",
+            ) from error
 
     def _parser_class(self, reasoning: str, tools: str, *, forced: bool) -> Any:
         """Return vLLM's class for this combination; None for neither.
@@ -198,10 +212,10 @@ class AnswerReaders:
             problem = f"vLLM refuses the tools: {error}"
             raise InvalidRequestError(self.model_id, problem) from error
 
-    def _name_of_tool_parser(self) -> str:
+    def _name_of_tool_parser(self, template: str | None) -> str:
         name = self._tool_parser
         if name is None:
-            name = tool_parser_of(self._format.default(has_tools=True) or "")
+            name = tool_parser_of(template or self._format.default(has_tools=True) or "")
         if name is None:
             raise InvalidRequestError(
                 self.model_id,

@@ -60,7 +60,7 @@ def for_prompt(
     Those that are somebody's defaults are left out; raises InvalidOptionError for one that is in
     ``given``.
     """
-    if CHAT_OPTIONS.isdisjoint(options) or _is_conversation(prompt):
+    if CHAT_OPTIONS.isdisjoint(options) or is_conversation(prompt):
         return options
     for name in CHAT_OPTIONS & given.keys():
         if given[name] not in (None, False):
@@ -70,7 +70,8 @@ def for_prompt(
     return {name: value for name, value in options.items() if name not in CHAT_OPTIONS}
 
 
-def _is_conversation(prompt: Prompt) -> bool:
+def is_conversation(prompt: Prompt) -> bool:
+    """Whether a prompt goes through a chat template: neither a text nor tokens."""
     return not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)
 
 

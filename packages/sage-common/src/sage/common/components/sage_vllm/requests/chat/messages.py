@@ -19,6 +19,13 @@ def in_openai_form(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
     ]
 
 
+def calls_in(messages: Any) -> int:
+    """Return how many calls of tools there are in a conversation; in a text there are none."""
+    if isinstance(messages, str):
+        return 0
+    return sum(len(message.get("tool_calls") or ()) for message in messages)
+
+
 def _converted(message: Mapping[str, Any]) -> Mapping[str, Any]:
     converted = dict(message)
     if (reasoning := converted.pop(_REASONING_ALIAS, None)) is not None:
