@@ -29,7 +29,7 @@ from sage.libs.operators import VLLMServiceGenerator
 from sage.middleware.services.vllm import register_vllm_service
 
 MODEL_ID = "bench/llama-28m-tools"
-RECORDS, CALLS, TOOL_SECONDS, NEW_TOKENS, ROUNDS = 256, 2, 0.05, 64, 3
+RECORDS, CALLS, TOOL_SECONDS, NEW_TOKENS, ROUNDS = 256, 2, 0.05, 96, 3
 
 
 def rain(city: Literal["Oslo", "Rome"]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.backend.chat.answer_reader import AnswerReaders
+from sage.common.components.sage_vllm.backend.chat.answer_readers import AnswerReaders
 from sage.common.components.sage_vllm.backend.chat.chat_format import ChatFormat
 from sage.common.components.sage_vllm.backend.vllm_runtime import _classes
 from sage.common.components.sage_vllm.service import VLLMService

@@ -145,8 +145,8 @@ def test_calls_are_read_as_vllm_reads_them(
     assert [call.id for call in read.tool_calls] == ["call00000", "call00001"][: len(calls)]
     assert read.text == answer
     assert read.reasoning is None
-    theirs = ToolParserManager.get_tool_parser(parser)(tokenizer, reader.request.tools)
-    found = theirs.extract_tool_calls(text, reader.request)
+    theirs = ToolParserManager.get_tool_parser(parser)(tokenizer, reader._request.tools)
+    found = theirs.extract_tool_calls(text, reader._request)
     assert [
         (each.function.name, json.loads(each.function.arguments)) for each in found.tool_calls
     ] == calls

@@ -7,10 +7,8 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from sage.common.components.sage_vllm.backend.chat.answer_reader import (
-    AnswerReader,
-    AnswerReaders,
-)
+from sage.common.components.sage_vllm.backend.chat.answer_reader import AnswerReader
+from sage.common.components.sage_vllm.backend.chat.answer_readers import AnswerReaders
 from sage.common.components.sage_vllm.backend.chat.chat_format import ChatFormat
 from sage.common.components.sage_vllm.backend.scoring.continuations import Continuations
 from sage.common.components.sage_vllm.backend.scoring.text_batches import (
