@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +37,23 @@ def test_who_has_turned_the_collector_off_keeps_it_off() -> None:
     finally:
         gc.enable()
     assert gc.get_freeze_count() == frozen
+
+
+def test_what_is_left_out_is_left_out_for_the_thread_that_says_so_alone(tmp_path: Path) -> None:
+    (tmp_path / "needless_package.py").touch()
+    script = (
+        "import threading\n"
+        "from sage.common.components.sage_vllm.host.quick_imports import left_out\n"
+        "with left_out('needless_package', 'not needed'):\n"
+        "    try:\n"
+        "        import needless_package\n"
+        "    except ModuleNotFoundError as error:\n"
+        "        print(error)\n"
+        "    look = lambda: print(__import__('needless_package').__name__)\n"
+        "    other = threading.Thread(target=look)\n"
+        "    other.start(), other.join()\n"
+        "    import needless_package\n"
+    )
+    command = [sys.executable, "-c", script]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert told.stdout.split("\n") == ["not needed", "needless_package", ""]

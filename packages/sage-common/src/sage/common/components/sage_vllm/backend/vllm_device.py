@@ -12,7 +12,7 @@ from sage.common.components.sage_vllm.host.engine_environment import (
     import_environment,
     quiet_warnings,
 )
-from sage.common.components.sage_vllm.host.quick_imports import quick_imports
+from sage.common.components.sage_vllm.host.quick_imports import left_out, quick_imports
 from sage.common.components.sage_vllm.planning.device import Device, this_cpu
 
 
@@ -26,7 +26,9 @@ def import_vllm(model_id: str) -> None:
 
 @cache
 def _import_once() -> None:
-    with environment(import_environment()), quick_imports():
+    # Ray, where it is installed, changes how errors of the whole program are shown.
+    no_ray = left_out("ray", "SAGE keeps it out of vLLM unless it is imported before the engine is")
+    with environment(import_environment()), quick_imports(), no_ray:
         quiet_warnings()
         import vllm  # first, so that where both are missing it is the one named
         from transformers.utils.logging import get_logger  # noqa: F401 - reads its level
