@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.engine_contract import Reasoning
+from sage.common.components.sage_vllm.driver.inbox import EngineDied
+from sage.common.components.sage_vllm.engine_contract import Reasoning, Role
 from sage.common.components.sage_vllm.errors import InvalidOptionError, InvalidRequestError
 from sage.common.components.sage_vllm.service import VLLMService
 
@@ -23,8 +24,9 @@ SCHEMA = {
 
 @pytest.fixture
 def service(thinker: VLLMService) -> Iterator[VLLMService]:
+    before = thinker.stats()["restarts"]
     yield thinker
-    assert thinker.stats()["restarts"] == 0
+    assert thinker.stats()["restarts"] == before
 
 
 # -- what vLLM's parsers make of a text -----------------------------------------------------------
@@ -213,3 +215,19 @@ def test_a_model_that_does_not_think_accepts_no_budget(model_root: Any) -> None:
             service.generate(ASK, thinking=5)
         (result,) = service.generate(ASK, max_tokens=3)
         assert "reasoning" not in result
+
+
+def test_a_stream_goes_on_after_a_crash_where_it_was(thinker: VLLMService) -> None:
+    options = {"thinking": 60, "max_tokens": 200}
+    (whole,) = thinker.generate(ASK, **options)
+    restarts = thinker.stats()["restarts"]
+    stream = thinker.stream(ASK, **options)
+    pieces = stream.pieces()
+    begun = [next(pieces) for _ in range(3)]
+    engine: Any = thinker._engines.engine(Role.GENERATE)
+    engine._driver.inbox.tell(EngineDied(engine._driver._runtime_number))
+    pieces = [*begun, *pieces]
+    thought = [piece for piece in pieces if isinstance(piece, Reasoning)]
+    assert "".join(thought) == stream.reasoning == whole["reasoning"]
+    assert "".join(piece for piece in pieces if not isinstance(piece, Reasoning)) == whole["text"]
+    assert thinker.stats()["restarts"] == restarts + 1
