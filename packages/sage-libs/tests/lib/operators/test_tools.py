@@ -84,6 +84,14 @@ def test_tools_run_and_the_model_answers(run: Run) -> None:
     assert answered[7]["generation"]["finish_reason"] == "stop"
 
 
+def test_a_prompt_may_have_any_of_its_forms(run: Run) -> None:
+    message = {"role": "user", "content": "Oslo"}
+    forms = ["Oslo", message, [message], {"messages": [message]}]
+    answered = run([{"prompt": form} for form in forms], asks, tools=[rain], run_tools=True)
+    assert [each["generated"] for each in answered] == ["I hear: Oslo: dry"] * 4
+    assert all(each["messages"][0] == message for each in answered)
+
+
 def test_by_default_calls_are_left_to_whoever_comes_next(run: Run) -> None:
     (answered,) = run([{"prompt": "Oslo"}], asks, tools=[rain])
     assert answered["generated"] == ""

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Literal
 
 from sage.common.components.sage_vllm.errors import InvalidAnswerError
+from sage.common.components.sage_vllm.requests.inputs import parse_prompts
 from sage.kernel.runtime.service.call_timeouts import CallTimeouts
 from sage.kernel.runtime.service.daemon_threads import DaemonThreads
 from sage.libs.operators.errors import ToolCallError, ToolTimeoutError
@@ -78,6 +79,9 @@ class Turns:
         Its ``tokens_used`` are those of all turns. With tools it also has ``messages``, the
         conversation from its beginning to the answer.
         """
+        if isinstance(prompt, Mapping):  # a message, or a prompt with options of its own
+            (item,) = parse_prompts(prompt)
+            prompt, options = item.prompt, {**options, **item.options}
         record = _Record(self, prompt, options)
         record.ask()
         return record.future
@@ -108,7 +112,7 @@ class _Record:
         """Start the next generation."""
         self._asked += 1
         prompt = self._prompt
-        if not isinstance(prompt, str | Mapping):  # a list of texts would be several prompts
+        if not isinstance(prompt, str):  # a list of texts would be several prompts
             prompt = {"messages": list(prompt)}
         try:
             call = self._turns.ask(prompt, self._options)
