@@ -222,8 +222,19 @@ def test_an_adapter_of_the_registry_is_chosen_per_call(model_root: Path, tmp_pat
             service.generate("Hello", lora="test/wide-adapter")
         with pytest.raises(ModelNotFoundError, match="test/adapter"):
             service.generate("Hello", lora="test/adaptor")
-        with pytest.raises(ModelInUseError):
+        narrow = _write_adapter(tmp_path / "narrow", base.path, rank=4, seed=2)
+        import_model("test/narrow-adapter", narrow, root=model_root)
+        # vLLM's max_loras is 1: two adapters take turns.
+        assert 50 <= steps_of_both(service, "test/adapter", "test/narrow-adapter") <= 56
+        long = {"max_tokens": 400, "ignore_eos": True}
+        using = service.generate_async("Hello", lora="test/adapter", **long)
+        with pytest.raises(ModelInUseError, match="a call of this service is using the adapter"):
             service.delete_model("test/adapter")
+        using.cancel()
+        assert service.delete_model("test/adapter")["freed_bytes"] > 0
+        with pytest.raises(ModelNotFoundError, match="test/narrow-adapter"):
+            service.generate("Hello", lora="test/adapter")
+        assert service.generate("Hello", lora="test/narrow-adapter")[0]["text"]
 
 
 def test_an_adapter_that_does_not_load_fails_its_calls_alone(
@@ -273,6 +284,15 @@ def test_adapters_are_not_mixed_up_when_the_engine_is_built_again(
     with VLLMService(config) as service:
         text_of = {name: service.generate("Hello", lora=name)[0]["text"] for name in names}
         assert text_of[a] != text_of[b]
+        assert 25 <= steps_of_both(service, a, b) <= 28  # they share a batch
+        folder = _write_adapter(tmp_path / "again", base.path, rank=4, seed=7)
+        first = get_model(a, root=model_root).commit
+        assert import_model(a, folder, root=model_root).commit != first
+        text_of[f"{a}@{first}"], text_of[a] = text_of[a], service.generate("Hello", lora=a)[0]["text"]
+        both = [{"prompt": "Hello", "options": {"lora": name}} for name in (a, f"{a}@{first}")]
+        for _ in range(3):  # two commits of one adapter, in one batch, are two adapters
+            old_and_new = [result["text"] for result in service.generate(both)]
+            assert old_and_new == [text_of[a], text_of[f"{a}@{first}"]]
         engine: Any = service._engines.engine(Role.GENERATE)
         driver = engine._driver
         again = service.generate_async("Hello", lora=b, max_tokens=300, ignore_eos=True)
@@ -336,6 +356,17 @@ def assert_idle(service: VLLMService) -> None:
     """The engine takes aborts between two steps: a short request passes behind them."""
     service.generate("behind", max_tokens=1)
     assert service.stats()["in_flight"] == 0
+
+
+def steps_of_both(service: VLLMService, *adapters: str) -> int:
+    """Return how many steps two texts of 25 tokens take, each of another adapter."""
+    before = service.stats()["steps"]
+    options = {"max_tokens": 25, "ignore_eos": True}
+    service.generate(
+        [{"prompt": "Hello", "options": {"lora": name, **options}} for name in adapters]
+    )
+    steps: int = service.stats()["steps"] - before
+    return steps
 
 
 def _resident_bytes() -> int:

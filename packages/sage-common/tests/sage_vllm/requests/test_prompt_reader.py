@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.requests.lora_adapter import LoraAdapters
+from sage.common.components.sage_vllm.adapters.lora_adapter import LoraAdapters
 from sage.common.components.sage_vllm.requests.prompt_reader import PromptReader
 from sage.common.components.sage_vllm.testing.echo_engine import write_echo_model
 from sage.common.model_registry.vllm_registry import ModelNotFoundError, import_model
@@ -37,17 +37,14 @@ def test_options_that_exclude_each_other_are_found_wherever_they_come_from() -> 
         reader().read(prompt, {"regex": "x"})
 
 
-def test_an_adapter_is_found_and_known_to_be_in_use(tmp_path: Path) -> None:
+def test_an_adapter_is_found(tmp_path: Path) -> None:
     adapter = write_echo_model(tmp_path / "adapter")
     (adapter / "adapter_config.json").write_text(json.dumps({"r": 4}))
     root = tmp_path / "registry"
     path = import_model("test/adapter", adapter, root=root).path
-    adapters = LoraAdapters(root)
-    assert not adapters.is_in_use(path)
-    reading = PromptReader(lambda _model: {}, adapters)
+    reading = PromptReader(lambda _model: {}, LoraAdapters(root))
     items = reading.read(["a", "b"], {"lora": "test/adapter"})
-    assert {item.options["lora"].rank for item in items} == {4}
-    assert adapters.is_in_use(path)
+    assert {(item.options["lora"].rank, item.options["lora"].path) for item in items} == {(4, path)}
     with pytest.raises(ModelNotFoundError, match="test/other"):
         reading.read("a", {"lora": "test/other"})
 

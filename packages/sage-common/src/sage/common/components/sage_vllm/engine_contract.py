@@ -101,11 +101,17 @@ class EngineSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraAdapter:
-    """A LoRA adapter of the registry; ``rank`` is that of its matrices."""
+    """A LoRA adapter of the registry.
+
+    ``name`` is its id, ``rank`` the largest of its matrices', ``base`` what it says that it was
+    trained on: the id of a model or a folder, None if it says nothing.
+    """
 
     name: str
+    commit: str
     path: Path
     rank: int
+    base: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

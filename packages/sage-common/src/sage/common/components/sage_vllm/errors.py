@@ -11,7 +11,7 @@ EngineError                  (SageError)
 ├── EngineDeadError          (RuntimeError)  the engine failed while it ran
 ├── EngineClosedError        (RuntimeError)  the engine was closed under the request
 ├── PoisonRequestError       (RuntimeError)  the request itself made the engine die
-├── ModelInUseError          (RuntimeError)  a model that is loaded cannot be deleted
+├── ModelInUseError          (RuntimeError)  a model that is in use cannot be deleted
 └── InvalidRequestError      (ValueError)    the engine refuses the prompt or an option
     ├── NoChatTemplateError                  the model takes no conversations
     └── PromptTooLongError                   the prompt exceeds the context
@@ -149,11 +149,18 @@ class PoisonRequestError(EngineError, RuntimeError):
 
 
 class ModelInUseError(EngineError, RuntimeError):
-    """A model cannot be deleted while this service has it loaded."""
+    """A model cannot be deleted while this service has it loaded.
 
-    def __init__(self, model_id: str) -> None:
-        problem = f"{model_id!r} is loaded by this service"
-        super().__init__(model_id, problem, hint="close the service to delete it")
+    Nor can an adapter while a call uses it, which ``by_call`` says.
+    """
+
+    def __init__(self, model_id: str, *, by_call: bool = False) -> None:
+        problem, hint = f"{model_id!r} is loaded by this service", "close the service to delete it"
+        if by_call:
+            problem = f"a call of this service is using the adapter {model_id!r}"
+            hint = "delete it when the call is done"
+        super().__init__(model_id, problem, hint=hint)
+        self.by_call = by_call
 
 
 class InvalidRequestError(EngineError, ValueError):

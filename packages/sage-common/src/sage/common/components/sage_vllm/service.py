@@ -19,7 +19,6 @@ from sage.common.components.sage_vllm.requests.asyncio_calls import AsyncioCalls
 from sage.common.components.sage_vllm.requests.embedding_call import EmbeddingCall
 from sage.common.components.sage_vllm.requests.gather import wait_for
 from sage.common.components.sage_vllm.requests.inputs import parse_prompts, parse_texts
-from sage.common.components.sage_vllm.requests.lora_adapter import LoraAdapters
 from sage.common.components.sage_vllm.requests.prompt_reader import PromptReader
 from sage.common.components.sage_vllm.requests.result_types import (
     EmbedResult,
@@ -66,8 +65,7 @@ class VLLMService(AsyncioCalls, ScoringCalls, RegistryCalls, FineTuningCalls, Re
         self._engines = EnginePool(config, engine_factory)
         self._record = ServiceRecord(config, self._engines)
         self._home = HomeProcess()
-        self._adapters = LoraAdapters(config.model_root)
-        self._prompts = PromptReader(self._engines.sampling, self._adapters)
+        self._prompts = PromptReader(self._engines.sampling, self._engines.adapters)
 
     # -- lifecycle ------------------------------------------------------------------------------
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import count
 from typing import Any
 
+from sage.common.components.sage_vllm.adapters.lora_requests import LoraRequests
 from sage.common.components.sage_vllm.backend.chat.answer_reader import AnswerReader
 from sage.common.components.sage_vllm.backend.chat.answer_readers import AnswerReaders
 from sage.common.components.sage_vllm.backend.chat.chat_format import ChatFormat
@@ -18,7 +18,7 @@ from sage.common.components.sage_vllm.backend.scoring.text_batches import (
     check_known,
 )
 from sage.common.components.sage_vllm.backend.vllm_types import LLMEngine, VLLMClasses
-from sage.common.components.sage_vllm.engine_contract import LoraAdapter, Prompt
+from sage.common.components.sage_vllm.engine_contract import Prompt
 from sage.common.components.sage_vllm.errors import (
     InvalidRequestError,
     NoChatTemplateError,
@@ -60,10 +60,14 @@ class VLLMRenderer(TextBatches):
         self._max_model_len = engine.model_config.max_model_len
         self._vocabulary = engine.model_config.get_vocab_size()
         self._generates = engine.model_config.runner_type == "generate"
-        self._lora_config = engine.vllm_config.lora_config
+        lora = engine.vllm_config.lora_config
+        self._lora_requests = LoraRequests(
+            model_id,
+            vllm.LoRARequest,
+            max_rank=None if lora is None else lora.max_lora_rank,
+            ranks=vllm.lora_ranks,
+        )
         self._pooling_params: dict[tuple[bool, int | None], Any] = {}
-        self._adapters: dict[str, Any] = {}
-        self._adapter_ids = count(1)  # by which vLLM knows adapters: no two may ever have one
         self._chat = ChatFormat(model_id, engine.renderer, engine.model_config, vllm)
         self.chat_templates, self.chat_marks = self._chat.names, self._chat.marks
         self.without_thinking = self._chat.without_thinking
@@ -145,7 +149,7 @@ class VLLMRenderer(TextBatches):
         if options.get("priority"):
             arguments["priority"] = options["priority"]
         if (adapter := options.get("lora")) is not None:
-            arguments["lora_request"] = self._lora_request(adapter)
+            arguments["lora_request"] = self._lora_requests.of(adapter)
         return arguments
 
     def pooling_params(self, *, normalize: bool, dimensions: int | None = None) -> Any:
@@ -204,27 +208,3 @@ class VLLMRenderer(TextBatches):
             tokens = self.count_tokens(prompt, options) if counted else None
             raise PromptTooLongError(self._model_id, tokens, self._max_model_len) from None
 
-    def _lora_request(self, adapter: LoraAdapter) -> Any:
-        lora = self._lora_config
-        if lora is None:
-            raise InvalidRequestError(
-                self._model_id,
-                "this engine takes no LoRA adapters",
-                hint="configure it with",
-                option="engine.enable_lora",
-                value=True,
-            )
-        if adapter.rank > lora.max_lora_rank:
-            raise InvalidRequestError(
-                self._model_id,
-                f"the adapter {adapter.name!r} has rank {adapter.rank} and this engine takes "
-                f"ranks up to {lora.max_lora_rank}",
-                hint="configure it with",
-                option="engine.max_lora_rank",
-                value=adapter.rank,
-            )
-        key = str(adapter.path)
-        if key not in self._adapters:  # two threads at once: the second adapter's id goes unused
-            request = self._vllm.LoRARequest(adapter.name, next(self._adapter_ids), key)
-            self._adapters.setdefault(key, request)
-        return self._adapters[key]

@@ -10,7 +10,7 @@ from contextlib import nullcontext, suppress
 from multiprocessing import connection
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any
+from typing import Any, get_args
 
 from sage.common.components.sage_vllm.backend.inline_patches import (
     one_at_a_time,
@@ -195,6 +195,7 @@ def reason_of(error: Exception) -> str:
 
 def _classes() -> VLLMClasses:
     from vllm import PoolingParams, SamplingParams
+    from vllm.config.lora import MaxLoRARanks
     from vllm.exceptions import VLLMClientError
     from vllm.lora.request import LoRARequest
     from vllm.renderers import ChatParams
@@ -214,6 +215,7 @@ def _classes() -> VLLMClasses:
         ChatTemplateResolutionError=ChatTemplateResolutionError,
         HfRenderer=HfRenderer,
         LoRARequest=LoRARequest,
+        lora_ranks=get_args(MaxLoRARanks),
         RequestOutputKind=RequestOutputKind,
         SamplingParams=SamplingParams,
         SharedPoolingParams=SharedPoolingParams,

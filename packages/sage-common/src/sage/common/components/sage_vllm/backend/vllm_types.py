@@ -173,6 +173,8 @@ class VLLMClasses:
     ChatTemplateResolutionError: type[Exception]
     HfRenderer: type[Any]
     LoRARequest: type[Any]
+    lora_ranks: tuple[int, ...]
+    """What an engine's ``max_lora_rank`` may be."""
     RequestOutputKind: Any
     SamplingParams: type[Any]
     SharedPoolingParams: type[Any]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from sage.common.components.sage_vllm.adapters.lora_adapter import LoraAdapters
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.engine_contract import Engine, EngineFactory, Role
 from sage.common.components.sage_vllm.errors import EngineClosedError
@@ -53,6 +54,7 @@ class EnginePool:
         self.notes = CallNotes()
         self._loader = EngineLoader(config, factory)
         self._keeper = PoolKeeper(lambda: self._places.tend())
+        self.adapters = LoraAdapters(config.model_root)
         self.table = ModelTable(config, self._make_entry)
         self._places = Places(
             config,

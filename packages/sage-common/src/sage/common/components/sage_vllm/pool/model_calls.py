@@ -42,7 +42,10 @@ def start_generation(
     expiry = None
     if items and "deadline" in items[0].options and (expires := call.expires) is not None:
         expiry = Expiry(at=expires, result=lambda: call.expired(entry.model_id))
-    return entry.slot.call(start, work=len(items), expiry=expiry)
+    return pool.adapters.during(
+        (item.options for item in items),
+        lambda: entry.slot.call(start, work=len(items), expiry=expiry),
+    )
 
 
 def _on_several(

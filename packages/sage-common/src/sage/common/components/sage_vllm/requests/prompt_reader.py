@@ -8,7 +8,7 @@ from typing import Any
 from sage.common.components.sage_vllm.engine_contract import LoraAdapter
 from sage.common.components.sage_vllm.requests.chat.chat_options import for_prompt, in_our_forms
 from sage.common.components.sage_vllm.requests.inputs import PromptItem, parse_prompts
-from sage.common.components.sage_vllm.requests.lora_adapter import LoraAdapters
+from sage.common.components.sage_vllm.adapters.lora_adapter import LoraAdapters
 from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.errors import ModelInUseError
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
-from sage.common.components.sage_vllm.requests.lora_adapter import LoraAdapters
 from sage.common.model_registry import vllm_registry
 from sage.common.model_registry.vllm_registry import ModelInfo
 
@@ -17,7 +16,6 @@ class RegistryCalls:
 
     config: VLLMServiceConfig
     _engines: EnginePool
-    _adapters: LoraAdapters
 
     def show_models(self) -> list[dict[str, Any]]:
         """Return the registry's models as plain data."""
@@ -37,15 +35,16 @@ class RegistryCalls:
     def delete_model(self, model_id: str, revision: str | None = None) -> dict[str, Any]:
         """Delete a model, or one revision of it; returns ``freed_bytes`` and the records.
 
-        Raises ModelInUseError for a model that is loaded, and as the registry's delete_model.
+        Raises ModelInUseError for a model that is loaded and for an adapter that a call is using,
+        and as the registry's delete_model.
         """
         root = self.config.model_root
         plan = vllm_registry.plan_deletion(model_id, revision, root=root)
-        if any(
-            self._engines.is_loaded(model.path) or self._adapters.is_in_use(model.path)
-            for model in plan.models
-        ):
-            raise ModelInUseError(model_id)
+        for model in plan.models:
+            if self._engines.is_loaded(model.path):
+                raise ModelInUseError(model_id)
+            if self._engines.adapters.is_in_use(model.path):
+                raise ModelInUseError(model_id, by_call=True)
         done = vllm_registry.delete_model(model_id, revision, root=root)
         return {"freed_bytes": done.freed_bytes, "models": [_record(m) for m in done.models]}
 
