@@ -3,6 +3,7 @@ from __future__ import annotations
 import operator
 import pickle
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from sage.common.core.functions import (
     BatchFunction,
     FilterFunction,
     MapFunction,
+    SinkFunction,
 )
 from sage.kernel.api import DataStream, LocalEnvironment
 
@@ -206,12 +208,7 @@ class Called:
         return record
 
 
-class AsyncShout(Shout):
-    async def execute(self, record: str) -> str:  # type: ignore[override]
-        return record
-
-
-@pytest.mark.parametrize("method", ["map", "flatmap", "filter", "keyby", "sink", "from_source"])
+@pytest.mark.parametrize("method", ["keyby", "sink", "from_source"])
 @pytest.mark.parametrize(
     ("function", "name"),
     [
@@ -225,17 +222,39 @@ class AsyncShout(Shout):
 def test_async_functions_are_refused_with_the_way_out(
     env: LocalEnvironment, stream: DataStream, method: str, function: Any, name: str
 ) -> None:
-    expected = rf"cannot run {name}, which is `async def`.*AsyncMapFunction"
+    expected = rf"cannot run {name}, which is `async def`.*map\(\), flatmap\(\) and filter\(\) run"
     with pytest.raises(TypeError, match=expected):
         getattr(env if method == "from_source" else stream, method)(function)
     with pytest.raises(TypeError, match=expected):
         stream.map(str, on_error=function)
 
 
-@pytest.mark.parametrize("function", [AsyncShout, partial(AsyncShout, "?")])
-def test_a_class_whose_execute_is_async_is_refused(stream: DataStream, function: Any) -> None:
-    with pytest.raises(TypeError, match=r"cannot run AsyncShout, which is `async def`"):
-        stream.map(function)
+class AsyncSink(SinkFunction):
+    async def execute(self, record: str) -> None: ...
+
+
+class Submits(AsyncMapFunction):
+    def submit(self, record: str) -> Future[str]:
+        raise AssertionError(record)
+
+    async def execute(self, record: str) -> str:
+        return record
+
+
+@pytest.mark.parametrize(
+    ("method", "function", "says"),
+    [
+        ("sink", AsyncSink, "cannot run AsyncSink, which is `async def`"),
+        ("map", Submits, r"cannot run Submits, which is `async def`: .*runs submit\(\)"),
+        ("map", partial(generator), r"cannot run generator, .* Use flatmap\(\)"),
+        ("filter", generator, r"cannot run generator, .* Use flatmap\(\)"),
+    ],
+)
+def test_what_no_coroutine_can_be_is_refused(
+    stream: DataStream, method: str, function: Any, says: str
+) -> None:
+    with pytest.raises(TypeError, match=says):
+        getattr(stream, method)(function)
 
 
 def test_a_description_is_plain_data_that_pickles(

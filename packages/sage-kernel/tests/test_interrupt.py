@@ -232,3 +232,44 @@ def test_importing_the_kernel_loads_neither_an_engine_nor_its_libraries() -> Non
         capture_output=True, text=True, check=True, timeout=20,
     )  # fmt: skip
     assert out.stdout == "[]\n"
+
+
+COROUTINES = """
+    import asyncio, sys, threading
+    from pathlib import Path
+
+    from sage.common.core.functions import MapFunction
+    from sage.kernel.api import LocalEnvironment
+
+    class Waits(MapFunction):
+        begun = ended = 0
+        async def execute(self, record):
+            self.begun += 1
+            if self.begun == 100:
+                print("running", flush=True)
+            try:
+                await asyncio.sleep(60)
+            finally:
+                self.ended += 1
+        def cleanup(self):
+            Path(sys.argv[1], "ended").write_text(str(self.begun - self.ended))
+
+    env = LocalEnvironment("interrupted")
+    env.from_source(lambda: 1).map(Waits).sink(lambda _: None)
+    try:
+        env.submit()
+    finally:
+        print("threads left:", [t.name for t in threading.enumerate() if "sage" in t.name])
+"""
+
+
+def test_ctrl_c_cancels_the_coroutines(tmp_path: Path) -> None:
+    with start(COROUTINES, tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert process.returncode in (130, -signal.SIGINT)
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    assert out == "threads left: []\n"
+    assert (tmp_path / "ended").read_text() == "0"

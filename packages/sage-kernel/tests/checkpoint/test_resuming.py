@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -69,6 +70,16 @@ class Later(AsyncMapFunction):
         self.pool.shutdown()
 
 
+async def is_kept(number: int) -> bool:
+    await asyncio.sleep(0)
+    return number % 10 != 3
+
+
+async def repeated(number: int) -> list[int]:
+    await asyncio.sleep(0)
+    return [number] * (number % 3)
+
+
 class Job:
     """One pipeline that is submitted again and again; ``seen`` is what its map has worked on."""
 
@@ -86,17 +97,29 @@ class Job:
         self.seen.append(record)
         return record
 
+    async def work_on_loop(self, record: int) -> int:
+        await asyncio.sleep(0)
+        return self.work(record)
+
     def records(self) -> Iterator[int]:
         yield from self.source()
 
     def mapping(self, env: LocalEnvironment) -> DataStream:
-        how: tuple[Any, ...] = (self.work,) if self.mapped == "map" else (Later, self.work)
+        how: tuple[Any, ...] = {
+            "map": (self.work,),
+            "async map": (Later, self.work),
+            "coroutine": (self.work_on_loop,),
+            "coroutines": (self.work_on_loop,),
+        }[self.mapped]
         return env.from_source(self.records).map(*how, on_error=self.on_error)
 
     def environment(self) -> LocalEnvironment:
         env = LocalEnvironment("job")
         stream = self.mapping(env)
-        stream = stream.filter(lambda x: x % 10 != 3).flatmap(lambda x: [x] * (x % 3))
+        if self.mapped == "coroutines":
+            stream = stream.filter(is_kept).flatmap(repeated)
+        else:
+            stream = stream.filter(lambda x: x % 10 != 3).flatmap(lambda x: [x] * (x % 3))
         stream.sink(Lines, self.folder / "out")
         return env
 
@@ -119,7 +142,7 @@ def job(tmp_path: Path) -> Job:
     return Job(tmp_path)
 
 
-@pytest.fixture(params=["map", "async map"])
+@pytest.fixture(params=["map", "async map", "coroutine"])
 def each_job(tmp_path: Path, request: pytest.FixtureRequest) -> Job:
     return Job(tmp_path, request.param)
 
@@ -135,6 +158,19 @@ def test_a_run_goes_on_behind_the_record_that_stopped_it(each_job: Job) -> None:
     assert sorted(each_job.seen) == list(range(41, 100))
     assert each_job.lines == each_job.expected
     assert (each_job.folder / "finished").exists()
+
+
+def test_coroutines_behind_each_other_go_on_too(tmp_path: Path) -> None:
+    job = Job(tmp_path, "coroutines")
+    for poison in (7, 41, 80):
+        job.poison = {poison}
+        with pytest.raises(ValueError, match=f"poison {poison}"):
+            job.submit()
+        assert not (tmp_path / "finished").exists()
+    job.poison = set()
+    job.submit()
+    assert job.lines == job.expected
+    assert (tmp_path / "finished").exists()
 
 
 def test_it_may_stop_often(each_job: Job) -> None:

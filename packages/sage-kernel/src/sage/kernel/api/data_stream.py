@@ -35,6 +35,9 @@ class DataStream:
         on_error: ``"raise"``, the default, stops the pipeline and submit() raises the error;
             ``"skip"`` logs the record and goes on; a SinkFunction class or callable, or a partial
             of one, receives a FailedRecord each.
+        ordered, max_in_flight, timeout, retries, retry_backoff, retry_backoff_max: of an ``async
+            def`` function in map(), flatmap() or filter() alone: as of an AsyncMapFunction, whose
+            attributes a class with ``async def execute`` has.
     """
 
     def __init__(

@@ -261,6 +261,7 @@ class Environment(AsyncioRuns, EnvironmentServices):
             () if complete else self._as_run(),
             self.service_manager,
             channel_capacity=self.config["channel_capacity"],
+            close_timeout=self.config["close_timeout"],
             checkpoint=checkpoint,
         )
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from sage.common.core.functions import (
+    AsyncMapFunction,
     BaseFunction,
     BatchFunction,
     FilterFunction,
@@ -18,6 +19,7 @@ from sage.common.core.functions import (
     SinkFunction,
     SourceFunction,
 )
+from sage.kernel.graph.coroutine_settings import SETTINGS, check_settings
 from sage.kernel.graph.unused_cleanup import refuse_unused_cleanup
 
 BASES: dict[str, tuple[type[BaseFunction], ...]] = {
@@ -28,23 +30,30 @@ BASES: dict[str, tuple[type[BaseFunction], ...]] = {
     "keyby": (KeyByFunction,),
     "sink": (SinkFunction,),
 }
+_ASYNC_KINDS = ("map", "flatmap", "filter")
 
 
 class CallableFunction(BaseFunction):
-    """Makes a plain callable an operator's function."""
+    """Makes a plain callable an operator's function; ``settings`` become its attributes."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], settings: Mapping[str, Any]) -> None:
         self.execute = function
+        for name, value in settings.items():
+            setattr(self, name, value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionSpec:
-    """A function class or callable with its arguments; ``build()`` makes an instance."""
+    """A function class or callable with its arguments; ``build()`` makes an instance.
+
+    ``settings`` say how an ``async def`` is run that is no class; see coroutine_settings.
+    """
 
     kind: str
     target: Callable[..., Any]
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.target, BaseFunction):
@@ -59,11 +68,7 @@ class FunctionSpec:
         if _is_function_class(self.target):
             self._check_class(self.target)  # type: ignore[arg-type]
         if any(map(_is_async, self._called())):
-            raise TypeError(
-                f"{self.kind}() cannot run {self.name}, which is `async def`: it would get a "
-                f"coroutine that nobody awaits. Use a plain function, or map() an AsyncMapFunction "
-                f"whose submit() returns asyncio.run_coroutine_threadsafe(coroutine, loop)"
-            )
+            self._check_async()
         if not _is_function_class(self.target):
             self._check_arguments()
 
@@ -75,7 +80,10 @@ class FunctionSpec:
         if isinstance(function, partial) and _is_function_class(function.func):
             args, kwargs = (*function.args, *args), {**function.keywords, **kwargs}
             function = function.func
-        return cls(kind=kind, target=function, args=args, kwargs=kwargs)
+        settings: dict[str, Any] = {}
+        if kind in _ASYNC_KINDS and any(map(_is_async, _called(function))):
+            settings = {key: kwargs.pop(key) for key in SETTINGS if key in kwargs}
+        return cls(kind=kind, target=function, args=args, kwargs=kwargs, settings=settings)
 
     @property
     def name(self) -> str:
@@ -83,13 +91,18 @@ class FunctionSpec:
         target = _without_arguments(self.target)
         return getattr(target, "__name__", None) or type(target).__name__
 
+    @property
+    def is_async(self) -> bool:
+        """Whether what runs for a record is ``async def``."""
+        return any(map(_is_async, self._called()))
+
     def build(self) -> Any:
         """Return an instance with ``setup``, ``execute`` and ``cleanup``."""
         if _is_function_class(self.target):
             self._check_arguments()
             return self.target(*self.args, **self.kwargs)
         bound = partial(self.target, *self.args, **self.kwargs) if self._has_arguments() else None
-        return CallableFunction(bound or self.target)
+        return CallableFunction(bound or self.target, self.settings)
 
     def _has_arguments(self) -> bool:
         return bool(self.args or self.kwargs)
@@ -98,8 +111,27 @@ class FunctionSpec:
         """Return what may be the code that runs for a record."""
         if _is_function_class(self.target):
             return (self.target.execute,)  # type: ignore[attr-defined]
-        target = _without_arguments(self.target)
-        return (target, type(target).__call__)
+        return _called(self.target)
+
+    def _check_async(self) -> None:
+        """Raise TypeError where a coroutine would be one that nobody awaits."""
+        which = f"{self.name}, which is `async def`"
+        if self.kind not in _ASYNC_KINDS:
+            raise TypeError(
+                f"{self.kind}() cannot run {which}: it would get a coroutine that nobody awaits. "
+                f"Use a plain function; map(), flatmap() and filter() run coroutines"
+            )
+        if _is_function_class(self.target) and issubclass(self.target, AsyncMapFunction):  # type: ignore[arg-type]
+            raise TypeError(
+                f"{self.kind}() cannot run {which}: of an AsyncMapFunction it runs submit(). "
+                f"Derive it from MapFunction"
+            )
+        if self.kind != "flatmap" and any(map(inspect.isasyncgenfunction, self._called())):
+            raise TypeError(
+                f"{self.kind}() cannot run {which} and yields: one record would be many. Use "
+                f"flatmap()"
+            )
+        check_settings(self.settings, self.name)
 
     def _check_arguments(self) -> None:
         """Raise TypeError for what cannot be called so: of a callable before the first record."""
@@ -134,6 +166,12 @@ def _is_function_class(target: Any) -> bool:
 
 def _is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _called(function: Callable[..., Any]) -> tuple[Any, ...]:
+    """Return what may be the code that runs when a callable is called."""
+    target = _without_arguments(function)
+    return () if isinstance(target, type) else (target, type(target).__call__)
 
 
 def _without_arguments(target: Callable[..., Any]) -> Callable[..., Any]:

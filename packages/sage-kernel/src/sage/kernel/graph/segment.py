@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from inspect import iscoroutinefunction
 
 from sage.common.core.functions import AsyncMapFunction
 from sage.kernel.graph.function_spec import FunctionSpec
@@ -86,7 +85,7 @@ def _may_leave(operator: Operator, by_id: dict[int, Operator]) -> bool:
     target = operator.function.target
     if isinstance(target, type) and issubclass(target, AsyncMapFunction):
         return False
-    return not iscoroutinefunction(target)
+    return not operator.function.is_async
 
 
 def _goes_with(operator: Operator, first: Operator, by_id: dict[int, Operator]) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from typing import Any
+
 from sage.common.core.context import ContextBound
 
 
@@ -11,8 +14,21 @@ class BaseFunction(ContextBound):
     Each replica of a parallel operator has an instance of its own, used by one thread at a time.
     """
 
-    def setup(self) -> None:
-        """Prepare; called once before the first record, when all services are up."""
+    async def call(self, service: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a service from an ``async def execute``, and await its result.
 
-    def cleanup(self) -> None:
+        The arguments, ``method=`` and ``timeout=`` are those of ``call_service``. Cancelling the
+        await, or a record's timeout, cancels the call::
+
+            (answer,) = await self.call("vllm_service", prompt, method="generate")
+        """
+        return await self.ctx.await_service(service, *args, **kwargs)
+
+    def setup(self) -> Coroutine[Any, Any, None] | None:
+        """Prepare; called once before the first record, when all services are up.
+
+        It may be ``async def``, and so may ``cleanup``: then it runs on the loop of the run.
+        """
+
+    def cleanup(self) -> Coroutine[Any, Any, None] | None:
         """Release and flush; called once after the last record, also when the pipeline failed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable
+from collections.abc import AsyncIterable, Coroutine, Hashable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
@@ -13,7 +13,12 @@ from sage.common.core.functions.start_order import StartOrder
 
 
 class MapFunction(BaseFunction, ABC):
-    """One record in, one record out."""
+    """One record in, one record out.
+
+    ``execute`` may be ``async def`` here, in a FilterFunction and in a FlatMapFunction: then many
+    records are at work at once, as those of an AsyncMapFunction are, and the class may set the
+    attributes that one has. All coroutines of a run share one loop and its thread.
+    """
 
     @abstractmethod
     def execute(self, record: Any) -> Any:
@@ -81,7 +86,7 @@ class FilterFunction(BaseFunction, ABC):
     """Decides which records go on."""
 
     @abstractmethod
-    def execute(self, record: Any) -> bool:
+    def execute(self, record: Any) -> bool | Coroutine[Any, Any, bool]:
         """Return whether the record stays in the stream."""
 
 
@@ -89,8 +94,13 @@ class FlatMapFunction(BaseFunction, ABC):
     """One record in, any number out."""
 
     @abstractmethod
-    def execute(self, record: Any) -> Iterable[Any] | None:
-        """Return or yield the records that take this one's place; None is none of them."""
+    def execute(
+        self, record: Any
+    ) -> Iterable[Any] | AsyncIterable[Any] | Coroutine[Any, Any, Iterable[Any] | None] | None:
+        """Return or yield the records that take this one's place; None is none of them.
+
+        What an ``async def`` yields goes on when it has yielded all.
+        """
 
 
 class KeyByFunction(BaseFunction, ABC):

@@ -13,6 +13,7 @@ from sage.kernel.graph import Operator
 from sage.kernel.graph.segment import expanded
 from sage.kernel.runtime.all_records_failed import ENOUGH, AllRecordsFailedError
 from sage.kernel.runtime.checkpoint import Checkpoint, DurableSinks
+from sage.kernel.runtime.coroutines.run_loop import RunLoop
 from sage.kernel.runtime.execution.run_state import RunState
 from sage.kernel.runtime.execution.run_threads import RunThreads
 from sage.kernel.runtime.execution.running_functions import RunningFunctions
@@ -37,19 +38,22 @@ class LocalExecutor:
         services: ServiceCaller,
         *,
         channel_capacity: int,
+        close_timeout: float,
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self._name = name
         self._checkpoint = checkpoint
         self._state = RunState(name)
         self._counts = RunCounts(name, expanded(operators))
-        self._functions = RunningFunctions(services)
+        self._run_loop = RunLoop(close_timeout, self._state.decided.is_set)
+        self._functions = RunningFunctions(services, self._run_loop)
         self._durable_sinks = DurableSinks()
         self._threads = RunThreads(name, fail=self._fail, all_ended=self._end)
         self._wiring = Wiring(
             operators,
             functions=self._functions,
             threads=self._threads,
+            run_loop=self._run_loop,
             counts=self._counts,
             state=self._state,
             durable_sinks=self._durable_sinks,
@@ -220,5 +224,6 @@ class LocalExecutor:
             if not self._state.fail(failed):
                 name = failed.operator
                 logger.error("cleanup() of operator %r failed", name, exc_info=failed.error)
+        self._run_loop.close()
         self._counts.end()
         self._state.end()

@@ -10,6 +10,7 @@ from sage.common.core.context import RuntimeContext, ServiceCaller
 from sage.common.core.functions import BaseFunction
 from sage.kernel.graph import FunctionSpec
 from sage.kernel.runtime.annotate import annotate
+from sage.kernel.runtime.coroutines.run_loop import RunLoop
 from sage.kernel.runtime.failed_record import FailedRecord
 
 logger = logging.getLogger(__name__)
@@ -18,8 +19,9 @@ logger = logging.getLogger(__name__)
 class RunningFunctions:
     """Builds functions, sets all up before the first record, cleans up after the last."""
 
-    def __init__(self, services: ServiceCaller) -> None:
+    def __init__(self, services: ServiceCaller, run_loop: RunLoop) -> None:
         self._services = services
+        self._run_loop = run_loop
         self._built: list[BaseFunction] = []
         self._set_up: list[BaseFunction] = []
         # The function whose setup() failed. If its cleanup() fails too, that says nothing new.
@@ -49,7 +51,7 @@ class RunningFunctions:
             self.latest = function.ctx.name
             self._set_up.append(function)  # even if it fails half-way it may hold something
             try:
-                function.setup()
+                self._run_loop.finish(function.setup())
             except BaseException as error:  # noqa: BLE001 - the executor raises it
                 self._half_way = function
                 return _failure(function, error, "setup")
@@ -60,7 +62,7 @@ class RunningFunctions:
         failures = []
         for function in reversed(self._set_up):
             try:
-                function.cleanup()
+                self._run_loop.finish(function.cleanup())
             except BaseException as error:
                 if function is self._half_way:
                     logger.debug("cleanup() failed after a setup() that did", exc_info=error)

@@ -8,7 +8,7 @@ them is used by the others.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sage.common.core.functions import AsyncMapFunction
@@ -16,6 +16,8 @@ from sage.kernel.graph import Operator
 from sage.kernel.graph.segment import Segment
 from sage.kernel.runtime.cancelled import PipelineCancelledError
 from sage.kernel.runtime.checkpoint import Checkpoint, DurableSinks
+from sage.kernel.runtime.coroutines.coroutine_operator import CoroutineOperator
+from sage.kernel.runtime.coroutines.run_loop import RunLoop
 from sage.kernel.runtime.execution.policies import Fail, Policies
 from sage.kernel.runtime.execution.run_state import RunState
 from sage.kernel.runtime.execution.run_threads import RunThreads
@@ -26,7 +28,7 @@ from sage.kernel.runtime.flow.channel import Channel
 from sage.kernel.runtime.flow.error_policy import ErrorPolicy
 from sage.kernel.runtime.flow.in_flight_window import InFlightWindow
 from sage.kernel.runtime.flow.link import Link, Push
-from sage.kernel.runtime.flow.push_functions import PUSH_FUNCTIONS
+from sage.kernel.runtime.flow.push_functions import PUSH_FUNCTIONS, emit_each
 from sage.kernel.runtime.metrics.counts import Counts, OperatorCounts, RunCounts
 
 
@@ -44,6 +46,7 @@ class Wiring:
         *,
         functions: RunningFunctions,
         threads: RunThreads,
+        run_loop: RunLoop,
         counts: RunCounts,
         state: RunState,
         durable_sinks: DurableSinks,
@@ -54,6 +57,7 @@ class Wiring:
         self._operators = operators
         self._functions = functions
         self._threads = threads
+        self._run_loop = run_loop
         self._counts = counts
         self._state = state
         self._durable_sinks = durable_sinks
@@ -70,6 +74,8 @@ class Wiring:
         for operator in self._operators:
             if operator.kind == "source":
                 self._build_source(operator)
+        if self._run_loop:
+            self._threads.add("coroutines", self._run_loop.serve)
 
     def cancel(self) -> None:
         """Wake every thread that waits in a channel or a window, to end it. Any thread."""
@@ -78,6 +84,7 @@ class Wiring:
                 channel.cancel()
         for window in list(self._windows):
             window.cancel()
+        self._run_loop.end()
 
     @property
     def endless_sources(self) -> list[str]:
@@ -210,6 +217,8 @@ class Wiring:
         if self._checkpoint is not None:
             mark = self._durable_sinks.stating(operator, mark)
         downstream = Link(downstream.push, downstream.finish, mark)
+        if operator.function.is_async:
+            function = CoroutineOperator(function, operator.kind, self._run_loop)
         if isinstance(function, AsyncMapFunction):
             return self._build_window(operator, function, policy, downstream)
         emit = downstream.push
@@ -226,15 +235,21 @@ class Wiring:
         if self._checkpoint is not None and not function.ordered:
             raise self._checkpoint.unsupported(f"{operator.name!r} has ordered=False")
         self._counts[operator].is_async = True
+        counts, emit = OperatorCounts.added(self._counts[operator].replicas), downstream.push
+        if operator.kind != "map":
+            emit = emit_each(self._unless_decided(emit), counts)
         window = InFlightWindow(
             function,
             operator=operator.name,
             policy=policy,
-            counts=OperatorCounts.added(self._counts[operator].replicas),
-            emit=downstream.push,
+            counts=counts,
+            emit=emit,
             emit_mark=downstream.mark,
         )
-        return self._run_window(operator, window, downstream)
+        if not isinstance(function, CoroutineOperator):
+            return self._run_window(operator, window, downstream)
+        function.capacities.on_change = window.resize
+        return self._run_window(operator, window, downstream, then=function.leave)
 
     def _build_segment(self, segment: Segment, downstream: Link) -> Link:
         """Build the window of a chain of operators that run in workers elsewhere."""
@@ -256,11 +271,21 @@ class Wiring:
         )
         return self._run_window(segment, window, downstream)
 
-    def _run_window(self, operator: Operator, window: InFlightWindow, downstream: Link) -> Link:
+    def _run_window(
+        self,
+        operator: Operator,
+        window: InFlightWindow,
+        downstream: Link,
+        then: Callable[[], None] = lambda: None,
+    ) -> Link:
+        """Have a thread emit from a window; ``then`` is called at its end, whichever it is."""
         self._windows.append(window)
 
         def run() -> None:
-            window.run()
+            try:
+                window.run()
+            finally:
+                then()
             downstream.finish()
 
         self._threads.add(operator.name, run)

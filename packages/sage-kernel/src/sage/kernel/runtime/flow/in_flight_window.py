@@ -110,6 +110,11 @@ class InFlightWindow:
         elif waiting.put(entry, key, size):
             self._events.put(_WAKE)
 
+    def resize(self, size: int) -> None:
+        """Change how many records the window holds; those that are in it stay. Any thread."""
+        self._most_in_flight = size
+        self._room.resize(size)
+
     def mark(self, position: int, states: States) -> None:
         """Say that all before a position was pushed; it goes on when that was emitted.
 
@@ -259,7 +264,7 @@ class InFlightWindow:
             try:
                 self._emit(output)
             finally:
-                self._counts.out += 1
+                self._counts.ended += 1
         else:
             self._policy.handle(entry.record, error, entry.attempts)
             # Its traceback leads to this frame, and so to itself and the record: free all now.

@@ -115,6 +115,22 @@ def _sink(execute: Callable[[Any], Any], policy: ErrorPolicy, _emit: Push, _coun
     return push
 
 
+def emit_each(emit: Push, counts: Counts) -> Push:
+    """Return what emits the records of a list, and counts them."""
+    out = 0
+    counts.variable_out = lambda: out
+
+    def push(outputs: list[Any]) -> None:
+        nonlocal out
+        for output in outputs:
+            try:
+                emit(output)
+            finally:
+                out += 1
+
+    return push
+
+
 PUSH_FUNCTIONS: dict[str, Callable[[Callable[[Any], Any], ErrorPolicy, Push, Counts], Push]] = {
     "map": _map,
     "flatmap": _flatmap,

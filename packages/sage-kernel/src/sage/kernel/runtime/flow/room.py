@@ -38,6 +38,12 @@ class Room:
             self._bytes -= size
             self._changed.notify()
 
+    def resize(self, size: int) -> None:
+        """Have room for so many records from now on."""
+        with self._changed:
+            self._size = size
+            self._changed.notify_all()
+
     def cancel(self) -> None:
         """Let nothing in any more."""
         with self._changed:

@@ -95,8 +95,9 @@ class OperatorCounts:
         if self.operator.kind == "source":
             return 0, 0, out - errors
         if self.is_async:
-            return sum(counts.begun for counts in self.replicas), out + errors, out
-        if self.readers:
+            ended = errors + sum(counts.ended for counts in self.replicas)
+            begun = sum(counts.begun for counts in self.replicas)
+        elif self.readers:
             ended = sum(counts.ended for counts in self.readers)
             begun = sum(counts.begun for counts in self.readers)
         else:
