@@ -35,10 +35,12 @@ bench: setup
 	@$(RUN) benchmarks/service_latency.py
 	@$(RUN) benchmarks/asyncio_calls.py
 	@$(RUN) benchmarks/tool_turns.py
+	@$(RUN) benchmarks/coroutines.py $(ARGS)
 	@$(RUN) benchmarks/replicas.py $(ARGS)
 	@$(RUN) benchmarks/embedding_throughput.py $(ARGS)
 	@$(RUN) benchmarks/scoring.py $(ARGS)
 	@$(RUN) benchmarks/named_models.py $(ARGS)
+	@$(RUN) benchmarks/result_cache.py $(ARGS)
 	@$(RUN) benchmarks/against_others.py $(ARGS)
 	@$(RUN) benchmarks/registry.py
 	@$(RUN) benchmarks/start_to_answer.py

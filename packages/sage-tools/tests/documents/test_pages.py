@@ -38,6 +38,10 @@ def test_the_readme_of_a_package(readme: Path, tmp_path: Path) -> None:
     run(readme, tmp_path, {"PYTHONWARNINGS": "error,ignore::ResourceWarning"})
 
 
+def test_the_result_cache(tmp_path: Path) -> None:
+    run(DOCS / "result_cache.md", tmp_path, {})  # vLLM itself warns of much
+
+
 def test_models(tmp_path: Path) -> None:
     model = write_tiny_model(tmp_path / "my-model")
     with LocalHub() as hub:
@@ -62,7 +66,7 @@ def test_a_backend_is_found_by_its_entry_point(tmp_path: Path, without_tuning: P
 
 
 def test_no_sample_is_left_out() -> None:
-    run_above = {*BY_THEMSELVES, *ELSEWHERE, "models.md", "fine_tuning.md"}
+    run_above = {*BY_THEMSELVES, *ELSEWHERE, "models.md", "fine_tuning.md", "result_cache.md"}
     guide = ROOT / "tools/install/VLLM_INSTALLATION_GUIDE.md"
     for page in (*DOCS.rglob("*.md"), guide):
         text = page.read_text(encoding="utf-8")

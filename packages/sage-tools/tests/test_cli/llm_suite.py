@@ -19,18 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MODEL = "me/tiny-chat"
-COMMANDS = [
-    "model",
-    "run",
-    "start",
-    "stop",
-    "status",
-    "logs",
-    "fine-tune",
-    "improve",
-    "bench",
-    "doctor",
-]
+COMMANDS = "model run start stop status logs fine-tune improve bench doctor cache".split()
+CACHE_COMMANDS = "show prune clear".split()
 MODEL_COMMANDS = "show download delete verify repair update prune import migrate".split()
 
 
@@ -68,7 +58,10 @@ def test_the_help_lists_the_commands_in_their_order(user: CommandLine) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[name] for name in COMMANDS] + [["model", name] for name in MODEL_COMMANDS]
+    "command",
+    [[name] for name in COMMANDS]
+    + [["model", name] for name in MODEL_COMMANDS]
+    + [["cache", name] for name in CACHE_COMMANDS],
 )
 def test_every_command_explains_itself(command: list[str], user: CommandLine) -> None:
     said = lines(user("llm", *command, "--help"))
@@ -108,6 +101,52 @@ def test_run_a_prompt_with_the_model_used_last(user: CommandLine) -> None:
     assert answer["model_id"] == MODEL
     assert 1 <= answer["tokens_used"]["completion"] <= 8
     assert f"Using {MODEL}" in done.stderr
+
+
+def test_run_it_with_a_cache(user: CommandLine, home: Path) -> None:
+    (home / "in.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
+    cache = str(home / "answers")
+    files = ["--input", str(home / "in.jsonl"), "--output", str(home / "out.jsonl")]
+    options = ["--temperature", "0", "--max-tokens", "4", "--cache", cache, "--json"]
+    done = user("llm", "run", *files, *options)
+    assert done.returncode == 0, done.stderr
+    (model,) = json.loads(user("llm", "cache", "show", cache, "--json").stdout)["models"]
+    assert (model["model"], model["answers"]) == (MODEL, 2)
+    again = user("llm", "run", *files, "--overwrite", *options)
+    assert again.returncode == 0, again.stderr
+    written = [json.loads(line) for line in (home / "out.jsonl").read_text().splitlines()]
+    assert [line["generation"]["cached"] for line in written] == [True, True]
+
+
+def test_drop_what_a_cache_keeps(user: CommandLine, home: Path) -> None:
+    cache = str(home / "answers")
+    header, row = lines(user("llm", "cache", "show", cache))
+    assert header.split() == ["MODEL", "ANSWERS", "SIZE", "OLDEST", "LAST", "USED"]
+    assert row.split()[:2] == [MODEL, "2"]
+    done = user("llm", "cache", "prune", cache, "--unused-days", "30", "--max-size", "1GB")
+    assert "Dropped 0 answers; 2 are left" in done.stderr
+    (said,) = lines(user("llm", "cache", "clear", cache, "--dry-run"))
+    assert said == f"drops 2 answers of {cache}"
+    dropped = json.loads(user("llm", "cache", "clear", cache, "--yes", "--json").stdout)
+    assert dropped == {"dropped": 2, "answers": 0, "bytes": 0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["show", "nowhere"], "nowhere is no cache: it has no results.sqlite"),
+        (["prune", "nowhere"], "say what to drop"),
+        (["prune", "nowhere", "--max-size", "much"], "'much' is no size, such as 1GB"),
+        (["clear", "answers"], "nobody can be asked: add --yes"),
+    ],
+)
+def test_a_cache_that_is_none_and_what_cannot_be_dropped(
+    arguments: list[str], says: str, user: CommandLine, home: Path
+) -> None:
+    command, folder, *others = arguments
+    done = user("llm", "cache", command, str(home / folder), *others)
+    assert done.returncode in (1, 2)
+    assert says in done.stderr
 
 
 def test_bench_it(user: CommandLine) -> None:

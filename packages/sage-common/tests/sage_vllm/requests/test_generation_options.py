@@ -179,7 +179,7 @@ def test_a_thousand_calls_cancelled_at_random_leave_nothing(service: VLLMService
 def test_what_has_priority_goes_first(service: VLLMService) -> None:
     order: list[str] = []
     # As many as the engine works on at once keep it busy; of those behind, the last go first.
-    busy = [service.generate_async("busy", max_tokens=60, ignore_eos=True) for _ in range(16)]
+    busy = [service.generate_async(f"busy {n}", max_tokens=60, ignore_eos=True) for n in range(16)]
     waiting = []
     for priority in (3, 2, 1, -1):
         for n in range(16):
@@ -288,7 +288,10 @@ def test_adapters_are_not_mixed_up_when_the_engine_is_built_again(
         folder = _write_adapter(tmp_path / "again", base.path, rank=4, seed=7)
         first = get_model(a, root=model_root).commit
         assert import_model(a, folder, root=model_root).commit != first
-        text_of[f"{a}@{first}"], text_of[a] = text_of[a], service.generate("Hello", lora=a)[0]["text"]
+        text_of[f"{a}@{first}"], text_of[a] = (
+            text_of[a],
+            service.generate("Hello", lora=a)[0]["text"],
+        )
         both = [{"prompt": "Hello", "options": {"lora": name}} for name in (a, f"{a}@{first}")]
         for _ in range(3):  # two commits of one adapter, in one batch, are two adapters
             old_and_new = [result["text"] for result in service.generate(both)]
@@ -319,7 +322,9 @@ def test_stats_and_health_tell_what_goes_on(service: VLLMService) -> None:
     shared = "the very same beginning of a prompt, " * 8
     service.generate(shared + "one")
     service.generate(shared + "two")
-    futures = [service.generate_async("busy", max_tokens=300, ignore_eos=True) for _ in range(20)]
+    futures = [
+        service.generate_async(f"busy {n}", max_tokens=300, ignore_eos=True) for n in range(20)
+    ]
     until = time.monotonic() + 60
     while (stats := service.stats())["waiting"] != 4 and time.monotonic() < until:
         threading.Event().wait(0.001)

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from sage.common.components.sage_vllm.adapters.lora_adapter import LoraAdapters
+from sage.common.components.sage_vllm.cache.result_caches import ResultCaches
 from sage.common.components.sage_vllm.requests.prompt_reader import PromptReader
 from sage.common.components.sage_vllm.testing.echo_engine import write_echo_model
 from sage.common.model_registry.vllm_registry import ModelNotFoundError, import_model
 
 
 def reader(root: Path | None = None, **defaults: Any) -> PromptReader:
-    return PromptReader(lambda _model: defaults, LoraAdapters(root))
+    return PromptReader(lambda _model: defaults, LoraAdapters(root), ResultCaches(None))
 
 
 def test_a_prompts_own_options_override_the_calls_and_those_the_services() -> None:
@@ -42,7 +43,7 @@ def test_an_adapter_is_found(tmp_path: Path) -> None:
     (adapter / "adapter_config.json").write_text(json.dumps({"r": 4}))
     root = tmp_path / "registry"
     path = import_model("test/adapter", adapter, root=root).path
-    reading = PromptReader(lambda _model: {}, LoraAdapters(root))
+    reading = reader(root)
     items = reading.read(["a", "b"], {"lora": "test/adapter"})
     assert {(item.options["lora"].rank, item.options["lora"].path) for item in items} == {(4, path)}
     with pytest.raises(ModelNotFoundError, match="test/other"):
@@ -51,7 +52,7 @@ def test_an_adapter_is_found(tmp_path: Path) -> None:
 
 def test_the_defaults_are_those_of_the_model_that_is_named() -> None:
     defaults = {None: {"seed": 1}, "judge": {"temperature": 0}}
-    reading = PromptReader(defaults.__getitem__, LoraAdapters(None))
+    reading = PromptReader(defaults.__getitem__, LoraAdapters(None), ResultCaches(None))
     prompts = ["a", {"prompt": "b", "options": {"model": "judge"}}]
     first, second = reading.read(prompts, {"top_k": 4})
     assert (first.model, first.options) == (None, {"seed": 1, "top_k": 4})

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from sage.common.components.sage_vllm.requests.chat.tools import tool_schemas
 from sage.common.components.sage_vllm.requests.chat.typed_schema import TypedSchema, typed_schema
-from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
+from sage.common.components.sage_vllm.requests.sampling_options import (
+    check_own_options,
+    check_sampling_options,
+)
 from sage.common.core.futures import errors_in_future
 from sage.libs.operators.generation_records import GenerationRecords
 from sage.libs.operators.prefix_order import PrefixMode, PrefixOrder, check_prefix_order
@@ -81,6 +85,8 @@ class VLLMServiceGenerator(ServiceOperator):
         output_key: where the text goes, ``"generated"`` by default.
         details_key: where the rest of the service's result goes (``finish_reason``,
             ``tokens_used``, ...), ``"generation"`` by default; None leaves it out.
+        cache: a folder that keeps answers which are determined, at a temperature of 0 or with a
+            ``seed``, or a dict of ``folder``, ``max_bytes`` and ``ttl``; overrides the service's.
         deadline: seconds a record may take, after which it goes on with the text that there is,
             and with the ``finish_reason`` ``"deadline"``.
         ordered: False emits each record as soon as it is done.
@@ -118,6 +124,7 @@ class VLLMServiceGenerator(ServiceOperator):
         tool_errors: ToolErrors = "tell",
         output_key: str = "generated",
         details_key: str | None = "generation",
+        cache: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         deadline: float | None = None,
         ordered: bool = True,
         max_in_flight: int | None = None,
@@ -136,6 +143,7 @@ class VLLMServiceGenerator(ServiceOperator):
         special = {
             "json_schema": json_schema,
             "tools": tools,
+            "cache": cache,
             "deadline": deadline,
             "model": model,
         }
@@ -214,6 +222,7 @@ class VLLMServiceGenerator(ServiceOperator):
         """
         prompt, options = self._records.prompt(record), self.options
         if own := self._records.options(record):
+            check_own_options(own, "the record's options")
             check_sampling_options(own, "the record's options")
             options = {**options, **own}
         return prompt, options

@@ -105,7 +105,7 @@ def _served_beside(
         # Rounded to the base's type, whatever the engine computes with.
         return _Found(before=before, beside=before, after=after, loss=loss, dtype="as stored")
     rank = job.settings.rank
-    adapter = LoraAdapter(name="trained", path=job.result, rank=rank)
+    adapter = LoraAdapter(name="trained", commit="trained", path=job.result, rank=rank)
     with served(base, path, rank=rank, longest=longest, room=room) as serving:
         (before,) = serving.answers(questions, [None])
         beside, after = serving.answers(questions, [None, adapter])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
+from sage.common.components.sage_vllm.cache.cache_settings import CacheSettings
 from sage.common.components.sage_vllm.engine_contract import EngineMode, Role
 from sage.common.components.sage_vllm.errors import InvalidOptionError, InvalidOptionTypeError
 from sage.common.components.sage_vllm.model_settings import (
@@ -55,6 +57,9 @@ class VLLMServiceConfig:
       loaded, switch to it.
     - ``allow_pickle``: load pickled weights, which can run any code when they are loaded.
     - ``model_root``: the registry's root; None is the usual one.
+    - ``cache``: a folder that keeps answers which are determined, at a temperature of 0 or with a
+      ``seed``; an equal request is answered from it, in later programs too. Or a mapping of
+      ``folder``, ``max_bytes`` and ``ttl``, see CacheSettings.
 
     Any number of models share one budget of memory, each under a name that calls choose it by:
 
@@ -88,6 +93,7 @@ class VLLMServiceConfig:
     models: Mapping[str, ModelSettings | Mapping[str, Any] | str] = field(default_factory=dict)
     on_demand: bool = False
     memory_budget: float | str | None = None
+    cache: str | os.PathLike[str] | Mapping[str, Any] | None = None
     max_wait: float = 30.0
 
     def __post_init__(self) -> None:
@@ -113,6 +119,8 @@ class VLLMServiceConfig:
             problem = f"max_wait must be seconds, 0 or more, not {self.max_wait!r}"
             raise InvalidOptionError("max_wait", self.max_wait, problem)
         memory_share(self.memory_budget)
+        if self.cache is not None:
+            CacheSettings.of(self.cache)
         self.entries()
 
     def _names_no_model(self) -> bool:

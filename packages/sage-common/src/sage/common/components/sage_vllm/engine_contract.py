@@ -9,6 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from sage.common.components.sage_vllm.engine_stats import EngineStats
+
 Message = Mapping[str, Any]
 """One turn of a conversation: ``{"role": ..., "content": ...}``."""
 
@@ -129,6 +131,7 @@ class EngineInfo:
     ``default_prompt`` names stands before each text that is embedded without naming one.
     ``classes`` are the names of what a model with a head tells apart, in the order of its numbers;
     a single one is a score, and a model without a head has none.
+    ``version`` is that of the engine's library, ``device`` the kind that it runs on.
     """
 
     model_id: str
@@ -144,6 +147,9 @@ class EngineInfo:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     classes: tuple[str, ...] = ()
+    quantization: str | None = None
+    version: str = ""
+    device: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,12 +190,16 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """The result of one request; ``latency`` is seconds from submission to the last token."""
+    """The result of one request; ``latency`` is seconds from submission to the last token.
+
+    ``cached`` says that it was not generated now, but kept from an equal request.
+    """
 
     request_id: str
     prompt_token_count: int
     completions: Sequence[Completion]
     latency: float
+    cached: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,48 +232,6 @@ class Likelihood:
 
     logprobs: Sequence[float]
     token_count: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineStats:
-    """Counters since the engine was built, and its state as of the last step.
-
-    ``running`` and ``waiting`` are requests in the scheduler, ``in_flight`` all that have no result
-    yet. ``kv_cache_usage`` and ``prefix_cache_hit_rate`` are shares, 0 to 1; ``busy_seconds`` is
-    the time spent in steps. ``latency_seconds`` has the percentiles ``p50``, ``p90`` and ``p99``
-    of the last thousand requests, from submission to the last token. ``restarts`` counts how often
-    an engine that had died was built again.
-    """
-
-    in_flight: int = 0
-    running: int = 0
-    waiting: int = 0
-    requests_done: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    steps: int = 0
-    sequence_steps: int = 0
-    busy_seconds: float = 0.0
-    max_batch_size: int = 1
-    kv_cache_usage: float = 0.0
-    prefix_cache_hit_rate: float = 0.0
-    latency_seconds: Mapping[str, float] = field(default_factory=dict)
-    restarts: int = 0
-
-    @property
-    def mean_batch_size(self) -> float:
-        """Requests per step, at most ``max_batch_size`` of which one step can work on."""
-        return self.sequence_steps / self.steps if self.steps else 0.0
-
-    @property
-    def batch_occupancy(self) -> float:
-        """``mean_batch_size`` as a share of ``max_batch_size``, 0 to 1."""
-        return self.mean_batch_size / self.max_batch_size
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Completion tokens per second of the time spent in steps."""
-        return self.completion_tokens / self.busy_seconds if self.busy_seconds else 0.0
 
 
 class Engine(Protocol):

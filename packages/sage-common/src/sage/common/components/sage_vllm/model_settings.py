@@ -8,7 +8,10 @@ from typing import Any, Literal, Self, get_args
 
 from sage.common.components.sage_vllm.engine_contract import EngineMode, Role
 from sage.common.components.sage_vllm.errors import InvalidOptionError
-from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
+from sage.common.components.sage_vllm.requests.sampling_options import (
+    check_own_options,
+    check_sampling_options,
+)
 from sage.common.core.errors import nearest
 
 
@@ -111,6 +114,7 @@ def check_sampling_defaults(sampling: Mapping[str, Any], where: str) -> None:
         problem = f"{where} cannot choose the model"
         hint = "pass model= with a call, in its options or to the operator"
         raise InvalidOptionError(f"{where}.model", sampling["model"], problem, hint=hint)
+    check_own_options(sampling, where)
 
 
 def check_replicas(value: object, where: str) -> None:

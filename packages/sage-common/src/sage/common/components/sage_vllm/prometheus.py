@@ -20,6 +20,8 @@ _GAUGES = {
 }
 _COUNTERS = {
     "requests_done": "Requests done",
+    "requests_shared": "Requests answered by an equal one that was in flight",
+    "requests_cached": "Requests answered from a cache",
     "prompt_tokens": "Tokens of prompts of requests done",
     "completion_tokens": "Tokens generated for requests done",
     "steps": "Steps of the engine",

@@ -65,7 +65,8 @@ class VLLMService(AsyncioCalls, ScoringCalls, RegistryCalls, FineTuningCalls, Re
         self._engines = EnginePool(config, engine_factory)
         self._record = ServiceRecord(config, self._engines)
         self._home = HomeProcess()
-        self._prompts = PromptReader(self._engines.sampling, self._engines.adapters)
+        engines = self._engines
+        self._prompts = PromptReader(engines.sampling, engines.adapters, engines.caches)
 
     # -- lifecycle ------------------------------------------------------------------------------
 

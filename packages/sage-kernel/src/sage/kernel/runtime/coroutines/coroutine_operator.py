@@ -32,7 +32,7 @@ class CoroutineOperator(AsyncMapFunction):
         self.ctx = function.ctx
         execute: Callable[[Any], Any] = function.execute  # type: ignore[attr-defined]  # each kind of function has one
         self._execute = partial(_listed, execute) if kind == "flatmap" else execute
-        self._kind = kind
+        self.kind = kind
         self._loop = loop
         self._told = False
         settings = settings_of(function)
@@ -62,7 +62,7 @@ class CoroutineOperator(AsyncMapFunction):
 
     def complete(self, record: Any, result: Any) -> Any:
         """Return what is to be emitted."""
-        if self._kind == "filter":
+        if self.kind == "filter":
             return [record] if result else []
         return result
 

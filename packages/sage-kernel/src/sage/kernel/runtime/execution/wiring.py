@@ -17,6 +17,7 @@ from sage.kernel.graph.segment import Segment
 from sage.kernel.runtime.cancelled import PipelineCancelledError
 from sage.kernel.runtime.checkpoint import Checkpoint, DurableSinks
 from sage.kernel.runtime.coroutines.coroutine_operator import CoroutineOperator
+from sage.kernel.runtime.coroutines.coroutine_window import CoroutineWindow
 from sage.kernel.runtime.coroutines.run_loop import RunLoop
 from sage.kernel.runtime.execution.policies import Fail, Policies
 from sage.kernel.runtime.execution.run_state import RunState
@@ -28,7 +29,7 @@ from sage.kernel.runtime.flow.channel import Channel
 from sage.kernel.runtime.flow.error_policy import ErrorPolicy
 from sage.kernel.runtime.flow.in_flight_window import InFlightWindow
 from sage.kernel.runtime.flow.link import Link, Push
-from sage.kernel.runtime.flow.push_functions import PUSH_FUNCTIONS, emit_each
+from sage.kernel.runtime.flow.push_functions import PUSH_FUNCTIONS
 from sage.kernel.runtime.metrics.counts import Counts, OperatorCounts, RunCounts
 
 
@@ -223,7 +224,7 @@ class Wiring:
             return self._build_window(operator, function, policy, downstream)
         emit = downstream.push
         if operator.kind == "flatmap":  # one record may come out as endlessly many
-            emit = self._unless_decided(emit)
+            emit = _unless(self._state.decided.is_set, emit)
         counts = OperatorCounts.added(self._counts[operator].replicas)
         push = PUSH_FUNCTIONS[operator.kind](execute, policy, emit, counts)
         return Link(push, downstream.finish, mark)
@@ -235,21 +236,16 @@ class Wiring:
         if self._checkpoint is not None and not function.ordered:
             raise self._checkpoint.unsupported(f"{operator.name!r} has ordered=False")
         self._counts[operator].is_async = True
-        counts, emit = OperatorCounts.added(self._counts[operator].replicas), downstream.push
-        if operator.kind != "map":
-            emit = emit_each(self._unless_decided(emit), counts)
-        window = InFlightWindow(
+        kind: Any = CoroutineWindow if isinstance(function, CoroutineOperator) else InFlightWindow
+        window = kind(
             function,
             operator=operator.name,
             policy=policy,
-            counts=counts,
-            emit=emit,
+            counts=OperatorCounts.added(self._counts[operator].replicas),
+            emit=downstream.push,
             emit_mark=downstream.mark,
         )
-        if not isinstance(function, CoroutineOperator):
-            return self._run_window(operator, window, downstream)
-        function.capacities.on_change = window.resize
-        return self._run_window(operator, window, downstream, then=function.leave)
+        return self._run_window(operator, window, downstream)
 
     def _build_segment(self, segment: Segment, downstream: Link) -> Link:
         """Build the window of a chain of operators that run in workers elsewhere."""
@@ -271,21 +267,11 @@ class Wiring:
         )
         return self._run_window(segment, window, downstream)
 
-    def _run_window(
-        self,
-        operator: Operator,
-        window: InFlightWindow,
-        downstream: Link,
-        then: Callable[[], None] = lambda: None,
-    ) -> Link:
-        """Have a thread emit from a window; ``then`` is called at its end, whichever it is."""
+    def _run_window(self, operator: Operator, window: InFlightWindow, downstream: Link) -> Link:
         self._windows.append(window)
 
         def run() -> None:
-            try:
-                window.run()
-            finally:
-                then()
+            window.run()
             downstream.finish()
 
         self._threads.add(operator.name, run)
@@ -296,12 +282,11 @@ class Wiring:
         first = operator.operators[0] if isinstance(operator, Segment) else operator
         return self._counts[first]
 
-    def _unless_decided(self, emit: Push) -> Push:
-        is_decided = self._state.decided.is_set
 
-        def emit_unless_decided(record: Any) -> None:
-            if is_decided():
-                raise PipelineCancelledError
-            emit(record)
+def _unless(is_decided: Callable[[], bool], emit: Push) -> Push:
+    def emit_unless_decided(record: Any) -> None:
+        if is_decided():
+            raise PipelineCancelledError
+        emit(record)
 
-        return emit_unless_decided
+    return emit_unless_decided

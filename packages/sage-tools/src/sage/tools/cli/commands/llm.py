@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from sage.tools.cli.commands.bench import bench
+from sage.tools.cli.commands.cache import app as cache_app
 from sage.tools.cli.commands.doctor import doctor
 from sage.tools.cli.commands.fine_tune.group import app as fine_tune_app
 from sage.tools.cli.commands.logs import logs
@@ -29,6 +30,7 @@ _ORDER = [
     "improve",
     "bench",
     "doctor",
+    "cache",
 ]
 
 
@@ -47,6 +49,7 @@ app = typer.Typer(
 )
 app.add_typer(model_app, name="model")
 app.add_typer(fine_tune_app, name="fine-tune")
+app.add_typer(cache_app, name="cache")
 for name, function in (
     ("run", run),
     ("start", start),

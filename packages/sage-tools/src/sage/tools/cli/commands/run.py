@@ -131,6 +131,8 @@ def _settings(options: RunOptions) -> dict[str, Any]:
         return {"embedding_engine": arguments, **others}
     if options.scores:
         return {"scoring_engine": arguments, **others}
+    if options.cache is not None:
+        others["cache"] = options.cache
     if options.embedding_model is not None:
         others["embedding_model_id"] = options.embedding_model
     sampling = options.sampling.given()

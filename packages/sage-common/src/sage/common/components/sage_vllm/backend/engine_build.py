@@ -53,7 +53,7 @@ from sage.common.components.sage_vllm.host.socket_folder import SocketFolder
 from sage.common.components.sage_vllm.host.usable_cores import usable_cores
 from sage.common.components.sage_vllm.planning.engine_plan import EnginePlan, plan_engine
 from sage.common.components.sage_vllm.planning.model_files import read_config
-from sage.common.core.errors import Setting, nearest
+from sage.common.core.errors import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def build(
             engine, runtime = _run(plan, mode, engine_args, on_death)
     made = prove(plan.spec, runtime)
     info = _info(plan, mode, runtime, engine.vllm_config, made, time.perf_counter() - began)
-    _say_context(plan, info)
+    plan.say_length(info.max_model_len)
     return runtime, info
 
 
@@ -212,6 +212,8 @@ def _info(
     made: int,
     seconds: float,
 ) -> EngineInfo:
+    from vllm import __version__
+
     spec = plan.spec
     return EngineInfo(
         model_id=spec.model_id,
@@ -227,21 +229,10 @@ def _info(
         prompts=plan.prompts.by_name,
         default_prompt=plan.prompts.default,
         classes=runtime.renderer.classes(made),
+        quantization=config.model_config.quantization,
+        version=__version__,
+        device=config.device_config.device_type,
     )
-
-
-def _say_context(plan: EnginePlan, info: EngineInfo) -> None:
-    """Say where sequences are shorter than the model's, and nobody has set that."""
-    longest = info.model_max_len
-    if not plan.length_is_set and longest is not None and info.max_model_len < longest:
-        logger.warning(
-            "%s: sequences have up to %s tokens of the model's %s, as memory holds no longer ones; "
-            "%s sets another length",
-            info.model_id,
-            f"{info.max_model_len:,}",
-            f"{longest:,}",
-            Setting(f"{plan.estimate.option}.max_model_len"),
-        )
 
 
 def _known_types() -> set[str]:

@@ -207,4 +207,3 @@ class VLLMRenderer(TextBatches):
             counted = parameter == TOO_MANY_TOKENS
             tokens = self.count_tokens(prompt, options) if counted else None
             raise PromptTooLongError(self._model_id, tokens, self._max_model_len) from None
-

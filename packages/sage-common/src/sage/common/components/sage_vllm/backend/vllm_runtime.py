@@ -118,9 +118,10 @@ class VLLMRuntime:
         except EngineDeadError:
             raise
         except Exception as error:
+            name = adapter.lora_name.partition("@")[0]
             raise InvalidRequestError(
                 self._model_id,
-                f"the adapter {adapter.lora_name!r} does not load on {self._model_id!r}: {error}",
+                f"the adapter {name!r} does not load on {self._model_id!r}: {error}",
             ) from error
         self._adapters_loaded.add(adapter.lora_int_id)
 

@@ -82,6 +82,7 @@ class ModelConfig(Protocol):
     dtype: Any
     hf_config: Any
     max_model_len: int
+    quantization: str | None
     runner_type: str
     use_sep_token: bool
 
@@ -106,9 +107,16 @@ class SchedulerConfig(Protocol):
     max_num_seqs: int
 
 
+class DeviceConfig(Protocol):
+    """``vllm.config.DeviceConfig``."""
+
+    device_type: str
+
+
 class VllmConfig(Protocol):
     """``vllm.config.VllmConfig``: all that an engine is built from."""
 
+    device_config: DeviceConfig
     model_config: ModelConfig
     scheduler_config: SchedulerConfig
     lora_config: LoRAConfig | None

@@ -15,12 +15,8 @@ from sage.common.components.sage_vllm.driver.engine_tally import EngineTally
 from sage.common.components.sage_vllm.driver.inbox import End, EngineDied, Inbox
 from sage.common.components.sage_vllm.driver.step_loop import StepLoop
 from sage.common.components.sage_vllm.driver.workload import Workload
-from sage.common.components.sage_vllm.engine_contract import (
-    EngineInfo,
-    EngineSpec,
-    EngineState,
-    EngineStats,
-)
+from sage.common.components.sage_vllm.engine_contract import EngineInfo, EngineSpec, EngineState
+from sage.common.components.sage_vllm.engine_stats import EngineStats
 from sage.common.components.sage_vllm.errors import (
     EngineClosedError,
     EngineDeadError,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -19,12 +21,19 @@ from sage.common.components.sage_vllm.engine_contract import (
 )
 
 _NOTHING = Completion(text="", finish_reason="deadline", token_count=0)
+_JOINING = threading.Lock()  # held for moments, so that one does for all requests
 
 
 class EngineRequest:
-    """What the engine needs to work on a request, and to work on it again after a crash."""
+    """What the engine needs to work on a request, and to work on it again after a crash.
+
+    Others may join it, who made an equal request: each has a Future of its own, and the request is
+    worked on until all of them have cancelled theirs.
+    """
 
     __slots__ = (
+        "_joined",
+        "_over",
         "arguments",
         "crashes",
         "deadline",
@@ -67,6 +76,8 @@ class EngineRequest:
         self.truncate = truncate  # a text that is too long
         self.truncated = False
         self.future: Future[Any] = Future()
+        self._joined: list[tuple[Future[Any], float]] = []  # with when they came
+        self._over = False  # it has an outcome, or nobody wants one any more
         self.started = time.perf_counter()
         self.deadline = None if deadline is None else self.started + deadline
         self.crashes = 0  # engines that died while they worked on it
@@ -113,15 +124,46 @@ class EngineRequest:
             self.on_text(piece)
         self.text = text
 
+    def join(self) -> Future[Any] | None:
+        """Return a Future of this request's result for one more caller; None if it is over."""
+        with _JOINING:
+            if self._over:
+                return None
+            future: Future[Any] = Future()
+            self._joined.append((future, time.perf_counter()))
+        return future
+
+    def give_up(self) -> bool:
+        """Note that a Future was cancelled; return whether nobody wants the result any more."""
+        with _JOINING:
+            self._over = self.unwanted
+            return self._over
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether all who wanted the result have cancelled their Futures."""
+        return self.future.cancelled() and all(each.cancelled() for each, _ in self._joined)
+
     def succeed(self, result: Any) -> None:
-        """Complete the Future, unless its caller has cancelled it."""
+        """Complete the Futures that were not cancelled."""
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(result)
+        for future, came in self._end():
+            if future.set_running_or_notify_cancel():
+                future.set_result(replace(result, latency=time.perf_counter() - came))
 
     def fail(self, error: Exception) -> None:
-        """Complete the Future with an error, unless its caller has cancelled it."""
+        """Complete the Futures that were not cancelled with an error."""
         if self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
+        for future, _ in self._end():
+            if future.set_running_or_notify_cancel():
+                future.set_exception(copy(error))  # each caller's own traceback goes into its own
+
+    def _end(self) -> list[tuple[Future[Any], float]]:
+        with _JOINING:
+            self._over = True
+            return self._joined
 
 
 def to_generation(request: EngineRequest, output: Any) -> tuple[Generation, int, int]:

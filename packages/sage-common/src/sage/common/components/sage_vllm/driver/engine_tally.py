@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from sage.common.components.sage_vllm.engine_contract import EngineStats
+from sage.common.components.sage_vllm.engine_stats import EngineStats
 
 if TYPE_CHECKING:
     from sage.common.components.sage_vllm.backend.scheduler_load import SchedulerLoad

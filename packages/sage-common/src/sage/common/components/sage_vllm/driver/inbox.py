@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum, auto
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from sage.common.components.sage_vllm.driver.engine_request import EngineRequest
 from sage.common.components.sage_vllm.errors import EngineError
@@ -20,7 +22,7 @@ class End(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """A caller has cancelled the Future of this request."""
+    """All who wanted its result have cancelled the Futures of this request."""
 
     request_id: str
 
@@ -59,10 +61,16 @@ class Inbox:
         with self._lock:  # no request may come in after the driver has emptied it
             self.check_open()
             self._commands.put(request)
-        cancelled = Cancelled(request.id)
-        request.future.add_done_callback(
-            lambda future: self._commands.put(cancelled) if future.cancelled() else None
-        )
+        self.watch(request, request.future)
+
+    def watch(self, request: EngineRequest, future: Future[Any]) -> None:
+        """Hand over a cancel of one of the request's Futures, if it is the last one."""
+
+        def done(future: Future[Any]) -> None:
+            if future.cancelled() and request.give_up():
+                self._commands.put(Cancelled(request.id))
+
+        future.add_done_callback(done)
 
     def tell(self, command: EngineDied | End) -> None:
         """Hand over a command that no caller waits for."""

@@ -8,12 +8,15 @@ from __future__ import annotations
 import atexit
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 from sage.common.components.sage_vllm.backend import device_memory, engine_build
 from sage.common.components.sage_vllm.backend.scoring.scoring_renderer import ScoringRenderer
 from sage.common.components.sage_vllm.backend.vllm_renderer import VLLMRenderer
+from sage.common.components.sage_vllm.cache.answer_key import request_key
+from sage.common.components.sage_vllm.cache.result_cache import ResultCache
 from sage.common.components.sage_vllm.driver.engine_driver import EngineDriver
 from sage.common.components.sage_vllm.driver.engine_request import (
     EngineRequest,
@@ -23,7 +26,9 @@ from sage.common.components.sage_vllm.driver.engine_request import (
     to_prompt_logprobs,
     to_token_logprobs,
 )
+from sage.common.components.sage_vllm.driver.equal_requests import EqualRequests
 from sage.common.components.sage_vllm.driver.inbox import End
+from sage.common.components.sage_vllm.driver.kept_answers import KeptAnswers
 from sage.common.components.sage_vllm.engine_abilities import DeviceMemory
 from sage.common.components.sage_vllm.engine_contract import (
     Classification,
@@ -31,7 +36,6 @@ from sage.common.components.sage_vllm.engine_contract import (
     EngineInfo,
     EngineSpec,
     EngineState,
-    EngineStats,
     Generation,
     Likelihood,
     LoraAdapter,
@@ -39,6 +43,7 @@ from sage.common.components.sage_vllm.engine_contract import (
     Prompt,
     TextPair,
 )
+from sage.common.components.sage_vllm.engine_stats import EngineStats
 from sage.common.components.sage_vllm.errors import InvalidRequestError, PromptTooLongError
 from sage.common.components.sage_vllm.host.home_process import HomeProcess
 from sage.common.components.sage_vllm.requests.gather import gather
@@ -58,10 +63,12 @@ class SharedEngine:
         self._model_id = spec.model_id
         self._ids = count()
         self._home = HomeProcess()
+        self._equal = EqualRequests()
         self._driver = EngineDriver(spec)
         atexit.register(self.close)
         try:
             self._renderer, self._info = self._driver.ready.result()
+            self._kept = KeptAnswers(spec, self._info)
         except Exception:
             self.close()
             raise
@@ -122,18 +129,47 @@ class SharedEngine:
         )
         if on_text is not None and params.n > 1:
             raise InvalidRequestError(self._model_id, "a stream has one text: n must be 1")
-        return self._start(
-            EngineRequest(
-                f"r{next(self._ids)}",
-                rendered,
-                params,
-                to_generation,
-                arguments=arguments,
-                deadline=deadline,
-                on_text=on_text,
-                reader=reader,
-            )
+        request = EngineRequest(
+            f"r{next(self._ids)}",
+            rendered,
+            params,
+            to_generation,
+            arguments=arguments,
+            deadline=deadline,
+            on_text=on_text,
+            reader=reader,
         )
+        key = self._key_of(request)
+        cache: ResultCache | None = options.get("cache")
+        if cache is not None and key is None:
+            cache.skip()
+        if cache is None or key is None:
+            return self._share(request, key)
+        return self._kept.answer(cache, key, request, lambda: self._share(request, key))
+
+    def _key_of(self, request: EngineRequest) -> bytes | None:
+        """Return what the answer follows from; None where it is not determined."""
+        arguments, reader = request.arguments, request.reader
+        lora = arguments.get("lora_request")
+        return request_key(
+            request.input,
+            request.params,
+            self._info.max_model_len,
+            adapter="" if lora is None else lora.lora_name,
+            reading=[arguments.get("reasoning"), None if reader is None else reader.facts],
+        )
+
+    def _share(self, request: EngineRequest, key: bytes | None) -> Future[Any]:
+        """Start a request, or wait for the answer of an equal one that is in flight."""
+        if key is None or request.incremental:  # it has a time or a stream of its own
+            return self._start(request)
+        equal = (key, request.arguments.get("priority", 0))
+        if (joined := self._equal.join(equal)) is not None:
+            self._driver.inbox.watch(*joined)
+            return joined[1]
+        self._start(request)
+        self._equal.add(equal, request)
+        return request.future
 
     def embed(
         self,
@@ -216,7 +252,11 @@ class SharedEngine:
 
     def stats(self) -> EngineStats:
         """Return the counters as of the last step."""
-        return self._driver.stats(self._info.max_batch_size)
+        return replace(
+            self._driver.stats(self._info.max_batch_size),
+            requests_shared=self._equal.joined,
+            requests_cached=self._kept.found,
+        )
 
     def close(self, *, drain: bool = False) -> None:
         """Free everything, if ``drain`` after what is in flight; see Engine.close.

@@ -108,7 +108,7 @@ class StepLoop:
     def _add_texts(self) -> None:
         """Add texts up to what keeps the engine busy: the tokenising of the others can wait."""
         waiting = self._work.texts
-        while waiting and waiting[0].future.cancelled():
+        while waiting and waiting[0].unwanted:
             waiting.popleft()
         room = max(0, self._most_in_flight - len(self._work.in_flight))
         texts = [(request.input, request.truncate) for request in islice(waiting, room)]
@@ -124,7 +124,7 @@ class StepLoop:
                 self._add_one(request)
 
     def _add_one(self, request: EngineRequest) -> None:
-        if request.future.cancelled():
+        if request.unwanted:
             return
         in_flight = self._work.in_flight
         in_flight[request.id] = request  # before it is added: that may be what kills

@@ -6,6 +6,7 @@ of it, `sage llm run --estimate` shows it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -41,7 +42,10 @@ from sage.common.components.sage_vllm.planning.sentence_pooling import (
     position_arguments,
 )
 from sage.common.components.sage_vllm.planning.text_prompts import TextPrompts, read_text_prompts
+from sage.common.core.errors import Setting
 from sage.common.model_registry.weights import is_adapter
+
+logger = logging.getLogger(__name__)
 
 _LARGEST_KV_CACHE = 4 << 30  # that we give an engine on a CPU, beyond what one sequence needs
 _WHATEVER_FITS = -1  # as max_model_len, to vLLM
@@ -73,6 +77,19 @@ class EnginePlan:
         if self.fit.share_bytes is not None:
             return self.fit.share_bytes
         return self.estimate.fixed_bytes + (self.estimate.kv_cache_bytes or 0)
+
+    def say_length(self, max_model_len: int) -> None:
+        """Say where sequences are shorter than the model's, and nobody has set that."""
+        longest = self.estimate.model_max_len
+        if not self.length_is_set and longest is not None and max_model_len < longest:
+            logger.warning(
+                "%s: sequences have up to %s tokens of the model's %s, as memory holds no longer "
+                "ones; %s sets another length",
+                self.spec.model_id,
+                f"{max_model_len:,}",
+                f"{longest:,}",
+                Setting(f"{self.estimate.option}.max_model_len"),
+            )
 
     def check(self, known_types: Collection[str] = ()) -> None:
         """Raise what is in the way of an engine.

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from sage.common.components.sage_vllm.errors import InvalidOptionError
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+from sage.common.core.byte_size import byte_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +27,12 @@ def memory_share(given: object) -> MemoryShare | None:
     """
     if given is None:
         return None
-    if isinstance(given, str) and (match := _SIZE.fullmatch(given)):
-        number, unit, binary = match.groups()
-        factor = (_BINARY if binary and unit else _UNITS)[unit.lower()]
-        given = int(float(number) * factor)
-    if isinstance(given, int | float) and not isinstance(given, bool):
-        if 0 < given <= 1:
-            return MemoryShare(share=given)
-        if given > 1 and given == int(given):
-            return MemoryShare(bytes=int(given))
+    size = byte_size(given) if isinstance(given, str) else given
+    if isinstance(size, int | float) and not isinstance(size, bool):
+        if 0 < size <= 1:
+            return MemoryShare(share=size)
+        if size > 1 and size == int(size):
+            return MemoryShare(bytes=int(size))
     problem = (
         f"memory_budget must be bytes, a text such as '16GB', or a share above 0 and at most 1, "
         f"not {given!r}"

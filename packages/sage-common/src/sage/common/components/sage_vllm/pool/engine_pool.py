@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sage.common.components.sage_vllm.adapters.lora_adapter import LoraAdapters
+from sage.common.components.sage_vllm.cache.result_caches import ResultCaches
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.engine_contract import Engine, EngineFactory, Role
 from sage.common.components.sage_vllm.errors import EngineClosedError
@@ -55,6 +56,7 @@ class EnginePool:
         self._loader = EngineLoader(config, factory)
         self._keeper = PoolKeeper(lambda: self._places.tend())
         self.adapters = LoraAdapters(config.model_root)
+        self.caches = ResultCaches(config.cache)
         self.table = ModelTable(config, self._make_entry)
         self._places = Places(
             config,
@@ -125,6 +127,7 @@ class EnginePool:
         self._keeper.close()
         with self._replacing:  # from now on no engine can be put into a slot
             pass
+        self.caches.close()
 
     @property
     def state(self) -> ServiceState:
@@ -163,6 +166,7 @@ class EnginePool:
             "state": self.state,
             **{name: engine_stats_record(each) for name, each in others.items() if each},
             "models": {entry.name: entry.record() for entry in self.shown()},
+            "caches": self.caches.records(),
         }
 
     def largest_batch(self) -> int:

@@ -7,12 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from sage.common.components.sage_vllm.engine_contract import (
-    Engine,
-    EngineSpec,
-    EngineStats,
-    Role,
-)
+from sage.common.components.sage_vllm.engine_contract import Engine, EngineSpec, Role
+from sage.common.components.sage_vllm.engine_stats import EngineStats
 from sage.common.components.sage_vllm.model_settings import ModelSettings
 from sage.common.components.sage_vllm.planning.memory_estimate import BATCH_SIZE
 from sage.common.components.sage_vllm.pool.engine_slot import EngineSlot
@@ -192,4 +188,6 @@ def _sum(before: EngineStats, now: EngineStats) -> EngineStats:
         prompt_tokens=before.prompt_tokens + now.prompt_tokens,
         completion_tokens=before.completion_tokens + now.completion_tokens,
         restarts=before.restarts + now.restarts,
+        requests_shared=before.requests_shared + now.requests_shared,
+        requests_cached=before.requests_cached + now.requests_cached,
     )

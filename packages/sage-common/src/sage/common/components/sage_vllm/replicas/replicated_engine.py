@@ -20,13 +20,13 @@ from sage.common.components.sage_vllm.engine_contract import (
     EngineInfo,
     EngineSpec,
     EngineState,
-    EngineStats,
     Generation,
     Likelihood,
     OnText,
     Prompt,
     TextPair,
 )
+from sage.common.components.sage_vllm.engine_stats import EngineStats
 from sage.common.components.sage_vllm.errors import EngineClosedError, EngineDeadError
 from sage.common.components.sage_vllm.replicas.prompt_prefix import prefix_of
 from sage.common.components.sage_vllm.replicas.replica_call import ReplicaCall
@@ -302,6 +302,8 @@ def combined(parts: Sequence[EngineStats]) -> EngineStats:
             "steps",
             "sequence_steps",
             "restarts",
+            "requests_shared",
+            "requests_cached",
         )
     }
     hits = sum(part.prefix_cache_hit_rate * part.prompt_tokens for part in parts)

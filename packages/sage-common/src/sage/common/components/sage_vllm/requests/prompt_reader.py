@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sage.common.components.sage_vllm.adapters.lora_adapter import LoraAdapters
+from sage.common.components.sage_vllm.cache.result_caches import ResultCaches
 from sage.common.components.sage_vllm.engine_contract import LoraAdapter
 from sage.common.components.sage_vllm.requests.chat.chat_options import for_prompt, in_our_forms
 from sage.common.components.sage_vllm.requests.inputs import PromptItem, parse_prompts
-from sage.common.components.sage_vllm.adapters.lora_adapter import LoraAdapters
-from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
+from sage.common.components.sage_vllm.requests.sampling_options import (
+    check_own_options,
+    check_sampling_options,
+)
 
 
 class PromptReader:
@@ -20,10 +24,14 @@ class PromptReader:
     """
 
     def __init__(
-        self, defaults: Callable[[str | None], Mapping[str, Any]], adapters: LoraAdapters
+        self,
+        defaults: Callable[[str | None], Mapping[str, Any]],
+        adapters: LoraAdapters,
+        caches: ResultCaches,
     ) -> None:
         self._defaults = defaults
         self._adapters = adapters
+        self._caches = caches
 
     def read(self, prompts: Any, options: Mapping[str, Any]) -> list[PromptItem]:
         """Return an item per prompt; its own options override the call's, and those the defaults.
@@ -39,6 +47,8 @@ class PromptReader:
                 item._replace(options=for_prompt(item.prompt, options, shared), model=model)
                 for item in items
             ]
+        for item in items:
+            check_own_options(item.options, "the options of a prompt")
         given = [{**options, **item.options} for item in items]
         own = [self._complete(each, found) for each in given]
         return [
@@ -56,6 +66,9 @@ class PromptReader:
         if "model" in given:
             del options["model"]
         in_our_forms(options)
+        cache = self._caches.of(options)
+        if cache is not None or "cache" in options:
+            options["cache"] = cache
         if (name := options.get("lora")) is not None:
             if name not in found:
                 found[name] = self._adapters.find(name)

@@ -64,7 +64,8 @@ class Choice(TypedDict):
 class GenerateResult(Choice):
     """What ``generate`` returns for a prompt; ``latency`` is in seconds.
 
-    ``choices`` is there with ``n`` above 1. Under ``on_error="return"`` a prompt that failed has
+    ``choices`` is there with ``n`` above 1, ``cached`` if a cache had the answer.
+    Under ``on_error="return"`` a prompt that failed has
     ``error`` and ``model_id``, and nothing else.
     """
 
@@ -73,6 +74,7 @@ class GenerateResult(Choice):
     model_id: str
     request_id: str
     choices: NotRequired[list[Choice]]
+    cached: NotRequired[bool]
     error: NotRequired[ErrorResult]
 
 

@@ -48,6 +48,8 @@ def generation_result(
         "model_id": model_id,
         "request_id": generation.request_id,
     }
+    if generation.cached:
+        result["cached"] = True
     if len(choices) > 1:
         result["choices"] = choices
     return cast("GenerateResult", result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -43,6 +44,7 @@ _TYPES: dict[str, tuple[str, ...]] = {
     "True, False, or a number of tokens": ("thinking",),
     "a list of functions or of their schemas": ("tools",),
     "auto, none, required or the name of a tool": ("tool_choice",),
+    "a folder, or a dict with a folder": ("cache",),
 }
 _TYPE_OF = {name: kind for kind, names in _TYPES.items() for name in names}
 _LARGEST = 2**63 - 1  # what vLLM's processes can tell each other
@@ -56,10 +58,13 @@ STRUCTURE_OPTIONS = {
 """What the text must be, at most one of them, and vLLM's name of it: ``json_schema`` a JSON schema
 as a dict, ``choice`` a list of strings, ``regex`` and ``grammar`` (EBNF) strings."""
 
-REQUEST_OPTIONS = CHAT_OPTIONS | {"chat_template", "deadline", "lora", "model", "priority"}
-"""CHAT_OPTIONS, ``chat_template`` (the name of one of the model's, or a template), ``deadline``
-(seconds, then the text so far is the result), ``lora`` (an adapter of the registry), ``model`` (one
-of the service's models), ``priority`` (a whole number, lower goes first, 0 unless given)."""
+REQUEST_OPTIONS = CHAT_OPTIONS | {
+    "cache", "chat_template", "deadline", "lora", "model", "priority",
+}  # fmt: skip
+"""CHAT_OPTIONS, ``cache`` (a folder that keeps answers; of whole calls), ``chat_template`` (the
+name of one of the model's, or a template), ``deadline`` (seconds, then the text so far is the
+result), ``lora`` (an adapter of the registry), ``model`` (one of the service's models),
+``priority`` (a whole number, lower goes first, 0 unless given)."""
 
 SAMPLING_OPTIONS = frozenset(_TYPE_OF)
 
@@ -95,6 +100,17 @@ def check_sampling_options(
     if len(structures) > 1:
         problem = f"{' and '.join(structures)} in {where}: a text can follow only one"
         raise InvalidOptionError(structures[-1], options[structures[-1]], problem)
+
+
+def check_own_options(options: Mapping[str, Any], where: str) -> None:
+    """Raise InvalidOptionError for what one prompt, or one record, cannot have of its own.
+
+    A prompt may come from anywhere, and a cache is a folder to write into.
+    """
+    if "cache" in options:
+        problem = f"cache in {where}: answers are kept for whole calls, operators and services"
+        hint = "give it to one of these"
+        raise InvalidOptionError("cache", options["cache"], problem, hint=hint)
 
 
 def check_on_error(on_error: object) -> None:
@@ -163,5 +179,8 @@ _IS: dict[str, Callable[[Any], bool]] = {
     "a list of functions or of their schemas": is_tools,
     "auto, none, required or the name of a tool": lambda value: (
         _is_string(value) or _is_dict(value)
+    ),
+    "a folder, or a dict with a folder": lambda value: isinstance(
+        value, str | os.PathLike | Mapping
     ),
 }

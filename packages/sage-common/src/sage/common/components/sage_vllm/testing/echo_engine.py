@@ -35,7 +35,6 @@ from sage.common.components.sage_vllm.engine_contract import (
     EngineInfo,
     EngineSpec,
     EngineState,
-    EngineStats,
     Generation,
     Likelihood,
     OnText,
@@ -43,6 +42,7 @@ from sage.common.components.sage_vllm.engine_contract import (
     Role,
     TextPair,
 )
+from sage.common.components.sage_vllm.engine_stats import EngineStats
 from sage.common.components.sage_vllm.errors import (
     EngineClosedError,
     InvalidRequestError,

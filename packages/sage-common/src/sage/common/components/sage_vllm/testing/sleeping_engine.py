@@ -11,7 +11,8 @@ from copy import copy
 from dataclasses import replace
 from typing import Any
 
-from sage.common.components.sage_vllm.engine_contract import EngineSpec, EngineState, EngineStats
+from sage.common.components.sage_vllm.engine_contract import EngineSpec, EngineState
+from sage.common.components.sage_vllm.engine_stats import EngineStats
 from sage.common.components.sage_vllm.testing.delay_line import complete_future
 from sage.common.components.sage_vllm.testing.echo_engine import Answers, EchoEngine
 

@@ -10,6 +10,7 @@ from sage.common.service import BaseService
 from sage.kernel.graph import Operator
 from sage.kernel.runtime.annotate import annotate
 from sage.kernel.runtime.cluster.mail.carriage import error_outcome, from_bytes, to_bytes
+from sage.kernel.runtime.coroutines.run_loop import RunLoop
 from sage.kernel.runtime.execution.running_functions import RunningFunctions
 from sage.kernel.runtime.flow.error_policy import ErrorPolicy
 from sage.kernel.runtime.flow.push_functions import PUSH_FUNCTIONS
@@ -68,10 +69,11 @@ class ChainService(BaseService):
         self._operators = operators
         self._functions: RunningFunctions | None = None
         self._executes: list[Callable[[Any], Any]] = []
+        self._loop = RunLoop(0.0, lambda: True)  # of no coroutines but a setup() and a cleanup()
 
     def setup(self) -> None:
         """Build the functions and set them up; raises what that raises."""
-        self._functions = functions = RunningFunctions(self.ctx.services)
+        self._functions = functions = RunningFunctions(self.ctx.services, self._loop)
         for operator in self._operators:
             assert operator.function is not None  # noqa: S101 - none of a chain is a union
             self._executes.append(functions.build(operator.name, operator.function).execute)
@@ -83,6 +85,7 @@ class ChainService(BaseService):
         """Clean the functions up, unless that was done; raises the first error of it."""
         functions, self._functions = self._functions, None
         failures = [] if functions is None else functions.clean_up()
+        self._loop.close()
         if failures:
             raise failures[0].error
 

@@ -59,6 +59,14 @@ class RunOptions:
             "--template", metavar="TEXT", help='The prompt of each line: "Summarise: {text}".'
         ),
     ] = None
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            metavar="FOLDER",
+            help="Keep answers of --temperature 0 or with a --seed, and take them from there.",
+        ),
+    ] = None
     embed: Annotated[
         bool, typer.Option("--embed", help="Print vectors of the texts, no answers.")
     ] = False
@@ -159,6 +167,7 @@ class RunOptions:
         generates = {
             "--system": self.system,
             "--schema": self.schema,
+            "--cache": self.cache,
             "sampling options": self.sampling.given() or None,
         }
         unused = [name for name, value in generates.items() if value is not None]

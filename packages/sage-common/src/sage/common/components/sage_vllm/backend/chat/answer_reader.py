@@ -32,6 +32,7 @@ class AnswerReader:
         token_ids: the prompt.
         thinks: whether the model does, this time or not.
         calls_before: how many calls of tools the conversation has already.
+        parsed_by: what the parser follows from beside the request, as plain data.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class AnswerReader:
         *,
         thinks: bool,
         calls_before: int,
+        parsed_by: Sequence[Any],
     ) -> None:
         self._model_id = model_id
         self._new_parser = new_parser
@@ -51,6 +53,13 @@ class AnswerReader:
         self._thinks = thinks
         self._calls_before = calls_before
         self._has_tools = bool(request.tools)
+        self._parsed_by = parsed_by
+
+    @property
+    def facts(self) -> list[Any]:
+        """What the parts of an answer follow from, beside its tokens, as plain data."""
+        asked = self._request.model_dump(include={"tools", "tool_choice"})
+        return [asked, self._calls_before, *self._parsed_by]
 
     def read(self, text: str, token_ids: Sequence[int]) -> Answer:
         """Take a whole answer apart; raises InvalidRequestError for one that cannot be."""

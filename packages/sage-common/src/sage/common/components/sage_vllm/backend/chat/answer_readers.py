@@ -118,6 +118,7 @@ class AnswerReaders:
             token_ids,
             thinks=self.thinks,
             calls_before=calls_in(prompt),
+            parsed_by=[None if parser_class is None else parser_class.__name__, dict(variables)],
         )
 
     def _parser(self, parser_class: Any, request: Any, variables: Mapping[str, Any]) -> Any:
