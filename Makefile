@@ -3,7 +3,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: setup demo test check zoo bench docs
+.PHONY: setup demo test test-tuning check zoo bench docs
 
 setup: .venv/ready
 
@@ -18,6 +18,10 @@ demo: setup
 
 test: setup
 	@$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# The runs of fine-tuning that last minutes each: seeds, kills, spoiled examples.
+test-tuning: setup
+	@$(RUN) -m pytest -s -o python_files=long_*.py packages/sage-tuning/tests/long $(ARGS)
 
 check: setup
 	@$(RUN) -m ruff check .
@@ -43,6 +47,7 @@ bench: setup
 	@$(RUN) benchmarks/result_cache.py $(ARGS)
 	@$(RUN) benchmarks/against_others.py $(ARGS)
 	@$(RUN) benchmarks/registry.py
+	@$(RUN) benchmarks/fine_tuning.py $(ARGS)
 	@$(RUN) benchmarks/start_to_answer.py
 	@$(RUN) tools/docs/charts.py
 

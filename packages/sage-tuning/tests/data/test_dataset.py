@@ -152,7 +152,7 @@ def test_a_hyperparameter_that_cannot_be_is_named(
     ("lines", "fields", "field", "said"),
     [
         ([asked(1)], {"base_model": "test/plain"}, "base_model", "no chat template"),
-        ([asked(1)], {"strategy": "qlora"}, "strategy", "needs a GPU"),
+        ([asked(1)], {"strategy": "qlora"}, "strategy", "is not there: vLLM would serve"),
         ([asked(1)], {"method": "dpo"}, "method", "cannot learn from conversations"),
         ([asked(1)], {"eval_fraction": 1}, "eval_fraction", "below 1, not 1"),
     ],

@@ -63,8 +63,11 @@ def _refuse_what_cannot_be(request: FineTuneRequest) -> None:
         hint = "Name the model that the adapter is for."
         raise FineTuneRequestError(request.base_model, reason, "base_model", hint=hint)
     if request.strategy == "qlora":
-        reason = "strategy 'qlora' needs a GPU and bitsandbytes"
-        hint = "Use lora: it trains the same adapter on the model as it is served."
+        reason = (
+            "strategy 'qlora' is not there: vLLM would serve its adapter on another base than the "
+            "one of 4 bits that it was trained on"
+        )
+        hint = "Use lora: it trains on the model as it is served."
         raise FineTuneRequestError(request.base_model, reason, "strategy", hint=hint)
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from sage.common.components.sage_vllm.adapters.lora_ranks import RANKS
 from sage.common.components.sage_vllm.fine_tuning import FineTuneRequest, FineTuneRequestError
 from sage.common.core.errors import nearest
 
-LARGEST_RANK = 512  # vLLM's
-RATES = {"lora": 2e-4, "qlora": 2e-4, "full": 1e-5}
+RATES = {"lora": 2e-4, "full": 1e-5}
 _DPO_RATE = 5e-6
 _NOT_SERVED = {
     "use_dora": "DoRA",
@@ -153,8 +153,8 @@ def _problem_with(name: str, value: Any) -> str | None:
         is_whole = isinstance(value, int) and not isinstance(value, bool)
         if not is_whole or value < (0 if name == "seed" else 1):
             return f"a whole number, {0 if name == 'seed' else 1} or more"
-        if name == "rank" and value > LARGEST_RANK:
-            return f"at most {LARGEST_RANK}, which is vLLM's limit"
+        if name == "rank" and value > RANKS[-1]:
+            return f"at most {RANKS[-1]}, which is vLLM's limit"
         return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value):

@@ -54,6 +54,11 @@ class JobWriter:
         return self.folder / "result"
 
     @property
+    def has_events(self) -> bool:
+        """Whether somebody worked on the job before."""
+        return (self.folder / EVENTS).exists()
+
+    @property
     def makes_adapter(self) -> bool:
         """Whether the result is an adapter; else it is a whole model."""
         return self.request.strategy != "full" and not self.request.merge

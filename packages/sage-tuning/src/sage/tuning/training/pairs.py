@@ -56,13 +56,13 @@ def _log_probabilities(model: Any, rows: Sequence[Row], pad_id: int) -> Any:
     try:
         with torch.no_grad():
             for start in range(0, len(rows), _AT_ONCE):
-                batch = batch_of(rows[start : start + _AT_ONCE], pad_id)
+                batch = batch_of(rows[start : start + _AT_ONCE], pad_id, model.device)
                 scores, wanted, counted = trained_scores(model, batch)
-                losses = torch.zeros(counted.shape)
+                losses = torch.zeros(counted.shape, device=model.device)
                 losses[counted] = torch.nn.functional.cross_entropy(
                     scores, wanted, reduction="none"
-                ).cpu()
-                found.append(-losses.sum(dim=1))
+                )
+                found.append(-losses.sum(dim=1).cpu())
     finally:
         model.train(was_training)
     return torch.cat(found)

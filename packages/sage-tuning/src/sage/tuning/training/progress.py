@@ -32,8 +32,9 @@ class Stop:
 class EvaluationLog:
     """What the evaluations found, and which was the best.
 
-    That is the one with the most exact answers, and of equals the one of the lowest loss: a loss
-    falls by the form of answers alone, and rises where a model is sure of a wrong one.
+    That is the one with the most exact answers, or preferences that are right, and of equals the
+    one of the lowest loss: a loss falls by the form of answers alone, and rises where a model is
+    sure of a wrong one.
 
     It is kept with each checkpoint, so that training that goes on from there ends where it would
     have ended.
@@ -66,7 +67,7 @@ class EvaluationLog:
     def best_step(self) -> int | None:
         """The step with the best evaluation, the earliest of equals."""
         trained = [row for row in self._rows if row["step"]]
-        best = min(trained, key=lambda row: (-row["exact_match"], row["loss"]), default=None)
+        best = min(trained, key=_badness, default=None)
         return None if best is None else best["step"]
 
     def of_step(self, step: int) -> dict[str, Any] | None:
@@ -86,6 +87,10 @@ class EvaluationLog:
         for folder in checkpoints.iterdir():
             if folder.name not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _badness(row: Mapping[str, Any]) -> tuple[float, float]:
+    return -row.get("preference_accuracy", row["exact_match"]), row["loss"]
 
 
 class Pace:

@@ -40,7 +40,7 @@ def evaluate(model: Any, rows: Sequence[Row], pad_id: int) -> dict[str, float]:
     try:
         with torch.no_grad():
             for start in range(0, len(rows), _AT_ONCE):
-                batch = batch_of(rows[start : start + _AT_ONCE], pad_id)
+                batch = batch_of(rows[start : start + _AT_ONCE], pad_id, model.device)
                 scores, wanted, counted = trained_scores(model, batch)
                 loss += float(torch.nn.functional.cross_entropy(scores, wanted, reduction="sum"))
                 fits = torch.ones_like(counted)
@@ -77,14 +77,15 @@ def trained_scores(model: Any, batch: Mapping[str, Any]) -> tuple[Any, Any, Any]
     return scores.float(), labels[counted], counted
 
 
-def batch_of(rows: Sequence[Row], pad_id: int) -> dict[str, Any]:
-    """Return rows as tensors of the same length, filled up at their ends."""
+def batch_of(rows: Sequence[Row], pad_id: int, device: Any) -> dict[str, Any]:
+    """Return rows as tensors of the same length, filled up at their ends, on a device."""
     import torch
 
     length = max(len(row.ids) for row in rows)
 
     def filled(lists: list[list[int]], value: int) -> Any:
-        return torch.tensor([each + [value] * (length - len(each)) for each in lists])
+        padded = [each + [value] * (length - len(each)) for each in lists]
+        return torch.tensor(padded, device=device)
 
     return {
         "input_ids": filled([row.ids for row in rows], pad_id),

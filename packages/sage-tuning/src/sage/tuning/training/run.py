@@ -27,12 +27,13 @@ def train(job: JobWriter, stop: Stop) -> None:
     """
     checkpoint = latest_checkpoint(job.checkpoints)
     log = EvaluationLog.of_checkpoint(checkpoint)
-    resumed = {} if checkpoint is None else {"resumed_from": int(checkpoint.name)}
-    job.enter("training", **resumed)
+    since = -1 if checkpoint is None else int(checkpoint.name)
+    job.enter("training", **({"resumed_from": since} if job.has_events else {}))
     trainer, watcher = make_trainer(job, log, stop)
     if log.before is None:
         watcher.evaluate(trainer.model, 0)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if not log.is_over(job.settings.early_stopping):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     last = latest_checkpoint(job.checkpoints)
     if last is None:
         raise RuntimeError("training ended without a checkpoint")
@@ -42,7 +43,7 @@ def train(job: JobWriter, stop: Stop) -> None:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the latest checkpoint, all of which are whole; remove what others left behind."""
+    """Return the latest checkpoint, each of which is whole; None if there is none."""
     return max(folder.glob("[0-9]*"), key=lambda path: int(path.name), default=None)
 
 
@@ -63,6 +64,8 @@ def make_trainer(job: JobWriter, log: EvaluationLog, stop: Stop) -> tuple[Any, A
     model = AutoModelForCausalLM.from_pretrained(
         path, dtype=torch.bfloat16 if on_gpu else torch.float32, local_files_only=True
     )
+    # Checkpoints would be refused for settings that only generate; the base's file is published.
+    model.generation_config = type(model.generation_config)()
     order = _order(job)
     pace = Pace(_tokens_of_steps(rows, rejected, order, job.settings.batch_size))
     watcher = trainers.Watcher(job, _evaluator(job, own_tokenizer.pad_id), log, pace, stop)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sage.common.components.sage_vllm.adapters.lora_adapter import find_adapter
 from sage.common.components.sage_vllm.engine_contract import LoraAdapter
 from sage.common.components.sage_vllm.fine_tuning import FineTuneJob
 from sage.tuning.data.base_tokenizer import BaseTokenizer
@@ -105,10 +106,13 @@ def _served_beside(
         # Rounded to the base's type, whatever the engine computes with.
         return _Found(before=before, beside=before, after=after, loss=loss, dtype="as stored")
     rank = job.settings.rank
+    name = request.baseline
+    baseline = None if name is None else find_adapter(name, request.root)
     adapter = LoraAdapter(name="trained", commit="trained", path=job.result, rank=rank)
-    with served(base, path, rank=rank, longest=longest, room=room) as serving:
-        (before,) = serving.answers(questions, [None])
-        beside, after = serving.answers(questions, [None, adapter])
+    ranks = [rank, *([] if baseline is None else [baseline.rank])]
+    with served(base, path, rank=max(ranks), longest=longest, room=room) as serving:
+        (before,) = serving.answers(questions, [baseline])
+        beside, after = serving.answers(questions, [baseline, adapter])
         loss = serving.loss(rows, adapter)
         return _Found(before=before, beside=beside, after=after, loss=loss, dtype=serving.dtype)
 
@@ -153,10 +157,12 @@ def _report(
     return {
         "job_id": job.job["id"],
         "status": "succeeded",
+        "base_model": request.base_model,
         "output_model": request.output_model,
         "registered": False,
         "better": reason is None,
         "reason": reason,
+        "gate": request.gate,
         "kind": "lora" if job.makes_adapter else "text",
         "output_dir": str(job.folder),
         "steps": trained["steps"],

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sage.common.components.sage_vllm.adapters.lora_ranks import engine_options_for
 from sage.common.components.sage_vllm.driver.shared_engine import SharedEngine
 from sage.common.components.sage_vllm.engine_contract import EngineSpec, LoraAdapter, Prompt
 from sage.tuning.data.rendering import Row
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM takes for ``max_lora_rank``."""
 _ROOM = 8
 """Tokens that an answer may have beyond those of the right one, so that a longer one shows."""
 
@@ -106,8 +105,7 @@ def served(
         "max_num_seqs": 16,
     }
     if rank is not None:
-        fitting = next(each for each in RANKS if each >= rank)
-        arguments |= {"enable_lora": True, "max_lora_rank": fitting, "max_loras": 2}
+        arguments |= {**engine_options_for(rank), "max_loras": 2}
     spec = EngineSpec(model_id=model_id, path=path, arguments=arguments)
     with closing(SharedEngine(spec)) as engine:
         yield Serving(engine)

@@ -10,6 +10,7 @@ from sage.tools.cli.commands.bench import bench
 from sage.tools.cli.commands.cache import app as cache_app
 from sage.tools.cli.commands.doctor import doctor
 from sage.tools.cli.commands.fine_tune.group import app as fine_tune_app
+from sage.tools.cli.commands.improve import improve
 from sage.tools.cli.commands.logs import logs
 from sage.tools.cli.commands.model.group import app as model_app
 from sage.tools.cli.commands.options.groups import expanded
@@ -56,6 +57,7 @@ for name, function in (
     ("stop", stop),
     ("status", status),
     ("logs", logs),
+    ("improve", improve),
     ("bench", bench),
     ("doctor", doctor),
 ):

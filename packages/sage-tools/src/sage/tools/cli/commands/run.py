@@ -136,9 +136,20 @@ def _settings(options: RunOptions) -> dict[str, Any]:
     if options.embedding_model is not None:
         others["embedding_model_id"] = options.embedding_model
     sampling = options.sampling.given()
+    if options.lora is not None:
+        sampling["lora"] = options.lora
+        arguments = {**_engine_for(options.lora), **arguments}
     if options.schema is not None:
         sampling["json_schema"] = _schema(options.schema)
     return {"engine": arguments, "sampling": sampling, **others}
+
+
+def _engine_for(adapter: str) -> dict[str, Any]:
+    """Return the options of an engine that takes an adapter; raises as finding it does."""
+    from sage.common.components.sage_vllm.adapters.lora_adapter import find_adapter
+    from sage.common.components.sage_vllm.adapters.lora_ranks import engine_options_for
+
+    return engine_options_for(find_adapter(adapter, None).rank)
 
 
 def _schema(source: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def write_result(outcome: Mapping[str, Any], display: Display) -> None:
     if plain.get("better") is False:
         kept = "It was registered all the same" if plain.get("registered") else "Not registered"
         write_note(f"{kept}: {plain['reason']}.")
-        if not plain.get("registered") and plain.get("output_model"):
+        if not plain.get("registered") and plain.get("gate") == "better":
             write_note("Hint: Add --keep-worse to register it anyway.")
         raise typer.Exit(1)
 
@@ -52,8 +52,14 @@ def write_report(report: Mapping[str, Any]) -> None:
         write_data(f"    before: {sample['before']}")
         write_data(f"    after:  {sample['after']}")
     if report["registered"]:
-        use = f'lora="{name}" in generate' if report["kind"] == "lora" else f"sage llm run {name}"
-        write_data(f"Use it: {use}")
+        write_data(f"Use it: {_use(report)}")
+
+
+def _use(report: Mapping[str, Any]) -> str:
+    name = report["output_model"]
+    if report["kind"] != "lora":
+        return f"sage llm run {name}"
+    return f'sage llm run {report["base_model"]} --lora {name}    (or lora="{name}" in generate)'
 
 
 def _write_figures(report: Mapping[str, Any]) -> None:

@@ -10,7 +10,8 @@
     report.json     the outcome
 
 An event is ``{"at": seconds since 1970, "type": ..., ...}``; its types are ``state``, ``step``,
-``evaluation``, ``checkpoint``, ``warning`` and ``error``.
+``evaluation``, ``checkpoint`` and ``error``. A state with ``resumed_from`` says that the steps
+behind that one are done again, with -1 that all are.
 """
 
 from __future__ import annotations

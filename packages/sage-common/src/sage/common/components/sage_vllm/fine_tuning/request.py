@@ -42,6 +42,7 @@ class FineTuneRequest:
     - ``output_model``: the id to register the result under, once it was found to be better, or at
       any rate with ``keep_worse``. None registers nothing.
     - ``gate``: one of GATES, how much better it has to be.
+    - ``baseline``: the id of an adapter that it has to be better than; None is the base model.
     - ``merge``: register a whole model, the adapter added to its weights.
     - ``root``: the registry's root; None is the usual one.
     """
@@ -63,6 +64,7 @@ class FineTuneRequest:
     merge: bool = False
     keep_worse: bool = False
     gate: str = "better"
+    baseline: str | None = None
     root: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -87,7 +89,7 @@ class FineTuneRequest:
 
 _OPTIONAL = (
     "hyperparameters", "revision", "method", "eval_dataset_path", "eval_fraction", "replay_path",
-    "replay_share", "output_model", "merge", "keep_worse", "gate",
+    "replay_share", "output_model", "merge", "keep_worse", "gate", "baseline",
 )  # fmt: skip
 
 
@@ -160,7 +162,7 @@ def _check_values(model_id: str, request: Mapping[str, Any]) -> None:
     if not isinstance(hyperparameters, Mapping):
         reason = f"hyperparameters must be a mapping, not {hyperparameters!r}"
         raise FineTuneRequestError(model_id, reason, "hyperparameters")
-    for name in ("base_model", "revision", "output_model"):
+    for name in ("base_model", "revision", "output_model", "baseline"):
         value = request.get(name)
         if not isinstance(value, str) and (value is not None or name == "base_model"):
             raise FineTuneRequestError(model_id, f"{name} must be a string, not {value!r}", name)

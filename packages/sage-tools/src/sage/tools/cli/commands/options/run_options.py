@@ -94,6 +94,15 @@ class RunOptions:
             autocompletion=local_model_ids,
         ),
     ] = None
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            "--lora",
+            metavar="ID",
+            help="The adapter to answer with.",
+            autocompletion=local_model_ids,
+        ),
+    ] = None
     hide_reasoning: Annotated[
         bool, typer.Option("--hide-reasoning", help="Show no thinking, the answer alone.")
     ] = False
@@ -168,6 +177,7 @@ class RunOptions:
             "--system": self.system,
             "--schema": self.schema,
             "--cache": self.cache,
+            "--lora": self.lora,
             "sampling options": self.sampling.given() or None,
         }
         unused = [name for name, value in generates.items() if value is not None]

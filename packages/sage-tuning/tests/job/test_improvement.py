@@ -1,0 +1,41 @@
+"""`sage llm improve` on the demo model: corrected answers become an adapter that is promoted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from skills import style
+
+from sage.common.model_registry.vllm_registry import get_model, list_models
+
+SAGE = [sys.executable, "-c", "from sage.tools.cli.main import main; main()"]
+
+
+def test_what_was_corrected_is_learned_and_noted(demo_root: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(demo_root, tmp_path / "registry")
+    training, _ = style(240, 0)
+    turns = [example["messages"] for example in training]
+    records = [{"prompt": one["content"], "corrected": two["content"]} for one, two in turns]
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text("".join(json.dumps(record) + "\n" for record in records))
+    rate = ["epochs=15", "learning_rate=0.003", "threads=1"]
+    settings = [part for each in rate for part in ("--hyperparameter", each)]
+    done = subprocess.run(
+        [*SAGE, "llm", "improve", "--from", answers, "-m", "sage/demo-chat", "-o",
+         tmp_path / "jobs" / "one", "--as", "my/radio", "--promote", *settings],
+        env={**os.environ, "SAGE_VLLM_MODEL_ROOT": str(root)}, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "240 examples: 240 corrected, 0 rated well" in done.stderr
+    (line,) = (tmp_path / "jobs" / "ledger.jsonl").read_text().splitlines()
+    noted = json.loads(line)
+    assert (noted["id"], noted["decision"], noted["baseline"]) == ("my/radio", "promoted", None)
+    assert noted["commit"] == get_model("my/radio", root=root).commit
+    assert noted["verification"]["exact_match_vllm"] > 0.8
+    assert len(list_models(root=root)) == 2
