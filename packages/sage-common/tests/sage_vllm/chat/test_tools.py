@@ -216,6 +216,33 @@ def test_tools_are_offered_and_nothing_is_called_by_default(thinker: VLLMService
     assert plain["tokens_used"]["prompt"] < none["tokens_used"]["prompt"]
 
 
+def test_a_schema_binds_the_answer_and_leaves_calls_free(
+    thinker: VLLMService, tokenizer: Any, readers: Any
+) -> None:
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    schema = SUN["function"]["parameters"]
+    (brace,) = tokenizer.encode("{", add_special_tokens=False)
+    options = {"tools": TOOLS, "json_schema": schema, "thinking": False, "max_tokens": 800}
+    options |= {"temperature": 1, "seed": 5}  # greedily it would call for ever
+    called, answered = thinker.generate(
+        [
+            {"messages": ASK, "options": {"logit_bias": {brace: -20}}},
+            {"messages": ASK, "options": {"logit_bias": {brace: 20}}},
+        ],
+        **options,
+    )
+    assert called["tool_calls"]
+    assert called["parsed"] is None
+    assert answered["tool_calls"] == []
+    jsonschema.validate(answered["parsed"], schema)
+    params = SamplingParams(structured_outputs=StructuredOutputsParams(json=schema))
+    rendered = {"prompt_token_ids": [5, 6]}
+    with pytest.raises(InvalidRequestError, match="whose calls 'pythonic' reads cannot both"):
+        readers(tools="pythonic").prepare(ASK, {"tools": TOOLS}, rendered, params, {})
+
+
 def test_calls_are_counted_through_a_conversation(thinker: VLLMService) -> None:
     options = {"tools": TOOLS, "tool_choice": "required", "thinking": False, "max_tokens": 60}
     (first,) = thinker.generate(ASK, **options)

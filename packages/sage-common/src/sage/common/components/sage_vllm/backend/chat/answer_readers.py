@@ -83,21 +83,28 @@ class AnswerReaders:
         tools, choice = options.get("tools"), options.get("tool_choice") or "auto"
         if not self.thinks and (not tools or choice == "none"):
             return None
-        bound = params.structured_outputs is not None
+        structure = params.structured_outputs
         if not is_conversation(prompt):
-            if bound:  # a text has no thinking before it
+            if structure is not None:  # a text has no thinking before it
                 arguments["reasoning"] = (True, {})
             return None
         chat = self._format.params(options)
         variables, token_ids = chat.chat_template_kwargs, list(rendered["prompt_token_ids"])
         tools = None if choice == "none" else tools
-        name, forced = "", bool(tools) and choice != "auto"
+        name, forced = "", bool(tools) and (choice != "auto" or structure is not None)
         if tools:
             name = self._name_of_tool_parser(chat.chat_template)
-        request = self._request(tools, choice, params.structured_outputs)
+        request = self._request(tools, choice, structure)
         parser_class = self._parser_class(self._reasoning_parser, name, forced=forced)
         parser = self._parser(parser_class, request, variables)
         request = parser.adjust_request(request)
+        if tools and structure is not None and request.structured_outputs.structural_tag is None:
+            raise InvalidRequestError(
+                self.model_id,
+                f"a model whose calls {name!r} reads cannot both be bound to a structure and be "
+                f"free to call tools",
+                hint="ask for the calls first, and for the text in a turn without tools",
+            )
         _bound_blanks(request.structured_outputs)
         ended = request.resolve_reasoning_ended(parser, token_ids)
         off = any(variables.get(each) is False for each in THINKING_VARIABLES)
@@ -141,7 +148,8 @@ class AnswerReaders:
     def _parser_class(self, reasoning: str, tools: str, *, forced: bool) -> Any:
         """Return vLLM's class for this combination; None for neither.
 
-        Calls that are forced have arguments that follow the schemas, as if all tools were strict.
+        With ``forced``, calls have arguments that follow the schemas, as if all tools were strict,
+        and a structure binds the text that is no call.
         """
         key = (reasoning, tools, forced)
         if key not in self._parsers:
