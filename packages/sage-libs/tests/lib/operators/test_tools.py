@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -249,6 +250,16 @@ def test_a_timeout_can_be_the_records_error(run: Run) -> None:
 def test_what_has_no_sense_is_refused_at_once(arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         VLLMServiceGenerator(**arguments)
+
+
+def test_it_travels_with_its_tools_and_classes() -> None:
+    operator = VLLMServiceGenerator(
+        tools=[rain], run_tools=True, json_schema=Ticket, validate=polite
+    )
+    other = pickle.loads(pickle.dumps(operator))
+    assert other.options == operator.options
+    assert other.options["json_schema"].kind is Ticket
+    assert other._rules.tools.run("rain", {"city": "Oslo"}) == "Oslo: dry"
 
 
 def test_with_a_checkpoint_each_record_is_answered_once(
