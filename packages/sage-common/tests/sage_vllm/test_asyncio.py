@@ -477,7 +477,7 @@ def test_real_results_are_those_of_blocking_calls(service: VLLMService) -> None:
 
 def test_a_real_generation_is_aborted_between_steps(service: VLLMService) -> None:
     async def main() -> None:
-        tasks = [asyncio.create_task(service.agenerate("a", **LONG)) for _ in range(8)]
+        tasks = [asyncio.create_task(service.agenerate(f"a{n}", **LONG)) for n in range(8)]
         while service.stats()["running"] < 8:
             await asyncio.sleep(0.001)
         before = service.stats()["requests_done"]

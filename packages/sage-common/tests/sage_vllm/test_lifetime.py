@@ -28,8 +28,8 @@ CHAT_MODEL, BASE_MODEL = "test/tiny-chat", "test/tiny-base"
 def test_two_threads_that_close_at_once_end_every_call(model_root: Path) -> None:
     service = VLLMService(_config(model_root))
     service.open()
-    running = [service.generate_async("a", max_tokens=400, ignore_eos=True) for _ in range(16)]
-    waiting = [service.generate_async("b", max_tokens=400, ignore_eos=True) for _ in range(100)]
+    running = [service.generate_async(f"a{n}", max_tokens=400, ignore_eos=True) for n in range(16)]
+    waiting = [service.generate_async(f"b{n}", max_tokens=400, ignore_eos=True) for n in range(100)]
     stream = service.stream("c", max_tokens=400, ignore_eos=True)
     embedding = service.embed_async(["text"] * 3)
     closers = [threading.Thread(target=service.close) for _ in range(2)]

@@ -126,7 +126,7 @@ def test_an_interpreter_that_ends_with_requests_in_flight_ends_quietly(
 import time
 opened = service()
 opened.open()
-futures = [opened.generate_async("Hello", max_tokens=400, ignore_eos=True) for _ in range(64)]
+futures = [opened.generate_async(str(n), max_tokens=400, ignore_eos=True) for n in range(64)]
 stream = opened.stream("Hello", max_tokens=400, ignore_eos=True)
 next(stream)
 print("in flight", not futures[-1].done(), flush=True)
@@ -190,7 +190,7 @@ if child == 0:
     opened.close()
     os._exit(0)
 print(os.waitpid(child, 0)[1], opened.generate("Hello")[0]["text"] == said, flush=True)
-futures = [opened.generate_async("Hello", max_tokens=400, ignore_eos=True) for _ in range(64)]
+futures = [opened.generate_async(str(n), max_tokens=400, ignore_eos=True) for n in range(64)]
 stream = opened.stream("Hello", max_tokens=400, ignore_eos=True)
 next(stream)
 print("in flight", not futures[-1].done(), flush=True)

@@ -100,7 +100,9 @@ def test_a_killed_engine_replays_its_calls_while_another_loads(
     with VLLMService(config) as service:
         (usual,) = service.generate("Hello", model="a", max_tokens=64)
         (process,) = engine_processes()
-        long = [service.generate_async("Hello", model="a", max_tokens=64) for _ in range(8)]
+        long = [
+            service.generate_async("Hello", model="a", max_tokens=64, priority=n) for n in range(8)
+        ]
         loading = service.generate_async("Hello", model="b")
         os.kill(process, signal.SIGKILL)
         meanwhile = service.generate("Hello", model="text", max_tokens=64)[0]
