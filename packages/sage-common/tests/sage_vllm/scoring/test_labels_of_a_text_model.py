@@ -18,20 +18,35 @@ from sage.common.components.sage_vllm import (
     VLLMService,
 )
 from sage.common.components.sage_vllm.requests.scoring.label_call import DEFAULT_TEMPLATE
+from sage.common.components.sage_vllm.testing.tiny_model import CHAT_TEMPLATE, write_tiny_model
 from sage.common.model_registry.vllm_registry import get_model, import_model
 
 TEXTS = [f"the {word} of number {n}" for n, word in enumerate(["house", "river", "bread"] * 4)]
 LABELS = ["good", "bad and worse", "bad but fine"]  # of several tokens each
 
 
+THINKING_TEMPLATE = (
+    CHAT_TEMPLATE + "{% if enable_thinking is defined and not enable_thinking %}"
+    "<think>\n\n</think>\n\n{% endif %}"
+)
+
+
 @pytest.fixture(scope="module")
-def service(model_root: Path) -> Iterator[VLLMService]:
+def service(model_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMService]:
+    folder = write_tiny_model(tmp_path_factory.mktemp("thinker"), seed=3)
+    config_file = folder / "tokenizer_config.json"
+    tokenizer = {**json.loads(config_file.read_text()), "chat_template": THINKING_TEMPLATE}
+    config_file.write_text(json.dumps(tokenizer))
+    import_model("test/thinker", folder, root=model_root)
     engine = {"dtype": "float32", "kv_cache_memory_bytes": 64 << 20, "max_num_seqs": 32}
     config = {
         "model_id": "test/tiny-chat",
         "model_root": model_root,
         "engine": engine,
-        "models": {"base": {"model_id": "test/tiny-base", "engine": engine}},
+        "models": {
+            name: {"model_id": f"test/{id_}", "engine": engine}
+            for name, id_ in (("base", "tiny-base"), ("thinker", "thinker"))
+        },
     }
     with VLLMService(config) as opened:
         yield opened
@@ -146,6 +161,18 @@ def test_a_template_and_conversations_are_asked_as_they_are_given(
     base = references["base"]
     expected = [base.logprob("Is {labels}? yes, no or not:", f" {each}") for each in labels]
     assert by_template == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_model_that_thinks_is_asked_not_to(service: VLLMService, model_root: Path) -> None:
+    reference = Reference(get_model("test/thinker", root=model_root).path)
+    talk = [{"role": "user", "content": "Is it?"}]
+    (logprobs,) = service.classify(talk, labels=["yes", "no"], model="thinker")["logprobs"]
+    prompt = reference.tokenizer.apply_chat_template(
+        talk, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    assert prompt.endswith("</think>\n\n")
+    expected = [reference.logprob(prompt, each) for each in ("yes", "no")]
+    assert logprobs == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_label_that_could_never_win_is_refused(service: VLLMService) -> None:
