@@ -213,7 +213,10 @@ def test_tools_are_offered_and_nothing_is_called_by_default(thinker: VLLMService
     (none,) = thinker.generate(ASK, tools=TOOLS, tool_choice="none", thinking=3, max_tokens=9)
     assert "tool_calls" not in none
     (plain,) = thinker.generate(ASK, thinking=3, max_tokens=9)
-    assert plain["tokens_used"]["prompt"] < none["tokens_used"]["prompt"]
+    item = {"messages": ASK, "options": {"tools": TOOLS}}
+    counts = [each["tokens_used"]["prompt"] for each in (plain, none)]
+    assert thinker.count_tokens([{"messages": ASK}, item]) == counts
+    assert counts[0] < counts[1]
 
 
 def test_a_schema_binds_the_answer_and_leaves_calls_free(

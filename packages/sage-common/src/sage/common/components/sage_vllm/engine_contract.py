@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from sage.common.components.sage_vllm.engine_stats import EngineStats
@@ -298,8 +299,17 @@ class Engine(Protocol):
         """
         ...
 
-    def count_tokens(self, prompt: Prompt, *, chat_template: str | None = None) -> int:
-        """Return how many tokens a prompt has, those of the chat template included."""
+    def count_tokens(
+        self,
+        prompt: Prompt,
+        *,
+        chat_template: str | None = None,
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> int:
+        """Return how many tokens a prompt has, those of the chat template included.
+
+        ``options`` are CHAT_OPTIONS, by which a conversation's template may say more.
+        """
         ...
 
     def stats(self) -> EngineStats:

@@ -174,6 +174,7 @@ class VLLMService(AsyncioCalls, ScoringCalls, RegistryCalls, FineTuningCalls, Re
     ) -> list[int]:
         """Return how many tokens each prompt has, in the shapes that ``generate`` accepts.
 
+        Options of an item count as for ``generate``: its tools are part of what the model sees.
         ``model`` says for which model, or ``role``, ``"generate"``, ``"embed"`` or ``"score"``: the
         text model, or the only one, unless given. Tokens that the model adds are counted.
         """

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 from sage.common.components.sage_vllm.backend import device_memory, engine_build
@@ -229,9 +230,17 @@ class SharedEngine:
             lambda told: Likelihood(logprobs=tree.sums(told), token_count=len(tokens)),
         )
 
-    def count_tokens(self, prompt: Prompt, *, chat_template: str | None = None) -> int:
+    def count_tokens(
+        self,
+        prompt: Prompt,
+        *,
+        chat_template: str | None = None,
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> int:
         """Return how many tokens a prompt has; see Engine.count_tokens."""
-        return self._open_renderer().count_tokens(prompt, {"chat_template": chat_template})
+        return self._open_renderer().count_tokens(
+            prompt, {**options, "chat_template": chat_template}
+        )
 
     def token_logprobs(
         self, token_ids: Sequence[int], *, lora: LoraAdapter | None = None

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from sage.common.components.sage_vllm.engine_contract import Engine, OnText, Role
+from sage.common.components.sage_vllm.engine_contract import Engine, OnText, Prompt, Role
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
 from sage.common.components.sage_vllm.pool.engine_slot import Expiry
 from sage.common.components.sage_vllm.pool.pool_entry import PoolEntry
+from sage.common.components.sage_vllm.requests.chat.chat_options import for_prompt, in_our_forms
 from sage.common.components.sage_vllm.requests.gather import gather
 from sage.common.components.sage_vllm.requests.generation_call import GenerationCall
 from sage.common.components.sage_vllm.requests.inputs import PromptItem
 from sage.common.components.sage_vllm.requests.result_types import GenerateResult
 from sage.common.components.sage_vllm.requests.results import generation_result
+from sage.common.components.sage_vllm.requests.sampling_options import check_sampling_options
 from sage.common.components.sage_vllm.requests.token_count import TokenCount
 
 
@@ -70,6 +72,22 @@ def _on_several(
 def start_count(
     entry: PoolEntry, items: Sequence[PromptItem], chat_template: str | None
 ) -> Future[list[int]]:
-    """Start counting the tokens of prompts; without a template, by the one of the model's calls."""
-    template = chat_template or entry.sampling.get("chat_template")
-    return entry.slot.call(TokenCount(items, template))
+    """Start counting the tokens of prompts, by the options that generating would have.
+
+    Raises ValueError for an option of an item that is not valid.
+    """
+    given = {} if chat_template is None else {"chat_template": chat_template}
+    counted = [
+        item._replace(options=_rendering_options({**given, **item.options}, entry, item.prompt))
+        for item in items
+    ]
+    return entry.slot.call(TokenCount(counted))
+
+
+def _rendering_options(
+    given: Mapping[str, Any], entry: PoolEntry, prompt: Prompt
+) -> Mapping[str, Any]:
+    check_sampling_options(given, "the options of a prompt")
+    options = {**entry.sampling, **given}
+    in_our_forms(options)
+    return for_prompt(prompt, given, options)

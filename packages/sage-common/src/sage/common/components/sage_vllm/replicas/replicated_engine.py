@@ -143,10 +143,10 @@ class ReplicatedEngine:
 
         return self._begin(ReplicaCall(start, prefix_of(prompt), None))
 
-    def count_tokens(self, prompt: Prompt, *, chat_template: str | None = None) -> int:
+    def count_tokens(self, prompt: Prompt, **options: Any) -> int:
         """Return how many tokens a prompt has; see Engine.count_tokens."""
         number = self._router.route("", self._loads())
-        return self._engines[number or 0].count_tokens(prompt, chat_template=chat_template)
+        return self._engines[number or 0].count_tokens(prompt, **options)
 
     def _begin(self, call: ReplicaCall) -> Future[Any]:
         call.future.add_done_callback(lambda done: self._pass_cancel(call, done))

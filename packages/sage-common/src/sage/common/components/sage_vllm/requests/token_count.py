@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import Engine
+from sage.common.components.sage_vllm.requests.chat.chat_options import CHAT_OPTIONS
 from sage.common.components.sage_vllm.requests.inputs import PromptItem
 from sage.common.components.sage_vllm.requests.text_prompt import text_prompt
 
 
 class TokenCount:
-    """Counts the tokens of prompts; conversations go through the template of this name."""
+    """Counts the tokens of prompts, by those of their options that a chat template looks at."""
 
-    def __init__(self, items: Sequence[PromptItem], chat_template: str | None) -> None:
+    def __init__(self, items: Sequence[PromptItem]) -> None:
         self._items = items
-        self._chat_template = chat_template
 
     def __call__(self, engine: Engine) -> Future[list[int]]:
         """Return a Future of the number of tokens of each prompt; it is done."""
@@ -26,6 +27,17 @@ class TokenCount:
         ]
         counted: Future[list[int]] = Future()
         counted.set_result(
-            [engine.count_tokens(prompt, chat_template=self._chat_template) for prompt in prompts]
+            [
+                engine.count_tokens(
+                    prompt,
+                    chat_template=item.options.get("chat_template"),
+                    options=_of_conversations(item),
+                )
+                for prompt, item in zip(prompts, self._items, strict=True)
+            ]
         )
         return counted
+
+
+def _of_conversations(item: PromptItem) -> dict[str, Any]:
+    return {name: value for name, value in item.options.items() if name in CHAT_OPTIONS}

@@ -27,6 +27,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import (
@@ -244,7 +245,13 @@ class EchoEngine:
             max_batch_size=self._info.max_batch_size,
         )
 
-    def count_tokens(self, prompt: Prompt, *, chat_template: str | None = None) -> int:  # noqa: ARG002 - it has one
+    def count_tokens(
+        self,
+        prompt: Prompt,
+        *,
+        chat_template: str | None = None,  # noqa: ARG002 - it has one
+        options: Mapping[str, Any] = MappingProxyType({}),  # noqa: ARG002 - which change nothing
+    ) -> int:
         """Return the number of words, be it more than the engine takes."""
         words = _text_of(prompt).split()
         self._words(" ".join(words[:_MAX_WORDS]))
