@@ -118,7 +118,7 @@ def test_calls_made_together_are_batched(service: VLLMService) -> None:
     ("prompts", "says"),
     [
         (7, "not 7"),
-        ([1], "prompt 0 must be"),
+        ([1.5], "prompt 0 must be"),
         (["fine", None], "prompt 1 must be"),
         ("", "the prompt is empty"),
         (["fine", ""], "prompt 1 is empty"),
@@ -130,8 +130,12 @@ def test_calls_made_together_are_batched(service: VLLMService) -> None:
         ([[{"role": "user"}]], "'content'"),
         ([[{"role": "user", "content": "x"}, "y"]], "each with a 'role'"),
         (
-            [[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]],
+            [[{"role": "user", "content": [{"type": "video_url", "video_url": {"url": "x"}}]}]],
             "content is not text",
+        ),
+        (
+            [[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]],
+            "the prompt has pictures, and .* takes texts alone",
         ),
         (b"bytes", "not b'bytes'"),
     ],
@@ -264,7 +268,7 @@ def test_a_model_can_be_deleted_unless_it_is_loaded(service: VLLMService, tmp_pa
     ("payload", "says"),
     [
         ({"task": "genrate", "inputs": "x"}, "unknown task 'genrate'; did you mean 'generate'"),
-        ({"inputs": "x"}, "unknown task None; valid: delete_model, download_model"),
+        ({"inputs": "x"}, "unknown task None; valid: beam_search, cancel_fine_tune, class"),
         ({"task": "generate"}, "needs 'inputs'"),
         ({"task": "stats", "inputs": "x"}, "takes no 'inputs'"),
         ({"task": ["generate"], "inputs": "x"}, "unknown task"),

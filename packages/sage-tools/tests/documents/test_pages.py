@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 BY_THEMSELVES = (
     "checkpoints.md", "coming_from_isage.md", "files.md", "memory.md", "model_pool.md",
-    "operations.md", "operators.md", "pipelines.md", "scoring.md", "testing.md", "thinking.md",
+    "operations.md", "operators.md", "pictures.md", "pipelines.md", "scoring.md", "testing.md",
+    "thinking.md",
     "tools.md",
 )  # fmt: skip
 ELSEWHERE = (
@@ -65,8 +66,13 @@ def test_a_backend_is_found_by_its_entry_point(tmp_path: Path, without_tuning: P
     run(page, tmp_path, {"PYTHONPATH": str(without_tuning)})
 
 
+def test_an_evaluation(tmp_path: Path) -> None:
+    run(DOCS / "evaluation.md", tmp_path, {"HF_HOME": str(tmp_path / "home")})
+
+
 def test_no_sample_is_left_out() -> None:
     run_above = {*BY_THEMSELVES, *ELSEWHERE, "models.md", "fine_tuning.md", "result_cache.md"}
+    run_above.add("evaluation.md")
     guide = ROOT / "tools/install/VLLM_INSTALLATION_GUIDE.md"
     for page in (*DOCS.rglob("*.md"), guide):
         text = page.read_text(encoding="utf-8")

@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 from vllm import SamplingParams
-from vllm.sampling_params import StructuredOutputsParams
+from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
 
+from sage.common.components.sage_vllm.errors import InvalidOptionError
 from sage.common.components.sage_vllm.requests.sampling_options import (
+    INSTEAD,
     REQUEST_OPTIONS,
     SAMPLING_OPTIONS,
     STRUCTURE_OPTIONS,
@@ -18,24 +20,11 @@ from sage.common.components.sage_vllm.requests.sampling_options import (
 )
 
 NOT_OFFERED = {
-    "detokenize",  # a text is what a generation is
-    "flat_logprobs",  # a form of the result, and ours has one
-    "logprob_token_ids",
-    "output_kind",  # follows from whether somebody streams
+    *INSTEAD,
     "output_text_buffer_length",  # vLLM's own notes from here on
-    "prompt_logprob_start",
-    "prompt_logprob_token_ids",
-    "prompt_logprobs",
-    "repetition_detection",
-    "routed_experts_prompt_start",
     "skip_clone",
-    "skip_reading_prefix_cache",
-    "stream_interval",
-    "structured_outputs",  # json_schema, choice, regex and grammar
-    "thinking_token_budget",
-    "trace_decode_token_ids",
-    "watermarking",
 }
+OF_ENGINES = {"disable_additional_properties", "disable_any_whitespace", "whitespace_pattern"}
 VALUES: dict[type, Any] = {
     int: 1,
     float: 0.5,
@@ -45,6 +34,7 @@ VALUES: dict[type, Any] = {
     list[int]: [1],
     dict[int, float]: {1: 0.5},
     dict[str, Any]: {"name": 1},
+    RepetitionDetectionParams: {"max_pattern_size": 4, "min_count": 3},
 }
 
 
@@ -59,8 +49,9 @@ def test_all_of_vllms_parameters_are_offered_or_left_out_for_a_reason() -> None:
 
 
 def test_the_structures_are_vllms() -> None:
-    known = set(StructuredOutputsParams.__dataclass_fields__)
-    assert set(STRUCTURE_OPTIONS.values()) <= known
+    fields = StructuredOutputsParams.__dataclass_fields__
+    known = {name for name in fields if not name.startswith("_")}
+    assert set(STRUCTURE_OPTIONS.values()) == known - OF_ENGINES
 
 
 def offered() -> Iterator[tuple[str, object]]:
@@ -78,3 +69,10 @@ def test_an_option_takes_what_vllms_parameter_takes(name: str, value: object) ->
     SamplingParams(**{"max_tokens": 4, "temperature": 0.5, name: value})
     with pytest.raises(ValueError, match=name):
         check_sampling_options({name: object()}, "options")
+
+
+@pytest.mark.parametrize("name", sorted(INSTEAD))
+def test_what_is_no_option_says_what_to_do_instead(name: str) -> None:
+    with pytest.raises(InvalidOptionError) as caught:
+        check_sampling_options({name: 1}, "options")
+    assert caught.value.hint == INSTEAD[name]

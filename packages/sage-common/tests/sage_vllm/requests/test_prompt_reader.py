@@ -10,13 +10,16 @@ import pytest
 
 from sage.common.components.sage_vllm.adapters.lora_adapter import LoraAdapters
 from sage.common.components.sage_vllm.cache.result_caches import ResultCaches
+from sage.common.components.sage_vllm.requests.media.media_policy import MediaPolicy
 from sage.common.components.sage_vllm.requests.prompt_reader import PromptReader
 from sage.common.components.sage_vllm.testing.echo_engine import write_echo_model
 from sage.common.model_registry.vllm_registry import ModelNotFoundError, import_model
 
 
 def reader(root: Path | None = None, **defaults: Any) -> PromptReader:
-    return PromptReader(lambda _model: defaults, LoraAdapters(root), ResultCaches(None))
+    return PromptReader(
+        lambda _model: defaults, LoraAdapters(root), ResultCaches(None), MediaPolicy()
+    )
 
 
 def test_a_prompts_own_options_override_the_calls_and_those_the_services() -> None:
@@ -52,7 +55,9 @@ def test_an_adapter_is_found(tmp_path: Path) -> None:
 
 def test_the_defaults_are_those_of_the_model_that_is_named() -> None:
     defaults = {None: {"seed": 1}, "judge": {"temperature": 0}}
-    reading = PromptReader(defaults.__getitem__, LoraAdapters(None), ResultCaches(None))
+    reading = PromptReader(
+        defaults.__getitem__, LoraAdapters(None), ResultCaches(None), MediaPolicy()
+    )
     prompts = ["a", {"prompt": "b", "options": {"model": "judge"}}]
     first, second = reading.read(prompts, {"top_k": 4})
     assert (first.model, first.options) == (None, {"seed": 1, "top_k": 4})

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from sage.common.components.sage_vllm.requests.inputs import are_token_ids
+from sage.common.components.sage_vllm.requests.media.content_parts import content_text
 from sage.common.core.errors import nearest
 from sage.common.core.functions import StartOrder
 
@@ -114,10 +116,15 @@ def stem_text(prompt: Any) -> str:
     A conversation's is that of its messages, one after the other.
     """
     if isinstance(prompt, Mapping):
-        prompt = prompt.get("messages") or prompt.get("prompt")
+        kinds = ("messages", "prompt", "prompt_token_ids")
+        prompt = next((prompt[kind] for kind in kinds if prompt.get(kind)), None)
     if isinstance(prompt, str):
         return prompt
-    return "\n".join(f"{message['role']}\n{message.get('content')}" for message in prompt)
+    if are_token_ids(prompt):
+        return " ".join(map(str, prompt))
+    return "\n".join(
+        f"{message['role']}\n{content_text(message.get('content'))}" for message in prompt
+    )
 
 
 def shared_share(texts: Sequence[str], *, near: int = 1) -> float:

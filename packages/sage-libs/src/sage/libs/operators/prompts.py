@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from string import Formatter
 from typing import Any
 
+from sage.common.components.sage_vllm.requests.inputs import are_token_ids
+
 _OF_JSON = "\"' \n\t"  # what may follow a brace in JSON, and begins no field's name
 
 
@@ -124,10 +126,16 @@ def with_system_prompt(prompt: Any, system_prompt: str | None) -> Any:
     """Return the conversation of a prompt after a system prompt.
 
     A conversation that begins with a system message of its own keeps that one. An empty prompt
-    stays as it is: what is wrong with it is for the model's side to say.
+    stays as it is: what is wrong with it is for the model's side to say. Raises ValueError for
+    token ids, which are no conversation.
     """
     if system_prompt is None or not prompt or not isinstance(prompt, str | list | tuple):
         return prompt
+    if are_token_ids(prompt):
+        raise ValueError(
+            f"token ids take no system_prompt, here {system_prompt!r}; have it in the ids, or pass "
+            f"system_prompt=None"
+        )
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
     first = messages[0]
     if isinstance(first, Mapping) and first.get("role") == "system":

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sage.common.components.sage_vllm.requests.inputs import are_token_ids
 from sage.libs.operators.prompts import did_you_mean
 
 
@@ -14,8 +15,8 @@ class RecordForms:
     """Reads what a model is to work on, and puts the result beside it in a copy.
 
     ``key_argument`` is what the operator calls ``input_key``. ``conversations`` says
-    whether a list of ``{"role", "content"}`` is a record by itself; a conversation of two messages
-    would else be taken for ``[original, input]``.
+    whether a list of ``{"role", "content"}``, and one of token ids, is a record by itself; one of
+    two would else be taken for ``[original, input]``.
     """
 
     input_key: str
@@ -34,7 +35,7 @@ class RecordForms:
         return given
 
     def _given(self, record: Any) -> Any:
-        if isinstance(record, str) or self._is_conversation(record):
+        if isinstance(record, str) or self._is_prompt(record):
             return record
         if isinstance(record, Mapping):
             if self.input_key not in record:
@@ -71,7 +72,7 @@ class RecordForms:
         """Return the fields of a dict, or of the dict that is a pair's original."""
         if isinstance(record, Mapping):
             return record
-        if _is_pair(record) and not self._is_conversation(record):
+        if _is_pair(record) and not self._is_prompt(record):
             return record[0] if isinstance(record[0], Mapping) else {}
         return {}
 
@@ -80,19 +81,22 @@ class RecordForms:
 
         A pair whose original is no dict has no room for fields: it becomes ``[original, output]``.
         """
-        if isinstance(record, str) or self._is_conversation(record):
+        if isinstance(record, str) or self._is_prompt(record):
             return {self.input_key: record, **added}
         original = record[0] if _is_pair(record) else record
         if isinstance(original, Mapping):
             return {**original, **added}
         return [original, output]
 
-    def _is_conversation(self, record: Any) -> bool:
+    def _is_prompt(self, record: Any) -> bool:
         return (
             self.conversations
             and isinstance(record, list)
             and bool(record)
-            and all(isinstance(message, Mapping) and "role" in message for message in record)
+            and (
+                are_token_ids(record)
+                or all(isinstance(message, Mapping) and "role" in message for message in record)
+            )
         )
 
 

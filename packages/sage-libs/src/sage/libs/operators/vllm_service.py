@@ -10,6 +10,7 @@ from typing import Any
 
 from sage.common.components.sage_vllm.requests.chat.tools import tool_schemas
 from sage.common.components.sage_vllm.requests.chat.typed_schema import TypedSchema, typed_schema
+from sage.common.components.sage_vllm.requests.inputs import are_token_ids
 from sage.common.components.sage_vllm.requests.sampling_options import (
     check_own_options,
     check_sampling_options,
@@ -31,10 +32,11 @@ class VLLMServiceGenerator(ServiceOperator):
 
     - a string: ``{"prompt": the string, "generated": the text, "generation": {...}}``;
     - a dict: a copy with ``generated`` and ``generation`` added; the prompt, a string or a
-      conversation, is read from ``prompt_key``, or made by ``prompt_template``;
+      conversation or token ids, is read from ``prompt_key``, or made by ``prompt_template``;
     - ``[original, prompt]``: if ``original`` is a dict, a copy of it with both added, else
       ``[original, text]``;
-    - a conversation (a list of ``{"role", "content"}``): as a string, under ``prompt``.
+    - a conversation (a list of ``{"role", "content"}``), or token ids (a list of whole numbers):
+      as a string, under ``prompt``.
 
     A service may be shared by any number of operators, pipelines and threads: all their records
     are batched together. An error of a record goes the way of the operator's ``on_error``.
@@ -198,7 +200,9 @@ class VLLMServiceGenerator(ServiceOperator):
             prompt = [{"role": "user", "content": prompt}]
         if self._turns is not None:
             return self._turns.start(prompt, options)
-        if not isinstance(prompt, str | Mapping):  # a list of texts would be several prompts
+        if are_token_ids(prompt):
+            prompt = {"prompt_token_ids": prompt}
+        elif not isinstance(prompt, str | Mapping):  # a list of texts would be several prompts
             prompt = {"messages": prompt}
         return self._ask(prompt, options)
 

@@ -13,6 +13,7 @@ from sage.common.components.sage_vllm.requests.chat.typed_schema import (
     typed_schema,
 )
 from sage.common.components.sage_vllm.requests.inputs import parse_prompts
+from sage.common.components.sage_vllm.tokens import TokenIds
 from sage.common.core.functions import AsyncMapFunction
 from sage.common.core.futures import errors_in_future
 from sage.libs.operators.generation_records import GenerationRecords
@@ -125,6 +126,10 @@ class OpenAIGenerator(AsyncMapFunction):
         endpoint = self._open()
         (item,) = parse_prompts([self._records.prompt(record)])
         messages = item.prompt
+        if isinstance(messages, TokenIds):
+            raise ValueError(
+                f"a server takes texts and conversations, not token ids: {[*messages]!r:.200}"
+            )
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         own = {**item.options, **self._records.options(record)}

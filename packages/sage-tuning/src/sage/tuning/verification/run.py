@@ -142,7 +142,7 @@ def _turned(one: Sequence[str], other: Sequence[str], expected: Sequence[str]) -
 
 
 def _shown(question: Question) -> str:
-    prompt = question.prompt
+    prompt: Any = question.prompt
     return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
 
 

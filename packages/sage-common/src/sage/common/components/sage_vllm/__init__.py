@@ -47,8 +47,10 @@ if TYPE_CHECKING:
     from sage.common.components.sage_vllm.planning.sentence_pooling import UnsupportedModelError
     from sage.common.components.sage_vllm.prometheus import VLLMServiceCollector
     from sage.common.components.sage_vllm.requests.result_types import (
+        BeamResult,
         EmbedResult,
         GenerateResult,
+        LikelihoodResult,
         ProcessPayload,
     )
     from sage.common.components.sage_vllm.requests.scoring.scoring_results import (
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from sage.common.components.sage_vllm.service import VLLMService
 
 __all__ = [
+    "BeamResult",
     "BrokenModelError",
     "ClassifyResult",
     "EmbedResult",
@@ -75,6 +78,7 @@ __all__ = [
     "InvalidInputError",
     "InvalidOptionError",
     "InvalidRequestError",
+    "LikelihoodResult",
     "ModelInUseError",
     "NoChatTemplateError",
     "PickledWeightsError",
@@ -98,6 +102,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "BeamResult": "sage.common.components.sage_vllm.requests.result_types",
         "BrokenModelError": "sage.common.components.sage_vllm.planning.model_files",
         "ClassifyResult": "sage.common.components.sage_vllm.requests.scoring.scoring_results",
         "EmbedResult": "sage.common.components.sage_vllm.requests.result_types",
@@ -114,6 +119,7 @@ __getattr__, __dir__ = lazy_exports(
         "InvalidInputError": "sage.common.components.sage_vllm.errors",
         "InvalidOptionError": "sage.common.components.sage_vllm.errors",
         "InvalidRequestError": "sage.common.components.sage_vllm.errors",
+        "LikelihoodResult": "sage.common.components.sage_vllm.requests.result_types",
         "ModelInUseError": "sage.common.components.sage_vllm.errors",
         "NoChatTemplateError": "sage.common.components.sage_vllm.errors",
         "PickledWeightsError": "sage.common.components.sage_vllm.planning.model_trust",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -18,6 +18,10 @@ from sage.common.components.sage_vllm.model_settings import (
     is_seconds,
 )
 from sage.common.components.sage_vllm.planning.memory_share import MemoryShare, memory_share
+from sage.common.components.sage_vllm.requests.media.media_policy import (
+    DEFAULT_MAX_PIXELS,
+    MediaPolicy,
+)
 from sage.common.components.sage_vllm.requests.sampling_options import SAMPLING_OPTIONS
 from sage.common.core.errors import nearest
 
@@ -60,6 +64,10 @@ class VLLMServiceConfig:
     - ``cache``: a folder that keeps answers which are determined, at a temperature of 0 or with a
       ``seed``; an equal request is answered from it, in later programs too. Or a mapping of
       ``folder``, ``max_bytes`` and ``ttl``, see CacheSettings.
+    - ``media_roots``: folders below which the pictures of prompts may lie; ``file:`` addresses need
+      one, and where there are any, paths must lie there too.
+    - ``allow_media_hosts``: hosts that pictures may be fetched from; none unless named.
+    - ``max_pixels``: of a picture; it is read from the header, before anything is decoded.
 
     Any number of models share one budget of memory, each under a name that calls choose it by:
 
@@ -90,6 +98,9 @@ class VLLMServiceConfig:
     auto_reload: bool = False
     allow_pickle: bool = False
     model_root: Path | None = None
+    media_roots: Sequence[str | Path] = ()
+    allow_media_hosts: Sequence[str] = ()
+    max_pixels: int = DEFAULT_MAX_PIXELS
     models: Mapping[str, ModelSettings | Mapping[str, Any] | str] = field(default_factory=dict)
     on_demand: bool = False
     memory_budget: float | str | None = None
@@ -121,6 +132,7 @@ class VLLMServiceConfig:
         memory_share(self.memory_budget)
         if self.cache is not None:
             CacheSettings.of(self.cache)
+        self.media_policy()
         self.entries()
 
     def _names_no_model(self) -> bool:
@@ -131,6 +143,10 @@ class VLLMServiceConfig:
     def budget(self) -> MemoryShare | None:
         """``memory_budget``, read; None where it is what is free."""
         return memory_share(self.memory_budget)
+
+    def media_policy(self) -> MediaPolicy:
+        """Return which pictures may be read; raises InvalidOptionError."""
+        return MediaPolicy.of(self.media_roots, self.allow_media_hosts, self.max_pixels)
 
     def entries(self) -> dict[str, ModelSettings]:
         """Return what is said of each model by its name; raises InvalidOptionError.

@@ -11,12 +11,13 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from sage.common.components.sage_vllm.engine_stats import EngineStats
+from sage.common.components.sage_vllm.tokens import TokenIds, TokenLogprob
 
 Message = Mapping[str, Any]
 """One turn of a conversation: ``{"role": ..., "content": ...}``."""
 
-Prompt = str | Sequence[Message]
-"""A text, or a conversation that goes through the model's chat template."""
+Prompt = str | TokenIds | Sequence[Message]
+"""A text, its tokens, or a conversation that goes through the model's chat template."""
 
 EngineMode = Literal["auto", "inline", "process"]
 
@@ -128,6 +129,7 @@ class EngineInfo:
     a name is ``"default"``, and without any the model takes no conversations.
     ``chat_marks`` are the added tokens that these write, such as ``<|im_start|>``: a text with
     none of them has not been through one. None where a text needs no template to be answered.
+    ``modalities`` are what its prompts may have beside texts: ``"image"``.
     ``prompts`` are what an embedding model may see before a text, by their names; the one that
     ``default_prompt`` names stands before each text that is embedded without naming one.
     ``classes`` are the names of what a model with a head tells apart, in the order of its numbers;
@@ -145,21 +147,13 @@ class EngineInfo:
     memory_bytes: int = 0
     chat_templates: tuple[str, ...] = ()
     chat_marks: tuple[str, ...] | None = None
+    modalities: tuple[str, ...] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     classes: tuple[str, ...] = ()
     quantization: str | None = None
     version: str = ""
     device: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenLogprob:
-    """A generated token, its log-probability, and those of the likeliest tokens in its place."""
-
-    token: str
-    logprob: float
-    top: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,9 +169,10 @@ class ToolCall:
 class Completion:
     """One generated text.
 
-    ``finish_reason`` is ``"stop"``, ``"length"``, ``"deadline"`` or ``"tool_calls"``. ``logprobs``
-    has an entry per token where they were asked for. ``reasoning_token_count`` is None for a model
-    that does not think, ``tool_calls`` for a request that offered no tools.
+    ``finish_reason`` is ``"stop"``, ``"length"``, ``"repetition"``, ``"deadline"`` or
+    ``"tool_calls"``. ``logprobs`` has an entry per token where they were asked for.
+    ``reasoning_token_count`` is None for a model that does not think, ``tool_calls`` for a request
+    that offered no tools.
     """
 
     text: str
@@ -194,6 +189,8 @@ class Generation:
     """The result of one request; ``latency`` is seconds from submission to the last token.
 
     ``cached`` says that it was not generated now, but kept from an equal request.
+    ``prompt_token_ids`` are the prompt's tokens, where the engine has any. ``prompt_logprobs`` has
+    an entry for each of them where they were asked for, None for the first: nothing is before it.
     """
 
     request_id: str
@@ -201,6 +198,8 @@ class Generation:
     completions: Sequence[Completion]
     latency: float
     cached: bool = False
+    prompt_token_ids: Sequence[int] = ()
+    prompt_logprobs: Sequence[TokenLogprob | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

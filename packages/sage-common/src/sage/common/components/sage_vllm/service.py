@@ -18,7 +18,7 @@ from sage.common.components.sage_vllm.replicas.service_replication import Replic
 from sage.common.components.sage_vllm.requests.asyncio_calls import AsyncioCalls
 from sage.common.components.sage_vllm.requests.embedding_call import EmbeddingCall
 from sage.common.components.sage_vllm.requests.gather import wait_for
-from sage.common.components.sage_vllm.requests.inputs import parse_prompts, parse_texts
+from sage.common.components.sage_vllm.requests.inputs import parse_texts
 from sage.common.components.sage_vllm.requests.prompt_reader import PromptReader
 from sage.common.components.sage_vllm.requests.result_types import (
     EmbedResult,
@@ -31,9 +31,9 @@ from sage.common.components.sage_vllm.service_identity import service_identity
 from sage.common.components.sage_vllm.service_record import ServiceRecord
 from sage.common.components.sage_vllm.tasks.dispatch import start_task, tasks_of
 from sage.common.components.sage_vllm.tasks.fine_tuning_calls import FineTuningCalls
+from sage.common.components.sage_vllm.tasks.logprob_calls import LogprobCalls
 from sage.common.components.sage_vllm.tasks.registry_calls import RegistryCalls
 from sage.common.components.sage_vllm.tasks.scoring_calls import ScoringCalls
-from sage.common.core.background import in_background
 from sage.common.core.futures import errors_in_future
 from sage.common.core.keywords import checks_keywords
 from sage.common.service import ServiceClosedError
@@ -41,7 +41,9 @@ from sage.common.service import ServiceClosedError
 __all__ = ["VLLMService", "VLLMServiceConfig"]
 
 
-class VLLMService(AsyncioCalls, ScoringCalls, RegistryCalls, FineTuningCalls, ReplicableService):
+class VLLMService(
+    AsyncioCalls, ScoringCalls, LogprobCalls, RegistryCalls, FineTuningCalls, ReplicableService
+):
     """Generates, embeds, scores and classifies with models of the registry; thread-safe.
 
     Calls from any number of threads and pipelines are batched together by the engine. Use it
@@ -66,7 +68,9 @@ class VLLMService(AsyncioCalls, ScoringCalls, RegistryCalls, FineTuningCalls, Re
         self._record = ServiceRecord(config, self._engines)
         self._home = HomeProcess()
         engines = self._engines
-        self._prompts = PromptReader(engines.sampling, engines.adapters, engines.caches)
+        self._prompts = PromptReader(
+            engines.sampling, engines.adapters, engines.caches, config.media_policy()
+        )
 
     # -- lifecycle ------------------------------------------------------------------------------
 
@@ -105,11 +109,16 @@ class VLLMService(AsyncioCalls, ScoringCalls, RegistryCalls, FineTuningCalls, Re
         """Generate a text per prompt and wait for all of them.
 
         Args:
-            prompts: a string, a conversation (a list of ``{"role", "content"}``), ``{"prompt" or
-                "messages": ..., "options": {...}}``, or a list of these. A string is continued.
+            prompts: a string, a conversation (a list of ``{"role", "content"}``), token ids (a
+                list of whole numbers), ``{"prompt", "messages" or "prompt_token_ids": ...,
+                "options": {...}}``, or a list of these. A string is continued. A message's content
+                is a text, or a list of parts: ``{"type": "text", "text": ...}``, ``{"type":
+                "image", "image": a path, bytes or a PIL image}``, ``{"type": "image_url",
+                "image_url": {"url": ...}}``.
             options: sampling options by vLLM's names, such as ``max_tokens``, ``temperature``,
-                ``stop``, ``seed``, ``n`` or ``logprobs``; what the text must be: ``json_schema``
-                (a dict or a class), ``choice`` (a list of strings), ``regex`` or ``grammar``;
+                ``stop``, ``seed``, ``n``, ``logprobs`` or ``prompt_logprobs``; what the text must
+                be: ``json_schema`` (a dict or a class), ``json_object`` (True), ``choice`` (a list
+                of strings), ``regex``, ``grammar`` or ``structural_tag``;
                 ``deadline``, seconds after which the text so far is the result; ``priority``, of
                 which lower ones go first; ``lora``, the id of an adapter; ``model``, the name of
                 one of the service's; of conversations also ``thinking``, ``template_options``,
@@ -121,9 +130,10 @@ class VLLMService(AsyncioCalls, ScoringCalls, RegistryCalls, FineTuningCalls, Re
         Returns:
             A dict per prompt, see GenerateResult: ``text``, ``finish_reason``, ``tokens_used``,
             ``latency`` in seconds, ``model_id``, ``request_id``; of a model that thinks also
-            ``reasoning``; with ``tools`` also ``tool_calls``; with ``json_schema`` also ``parsed``,
-            None if the text was cut off; with ``logprobs`` a list of ``{"token", "logprob",
-            "top"}``; with ``n`` above 1 ``choices``, a dict of text and these for each.
+            ``reasoning``; with ``tools`` also ``tool_calls``; with ``json_schema`` or
+            ``json_object`` also ``parsed``, None if the text was cut off; with ``logprobs`` a list
+            of ``{"token", "token_id", "logprob", "top"}``, and ``prompt_logprobs`` likewise; with
+            ``n`` above 1 ``choices``, a dict of text and these for each.
 
         Raises:
             ValueError: a prompt, its length, or an option is not valid; it says which.
@@ -180,7 +190,9 @@ class VLLMService(AsyncioCalls, ScoringCalls, RegistryCalls, FineTuningCalls, Re
         """
         self._check_open()
         entry = self._engines.table.counting(model, role)
-        counts: list[int] = wait_for(start_count(entry, parse_prompts(prompts), chat_template))
+        counts: list[int] = wait_for(
+            start_count(entry, self._prompts.parse(prompts), chat_template)
+        )
         return counts
 
     def embed(self, texts: str | Sequence[str], **options: Any) -> EmbedResult:
@@ -249,35 +261,16 @@ class VLLMService(AsyncioCalls, ScoringCalls, RegistryCalls, FineTuningCalls, Re
         """Return ``state``, a ServiceState, each engine's, and the latest error; never raises."""
         return self._engines.health()
 
-    # -- models -----------------------------------------------------------------------------------
-
-    def switch_model(
-        self, model_id: str, revision: str | None = None, *, name: str | None = None
-    ) -> dict[str, Any]:
-        """Replace the text model by another one of the registry; returns ``stats``.
-
-        ``name`` replaces another of the service's models instead; one that is not loaded now is
-        loaded at its next call.
-
-        The new engine is loaded beside the old one where memory holds both, else after it. Calls
-        made meanwhile are served or wait; none fails, and each is answered by one model, which
-        its ``model_id`` names. Any error leaves the old model serving and is raised:
-        ModelNotFoundError, InsufficientMemoryError, EngineError or ValueError.
-        """
-        self._check_open()
-        # On a thread of its own: a switch that a Ctrl-C cut short could leave no model.
-        wait_for(in_background(self._engines.switch, model_id, revision, name=name))
-        return self.stats()
-
     # -- the generic entry point ------------------------------------------------------------------
 
     def process(self, payload: ProcessPayload | Mapping[str, Any]) -> Any:
         """Run ``{"task": ..., "inputs": ..., "options": {...}}`` and return the task's result.
 
-        Tasks: ``generate``, ``embed``, ``score``, ``rerank``, ``classify``, ``reward`` and
-        ``fine_tune``, whose inputs are the method's first argument; with arguments as options alone
-        ``fine_tune_jobs``, ``cancel_fine_tune``, ``show_models``, ``download_model``,
-        ``delete_model``, ``switch_model``, ``stats``, ``health``. Raises ValueError for others.
+        Tasks: ``generate``, ``embed``, ``score``, ``rerank``, ``classify``, ``reward``,
+        ``loglikelihood``, ``beam_search`` and ``fine_tune``, whose inputs are the method's first
+        argument; with arguments as options alone ``fine_tune_jobs``, ``cancel_fine_tune``,
+        ``show_models``, ``download_model``, ``delete_model``, ``switch_model``, ``stats``,
+        ``health``. Raises ValueError for others.
         """
         return wait_for(self.process_async(payload))
 

@@ -70,6 +70,8 @@ def _mode(options: RunOptions) -> Mode:
         )
     others = options.embed or options.scores or options.classify
     texts = _texts(options.prompt, chats=not (others or as_json))
+    if not texts and options.image:
+        raise typer.BadParameter("--image is for a prompt: give one with --prompt")
     if not texts:
         from sage.tools.cli.run.chat.chat import Chat
 
@@ -93,6 +95,7 @@ def _mode(options: RunOptions) -> Mode:
 
     return OneShot(
         text="\n".join(texts),
+        images=tuple(options.image or ()),
         system=options.system,
         hide_reasoning=options.hide_reasoning,
         as_json=as_json,

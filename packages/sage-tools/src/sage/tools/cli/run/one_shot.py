@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.requests.result_types import GenerateResult
+from sage.common.components.sage_vllm.requests.sampling_options import makes_json
 from sage.tools.cli.errors import CommandError, Interrupted
 from sage.tools.cli.run.answer import (
     ShownAnswer,
@@ -28,6 +30,7 @@ class OneShot:
     """Answers a prompt on stdout: the text as it comes, its JSON, or the whole result as JSON."""
 
     text: str
+    images: tuple[Path, ...] = ()
     system: str | None
     hide_reasoning: bool
     as_json: bool
@@ -39,7 +42,7 @@ class OneShot:
         try:
             with ShownService(config, quiet=self.quiet) as service:
                 prompt = self._prompt(service)
-                if self.as_json or "json_schema" in config.sampling:
+                if self.as_json or makes_json(config.sampling):
                     (result,) = service.generate([prompt])
                     _write_result(result, _context(service), as_json=self.as_json)
                     return
@@ -59,17 +62,24 @@ class OneShot:
     def _prompt(self, service: ShownService) -> Any:
         if takes_conversations(service):
             before = [] if self.system is None else [{"role": "system", "content": self.system}]
-            return [*before, {"role": "user", "content": self.text}]
+            return [*before, {"role": "user", "content": self._content()}]
         model_id = service.config.model_id
-        if self.system is not None:
+        if self.system is not None or self.images:
+            what = "system prompt" if self.system is not None else "pictures"
             raise CommandError(
-                f"{model_id} has no chat template, so it takes no system prompt",
+                f"{model_id} has no chat template, so it takes no {what}",
                 "Put it into the prompt, or take an instruction-tuned model.",
             )
         write_note(
             f"{model_id} has no chat template: it completes the text as it is.", quiet=self.quiet
         )
         return self.text
+
+    def _content(self) -> Any:
+        if not self.images:
+            return self.text
+        pictures = [{"type": "image", "image": str(path)} for path in self.images]
+        return [*pictures, {"type": "text", "text": self.text}]
 
 
 def _context(service: ShownService) -> int:

@@ -28,7 +28,7 @@ def make_texts_of_answers_alone(detokenizer: Any) -> None:
 
         def __init__(self, tokenizer: Any, request: Any) -> None:
             super().__init__(tokenizer, request)
-            self._tokens = _tokens_of(self.tokenizer)
+            self._tokens = token_texts_of(self.tokenizer)
             self._held: list[int] = []
             if self._tokens.before:
                 self._begin_anew()
@@ -113,7 +113,7 @@ class TokenTexts:
         return token.encode()
 
 
-def _tokens_of(tokenizer: Any) -> TokenTexts:
+def token_texts_of(tokenizer: Any) -> TokenTexts:
     """Return the TokenTexts of a tokenizer, made once and kept with it."""
     try:
         texts: TokenTexts = tokenizer.sage_texts

@@ -224,6 +224,7 @@ def _info(
         max_batch_size=config.scheduler_config.max_num_seqs,
         start_seconds=seconds,
         memory_bytes=plan.held_bytes,
+        modalities=runtime.renderer.images.modalities,
         chat_templates=() if spec.role is Role.EMBED else runtime.renderer.chat_templates(),
         chat_marks=runtime.renderer.chat_marks() if spec.role is Role.GENERATE else None,
         prompts=plan.prompts.by_name,
@@ -286,12 +287,19 @@ def _build_engine(spec: EngineSpec, engine_args: Any) -> LLMEngine:
     try:
         # The defaults for batch sizes are those of vLLM's offline LLM class.
         config = engine_args.create_engine_config(UsageContext.LLM_CLASS)
-        if "structured_outputs_config" not in spec.arguments:
-            # Otherwise a small model that writes JSON may add blanks until its tokens run out.
+        # Otherwise a small model that writes JSON may add blanks until its tokens run out.
+        compact = "structured_outputs_config" not in spec.arguments
+        model = config.model_config
+        if compact and model.hf_config is model.hf_text_config:
             config.structured_outputs_config.disable_any_whitespace = True
         if spec.role is Role.GENERATE and "reasoning_parser" not in spec.arguments:
             choose_reasoning_parser(config)
+        # A model of several parts checks copies of the configuration while it loads, and vLLM's
+        # check refuses this beside a backend that is chosen per request. An inline engine reads it
+        # afterwards.
         built = llm_engine.LLMEngine.from_vllm_config(config, UsageContext.LLM_CLASS)
+        if compact:
+            built.vllm_config.structured_outputs_config.disable_any_whitespace = True
     except Exception as error:
         classes = read_config(spec.model_id, spec.path).get("architectures") or []
         unknown = [name for name in classes if name not in ModelRegistry.get_supported_archs()]

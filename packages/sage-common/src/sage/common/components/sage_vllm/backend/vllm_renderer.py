@@ -10,6 +10,11 @@ from sage.common.components.sage_vllm.adapters.lora_requests import LoraRequests
 from sage.common.components.sage_vllm.backend.chat.answer_reader import AnswerReader
 from sage.common.components.sage_vllm.backend.chat.answer_readers import AnswerReaders
 from sage.common.components.sage_vllm.backend.chat.chat_format import ChatFormat
+from sage.common.components.sage_vllm.backend.rendering.images import Images
+from sage.common.components.sage_vllm.backend.rendering.sampling_parameters import (
+    SamplingParameters,
+)
+from sage.common.components.sage_vllm.backend.rendering.token_reader import TokenReader
 from sage.common.components.sage_vllm.backend.scoring.continuations import Continuations
 from sage.common.components.sage_vllm.backend.scoring.text_batches import (
     TOO_LONG,
@@ -24,16 +29,14 @@ from sage.common.components.sage_vllm.errors import (
     NoChatTemplateError,
     PromptTooLongError,
 )
-from sage.common.components.sage_vllm.requests.sampling_options import (
-    DEFAULT_MAX_TOKENS,
-    REQUEST_OPTIONS,
-    STRUCTURE_OPTIONS,
-)
+from sage.common.components.sage_vllm.tokens import TokenIds
 
 
 class VLLMRenderer(TextBatches):
     """Renders requests, on any thread.
 
+    Its ``parameters`` are those of generations, its ``images`` decode the pictures in prompts, and
+    its ``tokens`` say what tokens mean.
     It holds nothing of the engine that it came with: requests go on being rendered while an engine
     that died is built again, and fit the new one.
 
@@ -52,6 +55,9 @@ class VLLMRenderer(TextBatches):
         *,
         tool_parser: str | None = None,
     ) -> None:
+        self.parameters = SamplingParameters(model_id, engine.model_config, vllm)
+        self.images = Images(model_id, engine, vllm)
+        self.tokens = TokenReader(model_id, engine)
         self._model_id = model_id
         self._vllm = vllm
         self._renderer = engine.renderer
@@ -79,10 +85,6 @@ class VLLMRenderer(TextBatches):
             chat_format=self._chat,
             vllm=vllm,
         )
-        self._model_defaults = {
-            "max_tokens": DEFAULT_MAX_TOKENS,
-            **engine.model_config.get_diff_sampling_param(),
-        }
 
     def generation(
         self, prompt: Prompt, options: Mapping[str, Any], *, incremental: bool
@@ -92,52 +94,19 @@ class VLLMRenderer(TextBatches):
         The reader is for an answer that is more than its text, None for others. Raises
         InvalidRequestError; of its kinds PromptTooLongError and NoChatTemplateError.
         """
-        params = self.sampling_params(options, incremental=incremental)
+        budget = self._readers.thinking_budget(options)
+        sampling = options if budget is None else {**options, "thinking_token_budget": budget}
+        params = self.parameters.of(sampling, incremental=incremental)
         rendered = self.render(prompt, options)
         arguments = self.request_arguments(options)
         reader = self._readers.prepare(prompt, options, rendered, params, arguments)
         return rendered, params, arguments, reader
 
-    def sampling_params(self, options: Mapping[str, Any], *, incremental: bool = False) -> Any:
-        """Return vLLM's SamplingParams: the model's own defaults under the given options.
-
-        With ``incremental`` each step has an output, else only the last one.
-        """
-        kinds = self._vllm.RequestOutputKind
-        wanted = {**self._model_defaults, **options}
-        if (budget := self._readers.thinking_budget(wanted)) is not None:
-            wanted["thinking_token_budget"] = budget
-        try:
-            for name in wanted.keys() & STRUCTURE_OPTIONS.keys():
-                if (structure := wanted.pop(name)) is not None:
-                    vllm_name = STRUCTURE_OPTIONS[name]
-                    wanted["structured_outputs"] = self._vllm.StructuredOutputsParams(
-                        **{vllm_name: structure}
-                    )
-            for name in REQUEST_OPTIONS:
-                wanted.pop(name, None)
-            return self._vllm.SamplingParams(
-                **wanted, output_kind=kinds.CUMULATIVE if incremental else kinds.FINAL_ONLY
-            )
-        except self._vllm.refusals as error:
-            raise InvalidRequestError(self._model_id, f"bad sampling options: {error}") from error
-
     def proof_params(self) -> Any:
         """Return the parameters of the shortest work that there is."""
         if not self._generates:
             return self.pooling_params(normalize=True)
-        return self._vllm.SamplingParams(
-            max_tokens=1, temperature=0, output_kind=self._vllm.RequestOutputKind.FINAL_ONLY
-        )
-
-    def reading_params(self) -> Any:
-        """Return the SamplingParams that have the tokens of a prompt weighed, and one more made."""
-        return self._vllm.SamplingParams(
-            max_tokens=1,
-            temperature=0,
-            prompt_logprobs=0,
-            output_kind=self._vllm.RequestOutputKind.FINAL_ONLY,
-        )
+        return self.parameters.of_one_token()
 
     def render_tokens(self, token_ids: Sequence[int]) -> Any:
         """Check a prompt that is tokens already."""
@@ -170,6 +139,8 @@ class VLLMRenderer(TextBatches):
 
         Raises InvalidRequestError; of its kinds PromptTooLongError and NoChatTemplateError.
         """
+        if isinstance(prompt, TokenIds):
+            self.tokens.check(prompt)
         rendered = self._render(prompt, options, {})
         token_ids = rendered.get("prompt_token_ids", ())
         check_known(self._model_id, token_ids, self._vocabulary)
@@ -181,15 +152,29 @@ class VLLMRenderer(TextBatches):
     def count_tokens(self, prompt: Prompt, options: Mapping[str, Any]) -> int:
         """Return how many tokens a prompt has, be it longer than the model takes."""
         renderer = self._renderer
-        text = isinstance(prompt, str)
-        params = renderer.default_cmpl_tok_params if text else renderer.default_chat_tok_params
+        is_chat = not isinstance(prompt, str | TokenIds)
+        params = renderer.default_chat_tok_params if is_chat else renderer.default_cmpl_tok_params
         unlimited = {"tok_params": replace(params, max_total_tokens=None)}
         return len(self._render(prompt, options, unlimited)["prompt_token_ids"])
 
     def _render(
         self, prompt: Prompt, options: Mapping[str, Any], arguments: Mapping[str, Any]
     ) -> Any:
+        if not isinstance(prompt, str | TokenIds) and (decoded := self.images.decoded(prompt)):
+            # Without vLLM's cache for engines: what it leaves out of a request, the next engine
+            # lacks after a crash.
+            arguments = {**arguments, "skip_mm_cache": True}
+            with self.images.lock:
+                return self._render_parsed(decoded, options, arguments)
+        return self._render_parsed(prompt, options, arguments)
+
+    def _render_parsed(
+        self, prompt: Prompt, options: Mapping[str, Any], arguments: Mapping[str, Any]
+    ) -> Any:
         try:
+            if isinstance(prompt, TokenIds):
+                parsed = {"prompt_token_ids": list(prompt)}
+                return self._renderer.render_cmpl([parsed], **arguments)[0]
             if isinstance(prompt, str):
                 parsed = self._vllm.parse_model_prompt(self._model_config, prompt)
                 return self._renderer.render_cmpl([parsed], **arguments)[0]

@@ -81,7 +81,7 @@ class VLLMRuntime:
                 engine_input, arguments = self._knowing(request_id, engine_input, params, arguments)
             self._engine.add_request(request_id, engine_input, params, **arguments)
         except self._refusals as error:
-            raise InvalidRequestError(self._model_id, str(error)) from error
+            raise InvalidRequestError(self._model_id, str(error), **_way_out(error)) from error
 
     def _knowing(
         self, request_id: str, engine_input: Any, params: Any, arguments: Mapping[str, Any]
@@ -199,11 +199,16 @@ def _classes() -> VLLMClasses:
     from vllm.config.lora import MaxLoRARanks
     from vllm.exceptions import VLLMClientError
     from vllm.lora.request import LoRARequest
+    from vllm.multimodal.media import ImageMediaIO
     from vllm.renderers import ChatParams
     from vllm.renderers.chat_utils import ChatTemplateResolutionError
     from vllm.renderers.hf import HfRenderer, resolve_chat_template, safe_apply_chat_template
     from vllm.renderers.inputs.preprocess import parse_model_prompt
-    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+    from vllm.sampling_params import (
+        RepetitionDetectionParams,
+        RequestOutputKind,
+        StructuredOutputsParams,
+    )
 
     class SharedPoolingParams(PoolingParams):  # type: ignore[misc]  # vLLM's classes are Any here
         """Parameters of many requests; copying them for each is 2 % of an embedding's time."""
@@ -215,8 +220,10 @@ def _classes() -> VLLMClasses:
         ChatParams=ChatParams,
         ChatTemplateResolutionError=ChatTemplateResolutionError,
         HfRenderer=HfRenderer,
+        ImageMediaIO=ImageMediaIO,
         LoRARequest=LoRARequest,
         lora_ranks=get_args(MaxLoRARanks),
+        RepetitionDetectionParams=RepetitionDetectionParams,
         RequestOutputKind=RequestOutputKind,
         SamplingParams=SamplingParams,
         SharedPoolingParams=SharedPoolingParams,
@@ -226,6 +233,14 @@ def _classes() -> VLLMClasses:
         safe_apply_chat_template=safe_apply_chat_template,
         refusals=(VLLMClientError, ValueError, TypeError),
     )
+
+
+def _way_out(error: Exception) -> dict[str, Any]:
+    """Return what an engine is to be configured with to take what vLLM has refused."""
+    if getattr(error, "parameter", None) not in ("logprobs", "prompt_logprobs"):
+        return {}
+    value = getattr(error, "value", None)
+    return {"hint": "configure it with", "option": "engine.max_logprobs", "value": value}
 
 
 def _close_sockets(client: EngineCoreClient) -> None:

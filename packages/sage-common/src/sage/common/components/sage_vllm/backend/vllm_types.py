@@ -54,8 +54,13 @@ class TokenizeParams(Protocol):
 class Renderer(Protocol):
     """``vllm.renderers.BaseRenderer``."""
 
+    mm_processor: Any
     default_cmpl_tok_params: TokenizeParams
     default_chat_tok_params: TokenizeParams
+
+    def get_eos_token_id(self) -> int | None:
+        """Return the token that ends a text."""
+        ...
 
     def get_tokenizer(self) -> Any:
         """Return the model's tokenizer, of transformers' or of its own kind."""
@@ -82,6 +87,7 @@ class ModelConfig(Protocol):
     dtype: Any
     hf_config: Any
     max_model_len: int
+    multimodal_config: Any
     quantization: str | None
     runner_type: str
     use_sep_token: bool
@@ -181,6 +187,8 @@ class VLLMClasses:
     ChatTemplateResolutionError: type[Exception]
     HfRenderer: type[Any]
     LoRARequest: type[Any]
+    ImageMediaIO: type[Any]
+    RepetitionDetectionParams: type[Any]
     lora_ranks: tuple[int, ...]
     """What an engine's ``max_lora_rank`` may be."""
     RequestOutputKind: Any

@@ -10,11 +10,11 @@ from typing import Any
 from sage.common.components.sage_vllm.engine_contract import (
     Completion,
     Generation,
-    TokenLogprob,
     ToolCall,
 )
+from sage.common.components.sage_vllm.tokens import TokenLogprob
 
-_WHOLE = ("stop", "length", "tool_calls")
+_WHOLE = ("stop", "length", "repetition", "tool_calls")
 
 
 def stored(generation: Generation) -> bytes | None:
@@ -22,24 +22,33 @@ def stored(generation: Generation) -> bytes | None:
     if any(each.finish_reason not in _WHOLE for each in generation.completions):
         return None  # its deadline, or its caller, ended it
     completions = [asdict(completion) for completion in generation.completions]
-    return json.dumps([generation.prompt_token_count, completions]).encode()
+    prompt = generation.prompt_logprobs
+    weighed = None if prompt is None else [each and asdict(each) for each in prompt]
+    return json.dumps([generation.prompt_token_count, completions, weighed]).encode()
 
 
 def restored(kept: bytes, *, request_id: str, latency: float) -> Generation:
     """Return the generation that was kept; raises ValueError, TypeError or KeyError."""
-    prompt_tokens, completions = json.loads(kept)
+    prompt_tokens, completions, weighed = json.loads(kept)
     return Generation(
         request_id=request_id,
         prompt_token_count=prompt_tokens,
         completions=[_completion(each) for each in completions],
         latency=latency,
         cached=True,
+        prompt_logprobs=None if weighed is None else [each and _weighed(each) for each in weighed],
     )
 
 
 def _completion(kept: Mapping[str, Any]) -> Completion:
     read = dict(kept)
-    for name, kind in (("logprobs", TokenLogprob), ("tool_calls", ToolCall)):
-        if kept[name] is not None:
-            read[name] = [kind(**each) for each in kept[name]]
+    if kept["logprobs"] is not None:
+        read["logprobs"] = [_weighed(each) for each in kept["logprobs"]]
+    if kept["tool_calls"] is not None:
+        read["tool_calls"] = [ToolCall(**each) for each in kept["tool_calls"]]
     return Completion(**read)
+
+
+def _weighed(kept: Mapping[str, Any]) -> TokenLogprob:
+    by_id = {int(token_id): logprob for token_id, logprob in kept["by_id"].items()}
+    return TokenLogprob(**{**kept, "by_id": by_id})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from copy import copy
 from dataclasses import replace
@@ -17,8 +17,8 @@ from sage.common.components.sage_vllm.engine_contract import (
     Embedding,
     Generation,
     OnText,
-    TokenLogprob,
 )
+from sage.common.components.sage_vllm.tokens import TokenLogprob
 
 _NOTHING = Completion(text="", finish_reason="deadline", token_count=0)
 _JOINING = threading.Lock()  # held for moments, so that one does for all requests
@@ -42,6 +42,7 @@ class EngineRequest:
         "input",
         "on_text",
         "params",
+        "prompt_logprobs",
         "reader",
         "started",
         "stream",
@@ -83,6 +84,7 @@ class EngineRequest:
         self.crashes = 0  # engines that died while they worked on it
         self.text = ""  # what on_text has been given
         self.unfinished: dict[int, Any] = {}  # vLLM's latest completions, by index
+        self.prompt_logprobs: Any = None  # vLLM's, where they were asked for
 
     @property
     def is_text(self) -> bool:
@@ -96,6 +98,7 @@ class EngineRequest:
 
     def note(self, output: Any) -> bool:
         """Take in an incremental output; return False if it contradicts text already given out."""
+        self.prompt_logprobs = output.prompt_logprobs
         for completion in output.outputs:
             self.unfinished[completion.index] = completion
         if self.on_text is None:
@@ -173,6 +176,7 @@ def to_generation(request: EngineRequest, output: Any) -> tuple[Generation, int,
     an answer that cannot be read.
     """
     reader = request.reader
+    given = request.prompt_logprobs if request.incremental else output.prompt_logprobs
     if request.incremental:
         if output is None:
             request.end_stream()
@@ -181,12 +185,15 @@ def to_generation(request: EngineRequest, output: Any) -> tuple[Generation, int,
     else:
         outputs = sorted(output.outputs, key=lambda each: each.index)
     found = [_NOTHING if each is None else _completion(each, reader) for each in outputs]
-    prompt_tokens = len(request.input["prompt_token_ids"])
+    token_ids = request.input["prompt_token_ids"]
+    prompt_tokens = len(token_ids)
     generation = Generation(
         request_id=request.id,
         prompt_token_count=prompt_tokens,
         completions=found,
         latency=time.perf_counter() - request.started,
+        prompt_token_ids=token_ids,
+        prompt_logprobs=None if given is None else _logprobs(token_ids, given),
     )
     return generation, prompt_tokens, sum(c.token_count for c in found)
 
@@ -231,7 +238,7 @@ def _completion(completion: Any, reader: AnswerReader | None) -> Completion:
         text=completion.text,
         finish_reason=completion.finish_reason or "deadline",
         token_count=len(completion.token_ids),
-        logprobs=None if completion.logprobs is None else _logprobs(completion),
+        logprobs=None if completion.logprobs is None else _sampled(completion),
     )
     if reader is None:
         return plain
@@ -242,14 +249,23 @@ def _completion(completion: Any, reader: AnswerReader | None) -> Completion:
     )
 
 
-def _logprobs(completion: Any) -> list[TokenLogprob]:
+def _sampled(completion: Any) -> list[TokenLogprob]:
+    found = _logprobs(completion.token_ids, completion.logprobs)
+    return [each for each in found if each is not None]
+
+
+def _logprobs(token_ids: Sequence[int], places: Sequence[Any]) -> list[TokenLogprob | None]:
+    """Return what vLLM says of each token in its place; of a prompt's first one it says nothing."""
     return [
-        TokenLogprob(
+        place
+        and TokenLogprob(
             token=_token(place[token_id]),
+            token_id=token_id,
             logprob=place[token_id].logprob,
             top={_token(each): each.logprob for each in place.values()},
+            by_id={each: place[each].logprob for each in place},
         )
-        for token_id, place in zip(completion.token_ids, completion.logprobs, strict=True)
+        for token_id, place in zip(token_ids, places, strict=False)  # a deadline cuts a prompt's
     ]
 
 

@@ -253,11 +253,19 @@ class SharedEngine:
         request = EngineRequest(
             f"r{next(self._ids)}",
             renderer.render_tokens(token_ids),
-            renderer.reading_params(),
+            renderer.parameters.of_reading(),
             to_prompt_logprobs,
             arguments=renderer.request_arguments({"lora": lora}),
         )
         return self._start(request)
+
+    def end_token(self) -> int | None:
+        """Return the token that ends a text; see ReadsTokens."""
+        return self._renderer.tokens.end_token()
+
+    def text_of(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Return the text of tokens; see ReadsTokens."""
+        return self._renderer.tokens.text_of(token_ids, skip_special_tokens=skip_special_tokens)
 
     def stats(self) -> EngineStats:
         """Return the counters as of the last step."""

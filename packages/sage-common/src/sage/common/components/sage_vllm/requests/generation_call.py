@@ -10,14 +10,27 @@ from typing import Any
 from sage.common.components.sage_vllm.engine_contract import (
     Completion,
     Engine,
+    EngineInfo,
     Generation,
     OnText,
 )
 from sage.common.components.sage_vllm.errors import InvalidAnswerError
 from sage.common.components.sage_vllm.requests.gather import attempt, gather, then
 from sage.common.components.sage_vllm.requests.inputs import PromptItem
+from sage.common.components.sage_vllm.requests.media.content_parts import (
+    has_images,
+    no_images,
+)
 from sage.common.components.sage_vllm.requests.result_types import GenerateResult
 from sage.common.components.sage_vllm.requests.results import generation_result
+
+
+def check_modalities(info: EngineInfo, items: Sequence[PromptItem]) -> None:
+    """Raise InvalidRequestError for a prompt with pictures that the model does not take."""
+    for index, item in enumerate(items):
+        if "image" not in info.modalities and has_images(item.prompt):
+            which = f"prompt {index}" if len(items) > 1 else "the prompt"
+            raise no_images(info.model_id, which)
 
 
 class GenerationCall:
@@ -65,7 +78,7 @@ class GenerationCall:
                     completions=[nothing] * item.options.get("n", 1),
                     latency=latency,
                 ),
-                schema=item.options.get("json_schema"),
+                item.options,
             )
             for item in self._items
         ]
@@ -74,19 +87,20 @@ class GenerationCall:
         """Submit the prompts; return a Future of the list that VLLMService.generate describes."""
         model_id, return_errors = engine.info.model_id, self._return_errors
         result = self._result_or_error if return_errors else generation_result
-        schemas = [item.options.get("json_schema") for item in self._items]
+        if not return_errors:
+            check_modalities(engine.info, self._items)
         if len(self._items) == 1:  # most calls: they are spared what many prompts need
 
             def alone(generation: Any) -> list[GenerateResult]:
-                return [result(model_id, generation, schema=schemas[0])]
+                return [result(model_id, generation, self._items[0].options)]
 
             only = self._submit(engine, self._items[0])
             return then(only, alone, return_errors=return_errors)
 
         def together(generations: list[Any]) -> list[GenerateResult]:
             return [
-                result(model_id, generation, schema=schema)
-                for generation, schema in zip(generations, schemas, strict=True)
+                result(model_id, generation, item.options)
+                for generation, item in zip(generations, self._items, strict=True)
             ]
 
         submitted = (self._submit(engine, item) for item in self._items)
@@ -94,10 +108,10 @@ class GenerationCall:
 
     @staticmethod
     def _result_or_error(
-        model_id: str, generation: Any, *, schema: Mapping[str, Any] | None
+        model_id: str, generation: Any, options: Mapping[str, Any]
     ) -> GenerateResult:
         try:
-            return generation_result(model_id, generation, schema=schema)
+            return generation_result(model_id, generation, options)
         except InvalidAnswerError as error:
             return generation_result(model_id, error)
 

@@ -9,12 +9,16 @@ from typing import Any, NamedTuple
 from sage.common.components.sage_vllm.engine_contract import Prompt
 from sage.common.components.sage_vllm.errors import InvalidInputError
 from sage.common.components.sage_vllm.requests.chat.messages import in_openai_form
+from sage.common.components.sage_vllm.requests.media.content_parts import check_content
 from sage.common.components.sage_vllm.requests.unicode import check_unicode
+from sage.common.components.sage_vllm.tokens import TokenIds
 
 _PASS = (
-    "pass a string, a conversation (a list of {'role', 'content'}), "
-    "{'prompt' or 'messages': ..., 'options': {...}}, or a list of these"
+    "pass a string, a conversation (a list of {'role', 'content'}), token ids (a list of whole "
+    "numbers), {'prompt', 'messages' or 'prompt_token_ids': ..., 'options': {...}}, or a list of "
+    "these"
 )
+_KINDS = ("prompt", "messages", "prompt_token_ids")
 
 
 class PromptItem(NamedTuple):
@@ -31,7 +35,7 @@ class PromptItem(NamedTuple):
 
 def parse_prompts(inputs: Any) -> list[PromptItem]:
     """Return one item per prompt; raises InvalidInputError with the position."""
-    if isinstance(inputs, str | Mapping) or _is_conversation(inputs):
+    if isinstance(inputs, str | Mapping) or _is_conversation(inputs) or are_token_ids(inputs):
         return [_parse_one(inputs, "the prompt")]
     if not isinstance(inputs, Sequence) or isinstance(inputs, bytes):
         raise InvalidInputError(
@@ -59,6 +63,8 @@ def _parse_one(item: Any, which: str) -> PromptItem:
         if "role" in item:
             return PromptItem(prompt=_check_conversation([item], which))
         return _parse_mapping(item, which)
+    if are_token_ids(item):
+        return PromptItem(prompt=_check_token_ids(item, which))
     if isinstance(item, Sequence) and not isinstance(item, bytes):
         return PromptItem(prompt=_check_conversation(item, which))
     raise InvalidInputError(
@@ -67,23 +73,39 @@ def _parse_one(item: Any, which: str) -> PromptItem:
 
 
 def _parse_mapping(item: Mapping[str, Any], which: str) -> PromptItem:
-    unknown = set(item) - {"prompt", "messages", "options"}
-    if unknown or ("prompt" in item) == ("messages" in item):
+    kinds = [kind for kind in _KINDS if kind in item]
+    if set(item) - {*_KINDS, "options"} or len(kinds) != 1:
         raise InvalidInputError(
             item,
-            f"{which} must have the key 'prompt' or 'messages', and may have 'options'; "
-            f"it has {sorted(map(str, item))}",
+            f"{which} must have the key 'prompt' or 'messages' or 'prompt_token_ids', and may have "
+            f"'options'; it has {sorted(map(str, item))}",
         )
     options = item.get("options", {})
     if not isinstance(options, Mapping):
         problem = f"the options of {which} must be a mapping, not {options!r}"
         raise InvalidInputError(options, problem, hint="pass 'options': {'max_tokens': 64}")
-    if "prompt" not in item:
-        return PromptItem(prompt=_check_conversation(item["messages"], which), options=options)
-    prompt = item["prompt"]
+    prompt = item[kinds[0]]
+    if kinds[0] == "messages":
+        return PromptItem(prompt=_check_conversation(prompt, which), options=options)
+    if kinds[0] == "prompt_token_ids" or are_token_ids(prompt):
+        return PromptItem(prompt=_check_token_ids(prompt, which), options=options)
     if not isinstance(prompt, str):
         raise InvalidInputError(prompt, f"{which} has a 'prompt' that is no string: {prompt!r}")
     return PromptItem(prompt=_check_text(prompt, which), options=options, as_is=True)
+
+
+def are_token_ids(inputs: Any) -> bool:
+    """Whether a prompt is token ids: a list that begins with a whole number."""
+    return (
+        isinstance(inputs, Sequence)
+        and not isinstance(inputs, str | bytes)
+        and bool(inputs)
+        and _is_token_id(inputs[0])
+    )
+
+
+def _is_token_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_conversation(inputs: Any) -> bool:
@@ -102,6 +124,18 @@ def _check_text(text: str, which: str) -> str:
     return text
 
 
+def _check_token_ids(token_ids: Any, which: str) -> TokenIds:
+    if not isinstance(token_ids, Sequence) or isinstance(token_ids, str | bytes) or not token_ids:
+        problem = f"{which} must have at least one token id, a whole number, not {token_ids!r}"
+        hint = "of an array or a tensor pass its tolist()"
+        raise InvalidInputError(token_ids, problem, hint=hint)
+    for index, token_id in enumerate(token_ids):
+        if not _is_token_id(token_id):
+            problem = f"token {index} of {which} must be a whole number, not {token_id!r}"
+            raise InvalidInputError(token_id, problem)
+    return TokenIds(token_ids)
+
+
 def _check_conversation(messages: Any, which: str) -> Sequence[Mapping[str, Any]]:
     if not _is_conversation(messages):
         raise InvalidInputError(
@@ -118,23 +152,6 @@ def _check_conversation(messages: Any, which: str) -> Sequence[Mapping[str, Any]
                 f"{which} has a message without a 'role' that is a string and a 'content': "
                 f"{message!r}",
             )
-        if not _is_text(message.get("content")):
-            raise InvalidInputError(
-                message["content"],
-                f"{which} has a message whose content is not text, a string or a list of "
-                f"{{'type': 'text', 'text': ...}}: {message['content']!r}",
-            )
+        check_content(message.get("content"), which)
         check_unicode(message, f"a message of {which}")
     return in_openai_form(messages)
-
-
-def _is_text(content: Any) -> bool:
-    """Whether a message's content is text: a link to a picture, vLLM would go and fetch."""
-    if content is None or isinstance(content, str):
-        return True  # None: an assistant's turn that only calls tools
-    return isinstance(content, list) and all(
-        isinstance(part, Mapping)
-        and part.get("type") == "text"
-        and isinstance(part.get("text"), str)
-        for part in content
-    )

@@ -10,6 +10,11 @@ from sage.common.components.sage_vllm.cache.result_caches import ResultCaches
 from sage.common.components.sage_vllm.engine_contract import LoraAdapter
 from sage.common.components.sage_vllm.requests.chat.chat_options import for_prompt, in_our_forms
 from sage.common.components.sage_vllm.requests.inputs import PromptItem, parse_prompts
+from sage.common.components.sage_vllm.requests.media.content_parts import (
+    has_images,
+    with_sources,
+)
+from sage.common.components.sage_vllm.requests.media.media_policy import MediaPolicy
 from sage.common.components.sage_vllm.requests.sampling_options import (
     check_own_options,
     check_sampling_options,
@@ -20,7 +25,7 @@ class PromptReader:
     """Reads prompts in all their shapes.
 
     ``defaults`` returns the options that hold for a model where nobody gives others, by the model's
-    name; it raises what is wrong with the name.
+    name; it raises what is wrong with the name. ``policy`` holds for the pictures in prompts.
     """
 
     def __init__(
@@ -28,10 +33,21 @@ class PromptReader:
         defaults: Callable[[str | None], Mapping[str, Any]],
         adapters: LoraAdapters,
         caches: ResultCaches,
+        policy: MediaPolicy,
     ) -> None:
         self._defaults = defaults
         self._adapters = adapters
         self._caches = caches
+        self._policy = policy
+
+    def parse(self, prompts: Any) -> list[PromptItem]:
+        """Return an item per prompt with its own options alone; raises InvalidInputError."""
+        return [
+            item._replace(prompt=with_sources(item.prompt, self._policy))
+            if has_images(item.prompt)
+            else item
+            for item in parse_prompts(prompts)
+        ]
 
     def read(self, prompts: Any, options: Mapping[str, Any]) -> list[PromptItem]:
         """Return an item per prompt; its own options override the call's, and those the defaults.
@@ -39,7 +55,7 @@ class PromptReader:
         Raises ValueError for a shape or an option that is not valid, and what finding a LoRA
         adapter raises.
         """
-        items = parse_prompts(prompts)
+        items = self.parse(prompts)
         found: dict[str, LoraAdapter] = {}
         if all(not item.options for item in items):
             model, shared = self._complete(options, found)

@@ -22,11 +22,16 @@ class TokensUsed(TypedDict):
 
 
 class TokenResult(TypedDict):
-    """A generated token, its log-probability, and those of the likeliest tokens in its place."""
+    """A token, its log-probability, and those of the likeliest tokens in its place.
+
+    With ``logprob_token_ids`` those of these ids are in ``by_id`` too: texts of two may be equal.
+    """
 
     token: str
+    token_id: int
     logprob: float
     top: dict[str, float]
+    by_id: NotRequired[dict[int, float]]
 
 
 class ToolCallResult(TypedDict):
@@ -47,9 +52,10 @@ class ErrorResult(TypedDict):
 class Choice(TypedDict):
     """One of the ``n`` texts of a prompt.
 
-    ``finish_reason`` is ``"stop"``, ``"length"``, ``"deadline"`` or ``"tool_calls"``. ``parsed`` is
-    there with ``json_schema``, None if the text was cut off; ``logprobs`` where they were asked
-    for. ``reasoning`` is what a model thought that thinks, None if it did not this time;
+    ``finish_reason`` is ``"stop"``, ``"length"``, ``"deadline"``, ``"tool_calls"``, or with
+    ``repetition_detection`` ``"repetition"``. ``parsed`` is there with ``json_schema`` or
+    ``json_object``, None if the text was cut off; ``logprobs`` where they were asked for.
+    ``reasoning`` is what a model thought that thinks, None if it did not this time;
     ``tool_calls`` are there where tools were offered, an empty list if it asked for none.
     """
 
@@ -65,16 +71,61 @@ class GenerateResult(Choice):
     """What ``generate`` returns for a prompt; ``latency`` is in seconds.
 
     ``choices`` is there with ``n`` above 1, ``cached`` if a cache had the answer.
-    Under ``on_error="return"`` a prompt that failed has
-    ``error`` and ``model_id``, and nothing else.
+    ``prompt_logprobs`` is there where they were asked for; its first entry is None, since nothing
+    is before the first token. Under ``on_error="return"`` a prompt that failed has ``error`` and
+    ``model_id``, and nothing else.
     """
 
     tokens_used: TokensUsed
     latency: float
     model_id: str
     request_id: str
+    prompt_logprobs: NotRequired[list[TokenResult | None]]
     choices: NotRequired[list[Choice]]
     cached: NotRequired[bool]
+    error: NotRequired[ErrorResult]
+
+
+class LikelihoodResult(TypedDict):
+    """What ``loglikelihood`` returns for a pair; ``latency`` is in seconds.
+
+    ``logprob`` is the sum over the continuation's ``tokens``, ``is_greedy`` whether each of them is
+    the likeliest in its place. ``error`` as of GenerateResult.
+    """
+
+    logprob: float
+    is_greedy: bool
+    tokens: list[TokenResult]
+    tokens_used: TokensUsed
+    latency: float
+    model_id: str
+    error: NotRequired[ErrorResult]
+
+
+class Beam(TypedDict):
+    """One of the texts that a beam search found.
+
+    ``logprob`` is the sum over its ``token_ids``, ``score`` what the beams are sorted by.
+    """
+
+    text: str
+    finish_reason: str
+    score: float
+    logprob: float
+    token_ids: list[int]
+
+
+class BeamResult(Beam):
+    """What ``beam_search`` returns for a prompt: the best text, and all of them as ``choices``.
+
+    ``tokens_used`` counts the tokens of these texts; ``latency`` is in seconds. ``error`` as of
+    GenerateResult.
+    """
+
+    choices: list[Beam]
+    tokens_used: TokensUsed
+    latency: float
+    model_id: str
     error: NotRequired[ErrorResult]
 
 
@@ -112,6 +163,8 @@ class ProcessPayload(TypedDict):
         "rerank",
         "classify",
         "reward",
+        "loglikelihood",
+        "beam_search",
         "fine_tune",
         "fine_tune_jobs",
         "cancel_fine_tune",

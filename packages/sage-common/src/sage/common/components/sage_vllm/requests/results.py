@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any, cast
 
 from sage.common.components.sage_vllm.engine_contract import (
@@ -19,25 +20,27 @@ from sage.common.components.sage_vllm.requests.result_types import (
     EmbedError,
     EmbedResult,
     GenerateResult,
+    TokenResult,
 )
+from sage.common.components.sage_vllm.requests.sampling_options import makes_json
+from sage.common.components.sage_vllm.tokens import TokenLogprob
 
 
 def generation_result(
     model_id: str,
     generation: Generation | Exception,
-    *,
-    schema: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> GenerateResult:
     """Return what VLLMService.generate does for one prompt, or for the error in its place.
 
-    Raises InvalidAnswerError for a text that the class of its ``schema`` refuses.
+    ``options`` are those of the prompt. Raises InvalidAnswerError for a text that the class of its
+    ``json_schema`` refuses.
     """
     if isinstance(generation, Exception):
-        error = {"type": type(generation).__name__, "message": str(generation)}
-        return cast("GenerateResult", {"error": error, "model_id": model_id})
+        return cast("GenerateResult", error_result(model_id, generation))
     tokens_used = _tokens_used(generation)
     try:
-        choices = [_choice(completion, schema) for completion in generation.completions]
+        choices = [_choice(completion, options) for completion in generation.completions]
     except InvalidAnswerError as error:
         error.tokens_used = tokens_used
         raise
@@ -50,9 +53,34 @@ def generation_result(
     }
     if generation.cached:
         result["cached"] = True
+    if generation.prompt_logprobs is not None:
+        result["prompt_logprobs"] = [
+            each and token_result(each) for each in generation.prompt_logprobs
+        ]
     if len(choices) > 1:
         result["choices"] = choices
     return cast("GenerateResult", result)
+
+
+def error_result(model_id: str, error: Exception) -> dict[str, Any]:
+    """Return what stands in the place of a result under ``on_error="return"``."""
+    return {
+        "error": {"type": type(error).__name__, "message": str(error)},
+        "model_id": model_id,
+    }
+
+
+def token_result(each: TokenLogprob, *, by_id: bool = False) -> TokenResult:
+    """Return how likely a token is, as a dict; with ``by_id`` those of ids too."""
+    found: TokenResult = {
+        "token": each.token,
+        "token_id": each.token_id,
+        "logprob": each.logprob,
+        "top": dict(each.top),
+    }
+    if by_id:
+        found["by_id"] = dict(each.by_id)
+    return found
 
 
 def _tokens_used(generation: Generation) -> dict[str, int]:
@@ -67,7 +95,7 @@ def _tokens_used(generation: Generation) -> dict[str, int]:
     return used
 
 
-def _choice(completion: Completion, schema: Mapping[str, Any] | None) -> Choice:
+def _choice(completion: Completion, options: Mapping[str, Any]) -> Choice:
     choice: Choice = {"text": completion.text, "finish_reason": completion.finish_reason}
     if completion.reasoning_token_count is not None:
         choice["reasoning"] = completion.reasoning
@@ -75,13 +103,12 @@ def _choice(completion: Completion, schema: Mapping[str, Any] | None) -> Choice:
         choice["tool_calls"] = [
             {"id": call.id, "name": call.name, "arguments": call.arguments} for call in calls
         ]
-    if schema is not None:
+    if makes_json(options):
+        schema = options.get("json_schema") or {}
         choice["parsed"] = None if completion.tool_calls else parsed(completion.text, schema)
     if completion.logprobs is not None:
-        choice["logprobs"] = [
-            {"token": each.token, "logprob": each.logprob, "top": dict(each.top)}
-            for each in completion.logprobs
-        ]
+        by_id = options.get("logprob_token_ids") is not None
+        choice["logprobs"] = [token_result(each, by_id=by_id) for each in completion.logprobs]
     return choice
 
 

@@ -17,7 +17,17 @@ from sage.common.components.sage_vllm.requests.unicode import check_unicode
 from sage.common.core.errors import nearest
 
 _TYPES: dict[str, tuple[str, ...]] = {
-    "a whole number": ("logprobs", "max_tokens", "min_tokens", "n", "priority", "seed", "top_k"),
+    "a whole number": (
+        "logprobs",
+        "max_tokens",
+        "min_tokens",
+        "n",
+        "priority",
+        "prompt_logprobs",
+        "seed",
+        "thinking_token_budget",
+        "top_k",
+    ),
     "seconds above 0": ("deadline",),
     "a number": (
         "frequency_penalty",
@@ -31,20 +41,32 @@ _TYPES: dict[str, tuple[str, ...]] = {
         "continue_final_message",
         "ignore_eos",
         "include_stop_str_in_output",
+        "json_object",
+        "skip_reading_prefix_cache",
         "skip_special_tokens",
         "spaces_between_special_tokens",
+        "watermarking",
     ),
     "a string": ("chat_template", "grammar", "lora", "model", "regex"),
     "a string or a list of strings": ("stop",),
     "a list of strings": ("bad_words", "choice"),
-    "a list of whole numbers": ("allowed_token_ids", "stop_token_ids"),
+    "a list of whole numbers": (
+        "allowed_token_ids",
+        "logprob_token_ids",
+        "stop_token_ids",
+        "trace_decode_token_ids",
+    ),
     "a dict with strings as keys": ("extra_args", "template_options", TEMPLATE_OPTIONS_ALIAS),
     "a dict of token ids and numbers": ("logit_bias",),
+    "a dict of whole numbers such as {'max_pattern_size': 20, 'min_count': 4}": (
+        "repetition_detection",
+    ),
     "a JSON schema as a dict, a pydantic class or a dataclass": ("json_schema",),
     "True, False, or a number of tokens": ("thinking",),
     "a list of functions or of their schemas": ("tools",),
     "auto, none, required or the name of a tool": ("tool_choice",),
     "a folder, or a dict with a folder": ("cache",),
+    "a dict, or its JSON as a string": ("structural_tag",),
 }
 _TYPE_OF = {name: kind for kind, names in _TYPES.items() for name in names}
 _LARGEST = 2**63 - 1  # what vLLM's processes can tell each other
@@ -54,9 +76,12 @@ STRUCTURE_OPTIONS = {
     "choice": "choice",
     "regex": "regex",
     "grammar": "grammar",
+    "json_object": "json_object",
+    "structural_tag": "structural_tag",
 }
 """What the text must be, at most one of them, and vLLM's name of it: ``json_schema`` a JSON schema
-as a dict, ``choice`` a list of strings, ``regex`` and ``grammar`` (EBNF) strings."""
+as a dict, ``choice`` a list of strings, ``regex`` and ``grammar`` (EBNF) strings, ``json_object``
+True for any object, ``structural_tag`` a dict, or its JSON: which form begins and ends where."""
 
 REQUEST_OPTIONS = CHAT_OPTIONS | {
     "cache", "chat_template", "deadline", "lora", "model", "priority",
@@ -68,9 +93,31 @@ result), ``lora`` (an adapter of the registry), ``model`` (one of the service's 
 
 SAMPLING_OPTIONS = frozenset(_TYPE_OF)
 
+INSTEAD = {
+    "detokenize": "a generation is a text; logprobs=0 has the ids of its tokens too",
+    "flat_logprobs": "it changes a form inside vLLM; logprobs are the same with it",
+    "output_kind": "generate() has the whole text, stream() its pieces",
+    "prompt_logprob_start": "prompt_logprobs has all of a prompt's tokens",
+    "prompt_logprob_token_ids": "prompt_logprobs=-1 has the prompt's log-probabilities of all ids",
+    "routed_experts_prompt_start": "results do not have the experts that tokens were routed to",
+    "stream_interval": "stream() yields a piece for each step",
+    "structured_outputs": "use json_schema, json_object, choice, regex, grammar or structural_tag",
+}
+"""Parameters of vLLM's that are no options here, and what to do instead."""
+
 DEFAULT_MAX_TOKENS = 512
 """Used where neither the call, nor the service, nor the model names a limit: vLLM's own default
 of 16 tokens cuts every answer short."""
+
+
+def prescribes(options: Mapping[str, Any], *names: str) -> bool:
+    """Whether a text must have one of these forms; ``json_object=False`` is none."""
+    return any(options.get(name) not in (None, False) for name in names)
+
+
+def makes_json(options: Mapping[str, Any]) -> bool:
+    """Whether a text is JSON, which the result has ``parsed``."""
+    return prescribes(options, "json_schema", "json_object")
 
 
 def check_sampling_options(
@@ -87,7 +134,7 @@ def check_sampling_options(
                 name,
                 value,
                 f"unknown sampling option {name!r} in {where}",
-                hint=nearest(str(name), sorted({*SAMPLING_OPTIONS, *others})),
+                hint=INSTEAD.get(name) or nearest(str(name), sorted({*SAMPLING_OPTIONS, *others})),
             )
         if value is not None and not _IS[kind := _TYPE_OF[name]](value):
             problem = f"{name} in {where} must be {kind}, not {value!r}"
@@ -96,7 +143,7 @@ def check_sampling_options(
             check_unicode(value, f"{name} in {where}")
         except ValueError as error:
             raise InvalidOptionError(name, value, str(error)) from error
-    structures = [name for name in STRUCTURE_OPTIONS if options.get(name) is not None]
+    structures = [name for name in STRUCTURE_OPTIONS if prescribes(options, name)]
     if len(structures) > 1:
         problem = f"{' and '.join(structures)} in {where}: a text can follow only one"
         raise InvalidOptionError(structures[-1], options[structures[-1]], problem)
@@ -183,4 +230,8 @@ _IS: dict[str, Callable[[Any], bool]] = {
     "a folder, or a dict with a folder": lambda value: isinstance(
         value, str | os.PathLike | Mapping
     ),
+    "a dict of whole numbers such as {'max_pattern_size': 20, 'min_count': 4}": lambda value: (
+        _is_dict(value) and all(map(_is_string, value)) and all(map(_is_integer, value.values()))
+    ),
+    "a dict, or its JSON as a string": lambda value: _is_dict(value) or _is_string(value),
 }

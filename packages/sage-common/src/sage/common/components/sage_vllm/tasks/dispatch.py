@@ -37,6 +37,10 @@ def tasks_of(service: Any) -> dict[str, Task]:
         "rerank": Task(run=service.rerank_async, has_inputs=True, returns_future=True),
         "classify": Task(run=service.classify_async, has_inputs=True, returns_future=True),
         "reward": Task(run=service.reward_async, has_inputs=True, returns_future=True),
+        "loglikelihood": Task(
+            run=service.loglikelihood_async, has_inputs=True, returns_future=True
+        ),
+        "beam_search": Task(run=service.beam_search_async, has_inputs=True, returns_future=True),
         "fine_tune": Task(run=service.fine_tune_future, has_inputs=True, returns_future=True),
         "fine_tune_jobs": Task(run=service.fine_tune_jobs),
         "cancel_fine_tune": Task(run=service.cancel_fine_tune),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.errors import ModelInUseError
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
+from sage.common.components.sage_vllm.requests.gather import wait_for
+from sage.common.core.background import in_background
 from sage.common.model_registry import vllm_registry
 from sage.common.model_registry.vllm_registry import ModelInfo
 
@@ -16,6 +19,8 @@ class RegistryCalls:
 
     config: VLLMServiceConfig
     _engines: EnginePool
+    _check_open: Callable[[], None]
+    stats: Callable[[], dict[str, Any]]
 
     def show_models(self) -> list[dict[str, Any]]:
         """Return the registry's models as plain data."""
@@ -47,6 +52,24 @@ class RegistryCalls:
                 raise ModelInUseError(model_id, by_call=True)
         done = vllm_registry.delete_model(model_id, revision, root=root)
         return {"freed_bytes": done.freed_bytes, "models": [_record(m) for m in done.models]}
+
+    def switch_model(
+        self, model_id: str, revision: str | None = None, *, name: str | None = None
+    ) -> dict[str, Any]:
+        """Replace the text model by another one of the registry; returns ``stats``.
+
+        ``name`` replaces another of the service's models instead; one that is not loaded now is
+        loaded at its next call.
+
+        The new engine is loaded beside the old one where memory holds both, else after it. Calls
+        made meanwhile are served or wait; none fails, and each is answered by one model, which
+        its ``model_id`` names. Any error leaves the old model serving and is raised:
+        ModelNotFoundError, InsufficientMemoryError, EngineError or ValueError.
+        """
+        self._check_open()
+        # On a thread of its own: a switch that a Ctrl-C cut short could leave no model.
+        wait_for(in_background(self._engines.switch, model_id, revision, name=name))
+        return self.stats()
 
 
 def _record(model: ModelInfo) -> dict[str, Any]:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     )
     from sage.common.components.sage_vllm.testing.sleeping_engine import SleepingEngine
     from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
+    from sage.common.components.sage_vllm.testing.tiny_vision_model import (
+        write_tiny_vision_model,
+    )
 
 __all__ = [
     "CannedAnswer",
@@ -21,6 +24,7 @@ __all__ = [
     "SleepingEngine",
     "write_echo_model",
     "write_tiny_model",
+    "write_tiny_vision_model",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -31,5 +35,6 @@ __getattr__, __dir__ = lazy_exports(
         "SleepingEngine": "sage.common.components.sage_vllm.testing.sleeping_engine",
         "write_echo_model": "sage.common.components.sage_vllm.testing.echo_engine",
         "write_tiny_model": "sage.common.components.sage_vllm.testing.tiny_model",
+        "write_tiny_vision_model": "sage.common.components.sage_vllm.testing.tiny_vision_model",
     },
 )

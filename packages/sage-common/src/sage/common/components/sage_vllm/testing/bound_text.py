@@ -1,4 +1,4 @@
-"""Texts that follow json_schema, choice or regex: checked, and made where a text does not."""
+"""Texts of the form that options prescribe: checked, and made where a text has another."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from sage.common.components.sage_vllm.requests.sampling_options import STRUCTURE_OPTIONS
 from sage.common.components.sage_vllm.testing.regex_example import regex_example
 from sage.common.components.sage_vllm.testing.schema_example import SchemaExample
 from sage.common.core.errors import PackageNotInstalledError
 
+_UNKNOWN = ("grammar", "structural_tag")  # forms of which nothing is known here
 _WORDS = 5  # of the prompt, that the strings of an object say
 
 
 def misfit(text: str, options: Mapping[str, Any]) -> str | None:
     """Return why the text is none that the options allow, None where it is one.
 
-    Of ``grammar`` nothing is known here, so every text passes. Raises as ``bound_text``.
+    Of ``grammar`` and ``structural_tag`` nothing is known here: every text passes. Raises as
+    ``bound_text``.
     """
     if (choice := options.get("choice")) is not None:
         return None if text in choice else f"it is none of choice={choice!r}"
@@ -26,7 +29,7 @@ def misfit(text: str, options: Mapping[str, Any]) -> str | None:
             return None if re.fullmatch(pattern, text) else f"regex={pattern!r} does not match it"
         except re.error as error:
             raise ValueError(f"regex={pattern!r} is not valid: {error}") from error
-    if (schema := options.get("json_schema")) is not None:
+    if (schema := _schema_of(options)) is not None:
         return _schema_misfit(text, schema)
     return None
 
@@ -38,8 +41,9 @@ def bound_text(text: str, options: Mapping[str, Any]) -> str:
         ValueError: the options are not valid, or no text can be made for them; it says why.
         PackageNotInstalledError: a package of ``isage-common[testing]`` is missing.
     """
-    if options.get("grammar") is not None:
-        raise ValueError("EchoEngine makes no text of a grammar; give it one by answers=")
+    for name in _UNKNOWN:
+        if options.get(name) is not None:
+            raise ValueError(f"EchoEngine makes no text of a {name}; give it one by answers=")
     if misfit(text, options) is None:
         return text
     try:
@@ -49,7 +53,7 @@ def bound_text(text: str, options: Mapping[str, Any]) -> str:
         why = str(error)
     if why is None:
         return made
-    bound = {name: options[name] for name in ("choice", "regex", "json_schema") if name in options}
+    bound = {name: options[name] for name in STRUCTURE_OPTIONS if name in options}
     raise ValueError(f"EchoEngine finds no text for {bound} ({why}); give it one by answers=")
 
 
@@ -59,8 +63,13 @@ def _example(text: str, options: Mapping[str, Any]) -> str:
     if (pattern := options.get("regex")) is not None:
         return regex_example(pattern)
     words = " ".join(text.split()[-_WORDS:])
-    value = SchemaExample(options["json_schema"], words).make()
+    value = SchemaExample(_schema_of(options) or {}, words).make()
     return json.dumps(value, ensure_ascii=False)
+
+
+def _schema_of(options: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    schema: Mapping[str, Any] | None = options.get("json_schema")
+    return {"type": "object"} if schema is None and options.get("json_object") else schema
 
 
 def _schema_misfit(text: str, schema: Mapping[str, Any]) -> str | None:

@@ -50,6 +50,10 @@ from sage.common.components.sage_vllm.errors import (
     PromptTooLongError,
 )
 from sage.common.components.sage_vllm.planning.text_prompts import read_text_prompts
+from sage.common.components.sage_vllm.requests.media.content_parts import (
+    content_text,
+    read_images,
+)
 from sage.common.components.sage_vllm.testing.bound_text import bound_text, misfit
 from sage.common.components.sage_vllm.testing.canned_answer import (
     CannedAnswer,
@@ -62,6 +66,7 @@ from sage.common.components.sage_vllm.testing.word_scores import (
     word_logprobs,
     word_scores,
 )
+from sage.common.components.sage_vllm.tokens import TokenIds
 
 _MAX_WORDS = 512
 _DIMENSIONS = 8
@@ -80,11 +85,12 @@ class EchoEngine:
     """Answers each prompt with its own words, or as you say; a word is a token.
 
     The same prompt and options always give the same text. Prompts of more than 512 words are
-    refused, as a model refuses what exceeds its context. ``json_schema``, ``choice`` and ``regex``
-    are kept to: words that do not fit are replaced by the first choice, the shortest match, or an
-    object whose strings say the prompt's last words. ``max_tokens``, ``n`` and ``deadline`` do what
-    they always do, and with tools a ``tool_choice`` that asks for a call makes one that follows the
-    tool's schema. Other options change nothing.
+    refused, as a model refuses what exceeds its context; token ids are words too, and so is what
+    names a picture, which is opened as far as its header. ``json_schema``, ``json_object``,
+    ``choice`` and ``regex`` are kept to: words that do not fit are replaced by the first choice,
+    the shortest match, or an object whose strings say the prompt's last words. ``max_tokens``,
+    ``n`` and ``deadline`` do what they always do, and with tools a ``tool_choice`` that asks for a
+    call makes one that follows the tool's schema. Other options change nothing.
 
     Args:
         spec: what the service asks for.
@@ -122,6 +128,7 @@ class EchoEngine:
             max_batch_size=64,
             start_seconds=0.0,
             chat_templates=("default",),
+            modalities=("image",),
             prompts=prompts.by_name,
             default_prompt=prompts.default,
             classes=read_classes(spec) if spec.role is Role.SCORE else (),
@@ -141,6 +148,7 @@ class EchoEngine:
         self, prompt: Prompt, options: Mapping[str, Any], on_text: OnText | None = None
     ) -> Future[Generation]:
         """Complete with the answer's words, up to ``max_tokens`` of them, ``n`` times."""
+        read_images(prompt)
         prompt_words = len(self._words(_text_of(prompt)))
         deadline = options.get("deadline")
         late = deadline is not None and deadline < self._latency
@@ -309,7 +317,9 @@ class EchoEngine:
 
 
 def _text_of(prompt: Prompt) -> str:
-    return prompt if isinstance(prompt, str) else str(prompt[-1].get("content") or "")
+    if isinstance(prompt, TokenIds):
+        return " ".join(map(str, prompt))
+    return prompt if isinstance(prompt, str) else content_text(prompt[-1].get("content") or "")
 
 
 def write_echo_model(folder: Path, *, classes: Sequence[str] = ()) -> Path:

@@ -12,6 +12,7 @@ Only numpy and tokenizers are needed to write it, and both are imported when a m
 from __future__ import annotations
 
 import json
+import math
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -68,21 +69,18 @@ def write_tiny_model(
     if vocab_size < least:
         raise ValueError(f"vocab_size={vocab_size} is below {least}, one token per byte")
     folder.mkdir(parents=True, exist_ok=True)
-    config = _config(hidden_size, layers, heads, vocab_size, context)
-    _write_json(folder / "config.json", config)
-    _write_json(
-        folder / "generation_config.json",
-        {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1},
-    )
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config(context, chat_template))
-    vocab = _write_tokenizer(folder / "tokenizer.json", vocab_size, seed, extra_tokens)
-    _write_weights(folder / "model.safetensors", config, _speakable(vocab, extra_tokens), seed)
+    config = text_config(hidden_size, layers, heads, vocab_size, context)
+    write_json(folder / "config.json", config)
+    write_json(folder / "tokenizer_config.json", tokenizer_config(context, chat_template))
+    speakable = write_tokenizer(folder, vocab_size, seed, extra_tokens)
+    write_weights(folder / "model.safetensors", text_shapes(config), speakable, seed)
     return folder
 
 
-def _config(
+def text_config(
     hidden_size: int, layers: int, heads: int, vocab_size: int, context: int
 ) -> dict[str, Any]:
+    """Return the config.json of a Llama."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -106,7 +104,8 @@ def _config(
     }
 
 
-def _tokenizer_config(context: int, chat_template: bool | str) -> dict[str, Any]:  # noqa: FBT001
+def tokenizer_config(context: int, chat_template: bool | str) -> dict[str, Any]:  # noqa: FBT001
+    """Return the tokenizer_config.json."""
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS,
@@ -119,10 +118,13 @@ def _tokenizer_config(context: int, chat_template: bool | str) -> dict[str, Any]
     return config | ({"chat_template": template} if template else {})
 
 
-def _write_tokenizer(
-    path: Path, vocab_size: int, seed: int, extra_tokens: Sequence[str]
-) -> dict[str, int]:
-    """Train a byte-level BPE tokenizer of at most ``vocab_size`` tokens; return its vocabulary."""
+def write_tokenizer(
+    folder: Path, vocab_size: int, seed: int, extra_tokens: Sequence[str]
+) -> list[int]:
+    """Train a byte-level BPE tokenizer of at most ``vocab_size`` tokens.
+
+    Returns the ids of those that are text by themselves.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -136,9 +138,10 @@ def _write_tokenizer(
     )
     tokenizer.train_from_iterator(_sentences(vocab_size, seed), trainer)
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in extra_tokens])
-    tokenizer.save(str(path))
-    vocab: dict[str, int] = tokenizer.get_vocab()
-    return vocab
+    tokenizer.save(str(folder / "tokenizer.json"))
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    write_json(folder / "generation_config.json", ends)
+    return _speakable(tokenizer.get_vocab(), extra_tokens)
 
 
 def _sentences(vocab_size: int, seed: int) -> Iterator[str]:
@@ -163,8 +166,10 @@ def _speakable(vocab: dict[str, int], extra_tokens: Sequence[str]) -> list[int]:
     )
 
 
-def _write_weights(path: Path, config: dict[str, Any], speakable: list[int], seed: int) -> None:
-    """Write the parameters as bfloat16 in the safetensors format.
+def write_weights(
+    path: Path, shapes: dict[str, tuple[int, ...]], speakable: list[int], seed: int
+) -> None:
+    """Write parameters of these shapes as bfloat16 in the safetensors format.
 
     The format (github.com/huggingface/safetensors, "Format"): the header's length as a
     little-endian 64-bit integer, a JSON header, then the tensors' bytes, all row-major.
@@ -175,7 +180,7 @@ def _write_weights(path: Path, config: dict[str, Any], speakable: list[int], see
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     blobs: list[bytes] = []
     offset = 0
-    for name, shape in _shapes(config).items():
+    for name, shape in shapes.items():
         values = _initial(rng, name, shape, speakable)
         # The upper half of a float32 is the same number cut to bfloat16, which numpy lacks.
         blobs.append((values.view(np.uint32) >> 16).astype("<u2").tobytes())
@@ -194,21 +199,24 @@ def _initial(
 ) -> NDArray[np.float32]:
     import numpy as np
 
-    if name.endswith("norm.weight"):
+    if name.endswith(".bias"):
+        return np.zeros(shape, np.float32)
+    if len(shape) == 1 and name.endswith(".weight"):  # of a norm
         return np.ones(shape, np.float32)
     # Each product keeps the scale of what it is given, so that every layer, and through attention
     # the whole prompt, has its say in the next token; 0.02 throughout would drown it.
-    values = rng.standard_normal(shape, np.float32) / np.float32(shape[-1] ** 0.5)
-    if name == "model.embed_tokens.weight":
-        return values * np.float32(shape[-1] ** 0.5)
-    if name == "lm_head.weight":
+    scale = np.float32(math.prod(shape[1:]) ** 0.5)
+    values = rng.standard_normal(shape, np.float32) / scale
+    if name.endswith("embed_tokens.weight"):
+        return values * scale
+    if name.endswith("lm_head.weight"):
         silent = np.ones(shape[0], bool)
         silent[speakable] = False
         values[silent] = 0  # a logit of 0, which the largest of the others always exceeds
     return values
 
 
-def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+def text_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the parameters of ``LlamaForCausalLM``, in Hugging Face's names."""
     hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     attention = config["num_attention_heads"] * config["head_dim"]
@@ -226,5 +234,6 @@ def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (vocab, hidden)}
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file as people do."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

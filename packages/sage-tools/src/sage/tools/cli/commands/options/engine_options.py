@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+
+from sage.tools.cli.commands.options.named_values import named_values
 
 _DTYPES = ("auto", "float32", "float16", "bfloat16")
 
@@ -78,25 +79,9 @@ class EngineOptions:
                 f"{self.dtype!r} is not one of {', '.join(_DTYPES)}", param_hint="--dtype"
             )
         given = {name: value for name, value in vars(self).items() if value is not None}
-        for option in given.pop("engine_option", []):
-            name, equals, value = option.partition("=")
-            name = name.strip().replace("-", "_")
-            if not (name and equals):
-                raise typer.BadParameter(
-                    f"{option!r} is no NAME=VALUE, such as trust_remote_code=true",
-                    param_hint="--engine-option",
-                )
-            if name in given:
-                raise typer.BadParameter(f"{name} is given twice", param_hint="--engine-option")
-            given[name] = _value(value)
-        return given
-
-
-def _value(text: str) -> Any:
-    """Return what a value is as JSON, or as Python has it; any other is a text."""
-    for written in (text, {"True": "true", "False": "false", "None": "null"}.get(text, "")):
-        try:
-            return json.loads(written)
-        except ValueError:
-            pass
-    return text
+        return named_values(
+            given.pop("engine_option", []),
+            given,
+            flag="--engine-option",
+            example="trust_remote_code=true",
+        )

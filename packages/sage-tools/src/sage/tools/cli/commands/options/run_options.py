@@ -38,6 +38,10 @@ class RunOptions:
         str | None,
         typer.Option("--schema", metavar="FILE|JSON", help="Answer in JSON by this JSON schema."),
     ] = None
+    image: Annotated[
+        list[Path] | None,
+        typer.Option("--image", metavar="FILE", help="A picture for the prompt; may be repeated."),
+    ] = None
     source: Annotated[
         Path | None, typer.Option("--input", "-i", help="A JSON Lines file of prompts.")
     ] = None
@@ -140,6 +144,9 @@ class RunOptions:
             "--input-grew": self.input_grew,
             "--template": self.template is not None,
         }
+        if self.image and (self.source is not None or self.embed or self.estimate):
+            other = next(n for n in ("--input", "--embed", "--estimate") if n in self._modes())
+            raise typer.BadParameter(f"--image is for one prompt, so {other} has none")
         unused = [name for name, is_given in for_files.items() if is_given]
         if unused and self.output is None:
             raise typer.BadParameter(f"{unused[0]} is for an --output")
@@ -171,6 +178,10 @@ class RunOptions:
         if (self.scores or self.classify) and "--input" in given:
             mode = "--score" if self.score is not None else "--classify"
             raise typer.BadParameter(f"{mode} is for --prompt and pipes, and takes no --input")
+
+    def _modes(self) -> set[str]:
+        modes = {"--input": self.source, "--embed": self.embed, "--estimate": self.estimate}
+        return {name for name, value in modes.items() if value}
 
     def _check_generates_nothing(self, mode: str) -> None:
         generates = {

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from sage.tools.cli.commands.options.named_values import named_values
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
@@ -61,7 +63,17 @@ class SamplingOptions:
         bool | None,
         typer.Option("--think/--no-think", help="Have the model think before it answers, or not."),
     ] = None
+    sampling_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sampling-option",
+            metavar="NAME=VALUE",
+            help="Any other option of a generation, such as logprobs=5; may be repeated.",
+        ),
+    ] = None
 
     def given(self) -> dict[str, Any]:
-        """Return the options that were given, by the service's names."""
-        return {name: value for name, value in vars(self).items() if value not in (None, [])}
+        """Return the options that were given, by the service's names; raises BadParameter."""
+        given = {name: value for name, value in vars(self).items() if value not in (None, [])}
+        others = given.pop("sampling_option", [])
+        return named_values(others, given, flag="--sampling-option", example="logprobs=5")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sage.common.components.sage_vllm.tokens import TokenIds
+
 _REASONING_ALIAS = "reasoning_content"
 
 
@@ -21,7 +23,7 @@ def in_openai_form(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
 
 def calls_in(messages: Any) -> int:
     """Return how many calls of tools there are in a conversation; in a text there are none."""
-    if isinstance(messages, str):
+    if isinstance(messages, str | TokenIds):
         return 0
     return sum(len(message.get("tool_calls") or ()) for message in messages)
 

@@ -10,6 +10,7 @@ from sage.common.components.sage_vllm.errors import InvalidInputError, InvalidOp
 from sage.common.components.sage_vllm.requests.inputs import parse_prompts, parse_texts
 from sage.common.components.sage_vllm.requests.sampling_options import check_on_error
 from sage.common.components.sage_vllm.requests.unicode import check_unicode
+from sage.common.components.sage_vllm.tokens import TokenIds
 
 
 def check_scoring_options(
@@ -51,7 +52,7 @@ def parse_conversations(inputs: Any) -> list[Sequence[Message]]:
     items = parse_prompts(inputs)
     found: list[Sequence[Message]] = []
     for index, item in enumerate(items):
-        if isinstance(item.prompt, str) or item.options:
+        if isinstance(item.prompt, str | TokenIds) or item.options:
             problem = f"conversation {index} must be a list of messages, not {item.prompt!r}"
             hint = "pass [{'role': 'user', 'content': ...}, {'role': 'assistant', 'content': ...}]"
             raise InvalidInputError(item.prompt, problem, hint=hint)

@@ -1,0 +1,1 @@
+"""What requests become before an engine of vLLM takes them."""

@@ -1,0 +1,1 @@
+"""What is made of log-probabilities: how likely a text is, and the likeliest texts."""
