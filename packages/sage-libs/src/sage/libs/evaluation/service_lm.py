@@ -11,14 +11,14 @@ from sage.common.core.errors import PackageNotInstalledError
 from sage.common.model_registry.vllm_registry import get_model_path
 
 try:
-    from lm_eval.api.model import TemplateLM  # type: ignore[import-untyped]  # it says no types
+    from lm_eval.api.model import TemplateLM
 except ImportError:  # said when a ServiceLM is made
     TemplateLM = object
 
 _SAMPLES = ("do_sample", "temperature")
 
 
-class ServiceLM(TemplateLM):  # type: ignore[misc]  # as above
+class ServiceLM(TemplateLM):  # type: ignore[misc]  # which is Any here
     """The text model of an open service, as EleutherAI's ``lm_eval`` asks models.
 
     All requests of a task go to the engine at once, beside what others ask of the service::
@@ -106,7 +106,7 @@ class ServiceLM(TemplateLM):  # type: ignore[misc]  # as above
 
     def loglikelihood_rolling(self, requests: Sequence[Any], **_: Any) -> list[float]:
         """Return the log-probabilities of whole texts, those that are too long in windows."""
-        from lm_eval.utils import (  # type: ignore[import-untyped]  # as above
+        from lm_eval.utils import (
             get_rolling_token_windows,
             make_disjoint_window,
         )
