@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sage.common.components.sage_vllm.service import VLLMService
+from sage.common.core.functions import MapFunction
 from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.failed_record import FailedRecord
 from sage.libs.operators.errors import UnfinishedAnswerError
@@ -67,3 +69,60 @@ def test_one_service_fills_fields_keeps_deadlines_and_embeds(model_root: Path) -
             assert record["mood"] in ("glad", "sad")
             assert isinstance(record["sure"], bool)
             assert "generated" not in record
+
+
+def test_answers_are_kept_for_the_next_run(service: VLLMService, tmp_path: Path) -> None:
+    def run() -> list[dict[str, Any]]:
+        with LocalEnvironment("cached") as env:
+            env.register_service("vllm_service", service)
+            records = [{"prompt": f"number {n % 20}"} for n in range(40)]
+            stream = env.from_collection(records)
+            return stream.map(VLLMServiceGenerator, cache=tmp_path, max_tokens=8).collect()
+
+    first = run()
+    while service.stats()["caches"][0]["kept"] < 20:  # written soon after
+        time.sleep(0.01)
+    steps = service.stats()["steps"]
+    second = run()
+    assert service.stats()["steps"] == steps
+    assert [each["generated"] for each in second] == [each["generated"] for each in first]
+    assert all(each["generation"]["cached"] for each in second)
+
+
+class Steps(MapFunction):
+    """Answers a prompt, and then each answer."""
+
+    async def execute(self, record: str) -> list[str]:
+        texts = [record]
+        for _ in range(3):
+            (answer,) = await self.call(
+                "vllm_service", texts[-1], method="generate", max_tokens=4, ignore_eos=True
+            )
+            texts.append(answer["text"])
+        return texts[1:]
+
+
+def test_a_coroutine_asks_several_times_and_shares_the_batch(service: VLLMService) -> None:
+    before = service.stats()
+    prompts = [f"first of {n}" for n in range(40)]
+    with LocalEnvironment("steps") as env:
+        env.register_service("vllm_service", service)
+        out = env.from_collection(prompts).map(Steps).collect()
+    after = service.stats()
+    for prompt, texts in zip(prompts, out, strict=True):
+        (again,) = service.generate(prompt, max_tokens=4, ignore_eos=True)
+        assert again["text"] == texts[0]
+        assert len(texts) == 3
+    assert after["sequence_steps"] - before["sequence_steps"] > 3 * (
+        after["steps"] - before["steps"]
+    )  # records at different steps are computed together
+
+
+def test_a_record_cannot_choose_where_answers_are_kept(service: VLLMService) -> None:
+    letters: list[FailedRecord] = []
+    with LocalEnvironment("chosen") as env:
+        env.register_service("vllm_service", service)
+        records = [{"prompt": "a", "how": {"cache": "/tmp/anywhere"}}]
+        stream = env.from_collection(records)
+        stream.map(VLLMServiceGenerator, options_key="how", on_error=letters.append).collect()
+    assert "cache in the record's options" in str(letters[0].error)
