@@ -3,7 +3,7 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 
-.PHONY: setup demo test test-tuning check zoo bench docs
+.PHONY: setup demo demo-cluster test test-cluster test-tuning check zoo bench docs
 
 setup: .venv/ready
 
@@ -16,12 +16,20 @@ setup: .venv/ready
 demo: setup
 	@$(RUN) examples/service/vllm/vllm_service_demo.py $(if $(MODEL),--model $(MODEL))
 
+# Two nodes of Ray on this machine, of which one is killed in the middle of a run.
+demo-cluster: setup
+	@$(RUN) examples/service/vllm/cluster_job.py --demo
+
 test: setup
 	@$(RUN) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The runs of fine-tuning that last minutes each: seeds, kills, spoiled examples.
 test-tuning: setup
 	@$(RUN) -m pytest -s -o python_files=long_*.py packages/sage-tuning/tests/long $(ARGS)
+
+# What a cluster survives, many times over: some ten minutes.
+test-cluster: setup
+	@$(RUN) -m pytest packages/sage-kernel/tests/cluster/cluster_suite.py $(ARGS)
 
 check: setup
 	@$(RUN) -m ruff check .
@@ -46,6 +54,7 @@ bench: setup
 	@$(RUN) benchmarks/named_models.py $(ARGS)
 	@$(RUN) benchmarks/result_cache.py $(ARGS)
 	@$(RUN) benchmarks/against_others.py $(ARGS)
+	@$(RUN) benchmarks/cluster.py $(ARGS)
 	@$(RUN) benchmarks/registry.py
 	@$(RUN) benchmarks/fine_tuning.py $(ARGS)
 	@$(RUN) benchmarks/start_to_answer.py

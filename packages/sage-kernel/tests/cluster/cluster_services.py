@@ -101,6 +101,11 @@ def add_one(number: int) -> int:
     return number + 1
 
 
+def slow_double(number: int) -> int:
+    time.sleep(0.001)
+    return 2 * number
+
+
 def is_even(number: int) -> bool:
     return number % 2 == 0
 

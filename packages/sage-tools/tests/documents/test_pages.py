@@ -52,6 +52,10 @@ def test_models(tmp_path: Path) -> None:
         run(DOCS / "models.md", tmp_path, {**environment, "SAGE_VLLM_MODEL_ROOT": root})
 
 
+def test_more_than_one_machine(tmp_path: Path) -> None:
+    run(DOCS / "cluster.md", tmp_path, {"RAY_ADDRESS": ""})
+
+
 def test_a_backend_is_found_by_its_entry_point(tmp_path: Path, without_tuning: Path) -> None:
     page = DOCS / "fine_tuning.md"
     (project,) = (sample.code for sample in samples_of(page) if sample.language == "toml")
@@ -72,7 +76,7 @@ def test_an_evaluation(tmp_path: Path) -> None:
 
 def test_no_sample_is_left_out() -> None:
     run_above = {*BY_THEMSELVES, *ELSEWHERE, "models.md", "fine_tuning.md", "result_cache.md"}
-    run_above.add("evaluation.md")
+    run_above |= {"evaluation.md", "cluster.md"}
     guide = ROOT / "tools/install/VLLM_INSTALLATION_GUIDE.md"
     for page in (*DOCS.rglob("*.md"), guide):
         text = page.read_text(encoding="utf-8")

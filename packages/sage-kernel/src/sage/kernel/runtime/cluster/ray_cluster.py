@@ -1,4 +1,4 @@
-"""RayCluster: a Cluster on Ray Core. The only module that imports ray.
+"""RayCluster: a Cluster on Ray Core. With ``ray_connection``, all that imports ray.
 
 Of Ray it uses what it is good at: it knows the machines, finds room for a process, starts it,
 notices when it dies, and carries bytes to it. Each process is one actor that is never restarted by
@@ -7,34 +7,21 @@ Ray: what to do about a death is decided by whoever owns the calls.
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
-from sage.common.core.errors import PackageNotInstalledError
-from sage.common.core.futures import settle
 from sage.kernel.runtime.cluster.cluster import Need, Node
-from sage.kernel.runtime.cluster.errors import (
-    NoClusterError,
-    RemoteDiedError,
-    RemoteUnavailableError,
-)
+from sage.kernel.runtime.cluster.errors import RemoteDiedError, RemoteUnavailableError
 from sage.kernel.runtime.cluster.mail.carriage import from_bytes
+from sage.kernel.runtime.cluster.ray_connection import RayConnection, reason_of
 
 _THREADS = 16  # of an actor: two at work, the others for calls that were lost on their way
-_LONGEST_REASON = 300  # letters
 _OWN_RESOURCES = ("node:", "accelerator_type:", "memory", "object_store_memory")  # Ray's
-
-_FOR_RAY = {
-    # Ray reports its use to its makers, and warns of what comes, unless these say otherwise.
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
 
 
 class RayCluster:
@@ -49,16 +36,13 @@ class RayCluster:
     """
 
     def __init__(self, address: str | None = None, init: Mapping[str, Any] | None = None) -> None:
+        self._connection = RayConnection.get(address, init or {})
         self._completions: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._remotes: list[_RayRemote] = []
         self._closed = False
-        # One thread for as long as the cluster is used: a process that Ray starts ends with the
-        # thread that started it. It also completes calls, since Ray's own thread must not wait.
+        # Ray's own thread must not wait for what follows from the completion of a call.
         self._thread = threading.Thread(target=self._run, name="sage-ray", daemon=True)
         self._thread.start()
-        joined: Future[bool] = Future()
-        self._completions.put(lambda: settle(joined, lambda _: _join(address, init or {}), None))
-        self._joined_here = _result_of(joined)
 
     def nodes(self) -> list[Node]:
         """Return the machines that are there; see Cluster."""
@@ -79,13 +63,10 @@ class RayCluster:
         self._closed = True
         for remote in self._remotes:
             remote.kill()
-        left: Future[None] = Future()
-        if self._joined_here:
-            self._completions.put(lambda: settle(left, lambda _: _leave(), None))
-            _result_of(left)
         self._completions.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        self._connection.leave()
 
     def _run(self) -> None:
         while (complete := self._completions.get()) is not None:
@@ -124,7 +105,7 @@ class _RayRemote:
         try:
             answer = self._actor.call.remote(method, *args).future()
         except Exception as error:  # noqa: BLE001 - Ray has been left, or the actor is gone
-            future.set_exception(RemoteDiedError(_reason(error)))
+            future.set_exception(RemoteDiedError(reason_of(error)))
             return future
         answer.add_done_callback(lambda done: self._later(lambda: _complete(future, done)))
         return future
@@ -152,31 +133,6 @@ class _Actor:
         return getattr(self._hosted, method)(*args)
 
 
-def _join(address: str | None, init: Mapping[str, Any]) -> bool:
-    """Connect to the cluster; return whether that was done here."""
-    try:
-        import ray
-    except ImportError as error:
-        raise PackageNotInstalledError("ray", "isage-kernel[ray]", str(error)) from None
-    if ray.is_initialized():
-        return False
-    for name, value in _FOR_RAY.items():
-        os.environ.setdefault(name, value)
-    arguments = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        ray.init(address=address, **{**arguments, **init})
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        hint = "start one by `ray start --head`, or leave the address out to use this machine alone"
-        raise NoClusterError(address or "this machine", _reason(error), hint) from error
-    return True
-
-
-def _leave() -> None:
-    import ray
-
-    ray.shutdown()
-
-
 def _complete(future: Future[Any], done: Future[Any]) -> None:
     """Complete a call's Future with Ray's outcome, in our terms."""
     import ray.exceptions
@@ -185,18 +141,11 @@ def _complete(future: Future[Any], done: Future[Any]) -> None:
     if error is None:
         future.set_result(done.result())
     elif isinstance(error, ray.exceptions.ActorUnavailableError):
-        future.set_exception(RemoteUnavailableError(_reason(error)))
+        future.set_exception(RemoteUnavailableError(reason_of(error)))
     elif isinstance(error, ray.exceptions.RayTaskError):
         future.set_exception(error.cause if isinstance(error.cause, Exception) else error)
     else:
-        future.set_exception(RemoteDiedError(_reason(error)))
-
-
-def _reason(error: BaseException) -> str:
-    """Return what Ray says of a death in one line, less what it says of all of them."""
-    lines = [line for line in str(error).splitlines() if line and not line.startswith("\t")]
-    reason = " ".join(lines[1:] or lines) or type(error).__name__
-    return reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + "..."
+        future.set_exception(RemoteDiedError(reason_of(error)))
 
 
 def _node(found: Mapping[str, Any]) -> Node:
@@ -217,10 +166,3 @@ def _node(found: Mapping[str, Any]) -> Node:
 def _node_name(host: str, node_id: str) -> str:
     """Return a machine's name; in tests there are several on one host."""
     return f"{host}/{node_id[:6]}"
-
-
-def _result_of(future: Future[Any]) -> Any:
-    """Wait such that a Ctrl-C ends the waiting; see LocalExecutor.wait()."""
-    while not future.done():
-        wait([future], 0.5)
-    return future.result()

@@ -1,0 +1,122 @@
+"""RayConnection: this program's connection to Ray, which all its environments share."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from typing import Any, ClassVar
+
+from sage.common.core.errors import PackageNotInstalledError
+from sage.kernel.runtime.cluster.errors import NoClusterError
+from sage.kernel.runtime.cluster.leftovers import watch
+
+_LONGEST_REASON = 300  # letters
+
+_FOR_RAY = {
+    # Ray reports its use to its makers, and warns of what comes, unless these say otherwise.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_QUIET = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+
+
+class RayConnection:
+    """Made for the first environment of a program, ended by the last one that leaves.
+
+    It has a thread for as long as it lasts: what Ray starts on a machine ends with the thread that
+    started it. Where the program has called ``ray.init()`` itself, that is used, and left as it is.
+    """
+
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+    shared: ClassVar[RayConnection | None] = None
+
+    def __init__(self, address: str | None, init: Mapping[str, Any]) -> None:
+        self.address = address
+        self.users = 0
+        self._over = threading.Event()
+        made: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=self._keep, args=(address, init, made), name="sage-ray-connection", daemon=True
+        )
+        self._thread.start()
+        while not made.done():  # such that a Ctrl-C is heard; see LocalExecutor.wait()
+            wait([made], 0.5)
+        made.result()
+
+    @classmethod
+    def get(cls, address: str | None, init: Mapping[str, Any]) -> RayConnection:
+        """Return the connection; make it if there is none.
+
+        Raises NoClusterError, PackageNotInstalledError.
+        """
+        with cls._lock:
+            if cls.shared is None:
+                cls.shared = cls(address, init)
+            elif address not in (None, cls.shared.address):
+                reason = f"an environment of this program is at {cls.shared.address!r} already"
+                raise NoClusterError(address, reason, "close that first, or give both one address")
+            cls.shared.users += 1
+            return cls.shared
+
+    def leave(self) -> None:
+        """Use it no more; whoever is the last to leave ends it."""
+        with self._lock:
+            self.users -= 1
+            if not self.users:
+                type(self).shared = None
+                self._over.set()
+                self._thread.join()
+
+    def _keep(self, address: str | None, init: Mapping[str, Any], made: Future[None]) -> None:
+        try:
+            own = _join(address, init)
+        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
+            made.set_exception(error)
+            return
+        import ray
+
+        watcher = watch(ray.get_runtime_context().get_node_id()) if own else None
+        made.set_result(None)
+        self._over.wait()
+        if own is not None:
+            ray.shutdown()
+        if watcher is not None:
+            watcher.communicate(b"ended")
+
+
+def _join(address: str | None, init: Mapping[str, Any]) -> bool | None:
+    """Connect to a cluster; return whether it was started here, None if all of it was before."""
+    try:
+        import ray
+    except ImportError as error:
+        raise PackageNotInstalledError("ray", "isage-kernel[ray]", str(error)) from None
+    if ray.is_initialized():
+        here = ray.get_runtime_context().gcs_address
+        if address not in (None, "auto", here):
+            reason = f"this program belongs to the one at {here!r} already"
+            raise NoClusterError(str(address), reason, "leave the address out, or end that first")
+        return None
+    for name, value in _FOR_RAY.items():
+        os.environ.setdefault(name, value)
+    arguments = {**_QUIET, **init}
+    try:
+        if address is None and not os.environ.get("RAY_ADDRESS"):
+            with suppress(ConnectionError):
+                ray.init(address="auto", **arguments)
+                return False
+            address = "local"
+        ray.init(address=address, **arguments)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        hint = "start one by `ray start --head`, or leave the address out to use this machine alone"
+        raise NoClusterError(address or "RAY_ADDRESS", reason_of(error), hint) from error
+    return address == "local"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what Ray says of a death in one line, less what it says of all of them."""
+    lines = [line for line in str(error).splitlines() if line and not line.startswith("\t")]
+    reason = " ".join(lines[1:] or lines) or type(error).__name__
+    return reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + "..."
