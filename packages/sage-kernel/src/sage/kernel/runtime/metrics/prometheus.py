@@ -61,6 +61,7 @@ class PipelineCollector(Collector):
         read = [environment.metrics() for environment in self._environments]
         runs = list(zip(_told_apart(run.name for run in read), read, strict=True))
         yield from _of_runs(runs)
+        yield from _of_replicas(runs)
         labels = ["pipeline", "operator", "kind"]
         for kind, families in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
             for name, meaning in families.items():
@@ -94,6 +95,32 @@ def _of_runs(runs: list[tuple[str, RunMetrics]]) -> Iterator[Metric]:
         if run.length is not None:
             length.add_metric([pipeline], run.length)
     yield from (state, seconds, done, length)
+
+
+def _of_replicas(runs: list[tuple[str, RunMetrics]]) -> Iterator[Metric]:
+    labels = ["pipeline", "service", "replica", "node"]
+    ready = GaugeMetricFamily(
+        "sage_pipeline_replica_ready", "1 if it accepts calls, else 0", labels=labels
+    )
+    in_flight = GaugeMetricFamily(
+        "sage_pipeline_replica_in_flight", "Calls that it works on", labels=labels
+    )
+    finished = CounterMetricFamily(
+        "sage_pipeline_replica_finished", "Calls that it has answered", labels=labels
+    )
+    deaths = CounterMetricFamily(
+        "sage_pipeline_replica_deaths", "How often its process died", labels=labels
+    )
+    for pipeline, run in runs:
+        for service, replicas in run.services.items():
+            for replica in replicas:
+                values = [pipeline, service, str(replica.number), replica.node or ""]
+                ready.add_metric(values, replica.state == "ready")
+                in_flight.add_metric(values, replica.in_flight)
+                finished.add_metric(values, replica.finished)
+                deaths.add_metric(values, replica.deaths)
+    if ready.samples:
+        yield from (ready, in_flight, finished, deaths)
 
 
 def _told_apart(names: Iterable[str]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sage.kernel.runtime.metrics.run_metrics import RunMetrics
-from sage.kernel.runtime.progress.text import Pace, printable, status
+from sage.kernel.runtime.progress.text import Pace, printable, replica_lines, status
 
 _NARROW = 64  # columns; below it numbers are short and minor columns left out
 _COLUMNS = {
@@ -44,6 +44,8 @@ class RunView:
             no_wrap=True,
             overflow="ellipsis",
         )
+        for line in replica_lines(metrics):
+            yield Text(line, no_wrap=True, overflow="ellipsis")
         if metrics.length:
             yield ProgressBar(metrics.length, min(metrics.done, metrics.length), min(width, 60))
             yield Segment.line()

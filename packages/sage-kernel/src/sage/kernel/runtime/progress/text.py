@@ -67,7 +67,22 @@ def running_line(metrics: RunMetrics, pace: Pace) -> str:
         if operator.errors:
             said.append(count(operator.errors, "error"))
         parts.append(f"{', '.join(said)} ({rate_text(rate)})")
-    return " | ".join(parts)
+    return " | ".join([*parts, *replica_lines(metrics)])
+
+
+def replica_lines(metrics: RunMetrics) -> list[str]:
+    """Return a line on each service that has replicas, or on the workers of operators."""
+    lines = []
+    for name, replicas in metrics.services.items():
+        ready = sum(replica.state == "ready" for replica in replicas)
+        said = [f"{printable(name)}: {ready} of {len(replicas)} ready"]
+        if nodes := {replica.node for replica in replicas if replica.state == "ready"}:
+            said.append(f"on {count(len(nodes), 'machine')}")
+        said.append(f"{sum(replica.in_flight for replica in replicas):,} calls in flight")
+        if deaths := sum(replica.deaths for replica in replicas):
+            said.append(count(deaths, "death"))
+        lines.append(", ".join(said))
+    return lines
 
 
 def status(metrics: RunMetrics, time_left: float | None) -> str:
