@@ -25,13 +25,14 @@ from sage.common.components.sage_vllm.fine_tuning import (
     resume_fine_tuning,
     start_fine_tuning,
 )
-from sage.common.components.sage_vllm.fine_tuning.job_folder import worker_of
+from sage.common.components.sage_vllm.fine_tuning.job_folder import is_worked_on, worker_of
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.model_registry.vllm_registry import get_model
+from sage.common.model_registry.vllm_registry import get_model, import_model
 from sage.tools.demo_model import MODEL_ID
 
 RATE = {"learning_rate": 3e-3, "epochs": 10, "threads": 1, "checkpoint_every": 20, "eval_every": 50}
 ASKED = 60
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,46 @@ def test_the_service_answers_with_the_adapter_and_without(
     assert exact >= 0.95 * len(expected)
     assert texts[::2] == [answer["text"] for answer in service.generate(prompts)]
     assert sum(text + " Over." == b for text, b in zip(texts[::2], expected, strict=True)) > 50
+
+
+def test_what_is_registered_while_a_service_runs_is_used_at_its_next_call(
+    service: VLLMService, root: Path, report: dict[str, Any], folder: Path
+) -> None:
+    plain = service.generate(QUESTION)[0]["text"]
+    first = import_model("my/hot", folder / "style" / "result", root=root)
+    began = time.monotonic()
+    assert service.generate(QUESTION, lora="my/hot")[0]["text"] == f"{plain} Over."
+    assert time.monotonic() - began < 1
+    again = shutil.copytree(folder / "style" / "result", folder / "again")
+    (again / "notes.txt").write_text("trained again")
+    assert import_model("my/hot", again, root=root).commit != first.commit
+    both = [
+        {"messages": QUESTION, "options": {"lora": name}}
+        for name in ("my/hot", f"my/hot@{first.commit}")
+    ]
+    assert [each["text"] for each in service.generate(both)] == [f"{plain} Over."] * 2
+
+
+def test_a_call_that_is_cancelled_stops_the_work(
+    service: VLLMService, folder: Path, request_fields: dict[str, Any]
+) -> None:
+    fields = {
+        **request_fields,
+        "output_dir": folder / "called",
+        "hyperparameters": {**RATE, "epochs": 1000},
+    }
+    future = service.process_async({"task": "fine_tune", "inputs": fields})
+    end = time.monotonic() + 30
+    while not is_worked_on(folder / "called"):
+        assert not future.done(), future.exception()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    jobs = service.process({"task": "fine_tune_jobs", "options": {"folder": folder}})
+    assert str(folder / "called") in {job["folder"] for job in jobs}
+    assert future.cancel()
+    state = FineTuneJob.open(folder / "called").wait(120)  # it has what others leave of processors
+    assert state in ("cancelled", "interrupted")
+    assert service.generate(QUESTION)[0]["text"]
 
 
 def test_what_is_registered_says_where_it_comes_from_and_nothing_of_this_machine(

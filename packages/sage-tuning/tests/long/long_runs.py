@@ -164,7 +164,7 @@ def test_a_larger_model_can_be_overfitted(tmp_path: Path) -> None:
         base_model="test/larger",
         output_model="my/overfit",
         keep_worse=True,
-        hyperparameters={"epochs": 60, "learning_rate": 1e-3, "eval_every": 10**6},
+        hyperparameters={"epochs": 30, "learning_rate": 2e-3, "eval_every": 10**6},
     )
     fine_tune(request, root=root)
     config = {

@@ -134,7 +134,7 @@ def read_settings(request: FineTuneRequest) -> Settings:
 def _refusal(
     request: FineTuneRequest, reason: str, hint: str | None = None
 ) -> FineTuneRequestError:
-    hint = hint or f"Hyperparameters are {', '.join(each.name for each in fields(Settings))}."
+    hint = hint or "The page on fine-tuning lists the hyperparameters with their defaults."
     return FineTuneRequestError(request.base_model, reason, "hyperparameters", hint=hint)
 
 

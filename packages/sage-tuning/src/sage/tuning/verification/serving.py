@@ -103,6 +103,7 @@ def served(
     arguments: dict[str, Any] = {
         "max_model_len": min(room, longest + 64),
         "max_num_seqs": 16,
+        "reasoning_parser": "",  # thoughts are part of what is trained, so of what is compared
     }
     if rank is not None:
         arguments |= {**engine_options_for(rank), "max_loras": 2}
