@@ -28,6 +28,7 @@ FLAGS = {
     for group, names in (*((engine, _ENGINE) for engine in _ENGINES), ("sampling", _SAMPLING))
     for name in names
 } | {name: f"--{name.replace('_', '-')}" for name in ("allow_pickle", "engine_mode")}
+FLAGS["sampling.thinking"] = "--think"
 """The flag for each option that has one.
 
 `--embed` has the same ones set `embedding_engine`, and `--score` and `--classify` `scoring_engine`.
