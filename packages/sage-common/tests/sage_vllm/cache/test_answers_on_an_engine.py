@@ -148,7 +148,7 @@ def kept(service: VLLMService, cache: Path, count: int) -> None:
 
 def test_a_second_run_takes_no_step(service: VLLMService, tmp_path: Path, counted: Any) -> None:
     prompts = [f"number {n}" for n in range(50)]
-    options: Any = {"cache": tmp_path, "max_tokens": 8, "logprobs": 2}
+    options: Any = {"cache": tmp_path, "max_tokens": 8, "logprobs": 2, "prompt_logprobs": 1}
     first = service.generate(prompts, **options)
     assert not any(cached(first))
     kept(service, tmp_path, 50)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ from sage.common.components.sage_vllm.cache.cache_settings import CacheSettings
 from sage.common.components.sage_vllm.cache.cache_store import FILE, CacheStore
 from sage.common.components.sage_vllm.cache.result_cache import ResultCache
 from sage.common.components.sage_vllm.cache.result_caches import ResultCaches
+from sage.common.components.sage_vllm.cache.stored_answer import restored, stored
+from sage.common.components.sage_vllm.engine_contract import Completion, Generation, ToolCall
 from sage.common.components.sage_vllm.errors import InvalidOptionError
+from sage.common.components.sage_vllm.tokens import TokenLogprob
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 
@@ -169,3 +174,40 @@ def test_each_cache_is_opened_once_and_a_calls_own_goes_first(tmp_path: Path) ->
     assert ResultCaches(None).of({}) is None
     caches.close()
     assert caches.records() == []
+
+
+# -- stored answers -------------------------------------------------------------------------------
+
+
+def test_a_generation_is_restored_with_all_that_it_has() -> None:
+    place = TokenLogprob(
+        token="a", token_id=1, logprob=-0.5, top={"a": -0.5, "b": -math.inf}, by_id={1: -0.5, 2: -3}
+    )
+    call = ToolCall(id="call00000", name="look", arguments={"at": "it"})
+    completion = Completion(
+        text="a",
+        finish_reason="tool_calls",
+        token_count=3,
+        logprobs=[place],
+        reasoning="well",
+        reasoning_token_count=2,
+        tool_calls=[call],
+    )
+    generation = Generation(
+        request_id="r1",
+        prompt_token_count=2,
+        completions=[completion, replace(completion, logprobs=None, tool_calls=None)],
+        latency=1.0,
+        prompt_token_ids=[3, 1],
+        prompt_logprobs=[None, place],
+    )
+    kept = stored(generation)
+    assert kept is not None
+    again = restored(kept, request_id="r2", latency=0.1, prompt_token_ids=[3, 1])
+    assert again == replace(generation, request_id="r2", latency=0.1, cached=True)
+
+
+def test_what_is_not_whole_is_not_stored() -> None:
+    cut = Completion(text="a", finish_reason="deadline", token_count=1)
+    generation = Generation(request_id="r", prompt_token_count=1, completions=[cut], latency=1.0)
+    assert stored(generation) is None

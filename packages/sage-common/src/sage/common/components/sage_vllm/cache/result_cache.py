@@ -65,8 +65,8 @@ class ResultCache:
             first = self.skipped == 1
         if first:
             logger.warning(
-                "the result cache in %s has no answers that are drawn at random: pass "
-                "temperature=0, or a seed",
+                "the result cache in %s keeps no answers that are drawn at random (pass "
+                "temperature=0, or a seed), and none to pictures",
                 self.settings.folder,
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,8 +27,13 @@ def stored(generation: Generation) -> bytes | None:
     return json.dumps([generation.prompt_token_count, completions, weighed]).encode()
 
 
-def restored(kept: bytes, *, request_id: str, latency: float) -> Generation:
-    """Return the generation that was kept; raises ValueError, TypeError or KeyError."""
+def restored(
+    kept: bytes, *, request_id: str, latency: float, prompt_token_ids: Sequence[int]
+) -> Generation:
+    """Return the generation that was kept, as that of a request with these tokens.
+
+    Raises ValueError, TypeError or KeyError.
+    """
     prompt_tokens, completions, weighed = json.loads(kept)
     return Generation(
         request_id=request_id,
@@ -36,6 +41,7 @@ def restored(kept: bytes, *, request_id: str, latency: float) -> Generation:
         completions=[_completion(each) for each in completions],
         latency=latency,
         cached=True,
+        prompt_token_ids=prompt_token_ids,
         prompt_logprobs=None if weighed is None else [each and _weighed(each) for each in weighed],
     )
 

@@ -42,7 +42,12 @@ class KeptAnswers:
         if (kept := cache.find(key)) is not None:
             try:
                 latency = time.perf_counter() - request.started
-                generation = restored(kept, request_id=request.id, latency=latency)
+                generation = restored(
+                    kept,
+                    request_id=request.id,
+                    latency=latency,
+                    prompt_token_ids=request.input["prompt_token_ids"],
+                )
             except (ValueError, TypeError, KeyError) as error:  # another program wrote it
                 cache.count_error(error)
             else:
