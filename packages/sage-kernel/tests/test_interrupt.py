@@ -64,8 +64,9 @@ def start(code: str, *arguments: Path | str) -> Iterator[subprocess.Popen[str]]:
             process.kill()  # else one that does not hear Ctrl-C would never end
 
 
-def test_ctrl_c_ends_a_pipeline_within_seconds_and_closes_everything(tmp_path: Path) -> None:
-    with start(PIPELINE, tmp_path) as process:
+def interrupt(code: str, folder: Path) -> None:
+    """Press Ctrl-C once a program runs; it ends by that, with no thread left."""
+    with start(code, folder) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "running\n"
         process.send_signal(signal.SIGINT)
@@ -73,6 +74,10 @@ def test_ctrl_c_ends_a_pipeline_within_seconds_and_closes_everything(tmp_path: P
     assert process.returncode in (130, -signal.SIGINT)
     assert err.rstrip().endswith("KeyboardInterrupt")
     assert out == "threads left: []\n"
+
+
+def test_ctrl_c_ends_a_pipeline_within_seconds_and_closes_everything(tmp_path: Path) -> None:
+    interrupt(PIPELINE, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"stop", "cleanup", "flushed"}
     assert int((tmp_path / "flushed").read_text()) >= 1000
 
@@ -264,12 +269,5 @@ COROUTINES = """
 
 
 def test_ctrl_c_cancels_the_coroutines(tmp_path: Path) -> None:
-    with start(COROUTINES, tmp_path) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "running\n"
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
-    assert process.returncode in (130, -signal.SIGINT)
-    assert err.rstrip().endswith("KeyboardInterrupt")
-    assert out == "threads left: []\n"
+    interrupt(COROUTINES, tmp_path)
     assert (tmp_path / "ended").read_text() == "0"
