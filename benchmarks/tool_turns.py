@@ -1,8 +1,8 @@
 """What tools cost that run between the turns of a conversation.
 
 256 records take three turns each: two calls of a tool that lasts 50 ms, and an answer. It is
-compared with the same 768 generations as records of their own, which need no tool and do not wait
-for each other.
+compared with the same generations without tools, as three generators one after the other, whose
+prompts are there from the beginning.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sage.libs.operators import VLLMServiceGenerator
 from sage.middleware.services.vllm import register_vllm_service
 
 MODEL_ID = "bench/llama-28m-tools"
-RECORDS, CALLS, TOOL_SECONDS, NEW_TOKENS, ROUNDS = 256, 2, 0.05, 96, 3
+RECORDS, CALLS, TOOL_SECONDS, MOST_TOKENS, ROUNDS = 256, 2, 0.05, 96, 3
 
 
 def rain(city: Literal["Oslo", "Rome"]) -> str:
@@ -44,18 +44,39 @@ class AsksTwice(VLLMService):
     def generate_async(self, prompts: Any, **options: Any) -> Any:
         """Generate, with the choice of tools that is this turn's."""
         told = sum(message["role"] == "tool" for message in prompts["messages"])
-        choice = "rain" if told < CALLS else "none"
-        return super().generate_async(prompts, **{**options, "tool_choice": choice})
+        turn: dict[str, Any] = {"tool_choice": "rain"}
+        if told == CALLS:
+            turn = {"tool_choice": "none", "max_tokens": 32}
+        return super().generate_async(prompts, **{**options, **turn})
 
 
-def seconds_of(service: VLLMService, records: list[Any], **arguments: Any) -> tuple[float, Any]:
-    """Return how long a pipeline takes, and what comes out of it."""
-    with LocalEnvironment("turns") as env:
+def with_tools(service: VLLMService, records: list[Any]) -> tuple[float, list[Any]]:
+    """Return how long a pipeline takes whose operator runs the tool, and what comes out of it."""
+    with LocalEnvironment("tools") as env:
         register_vllm_service(env, service=service)
-        stream = env.from_collection(records).map(VLLMServiceGenerator, **arguments)
+        stream = env.from_collection(records)
         began = time.perf_counter()
-        answered = stream.collect()
+        answered = stream.map(VLLMServiceGenerator, tools=[rain], run_tools=True).collect()
         return time.perf_counter() - began, answered
+
+
+def without_tools(service: VLLMService, answered: list[Any]) -> float:
+    """Return how long the same generations take where each turn is an operator of its own."""
+    records = [dict(zip("abc", _prompts(each["messages"]), strict=True)) for each in answered]
+    with LocalEnvironment("chain") as env:
+        register_vllm_service(env, service=service)
+        stream = env.from_collection(records)
+        for turn in "abc":
+            stream = stream.map(
+                VLLMServiceGenerator,
+                prompt_key=turn,
+                tools=tool_schemas([rain]),
+                output_key=f"answer_{turn}",
+                details_key=None,
+            )
+        began = time.perf_counter()
+        stream.collect()
+        return time.perf_counter() - began
 
 
 def main() -> None:
@@ -71,35 +92,29 @@ def main() -> None:
         config = {
             "model_id": MODEL_ID,
             "model_root": folder / "registry",
-            "sampling": {"temperature": 0, "max_tokens": NEW_TOKENS, "ignore_eos": False},
+            "sampling": {"temperature": 0, "max_tokens": MOST_TOKENS, "ignore_eos": False},
         }
         with AsksTwice(config) as service:
-            seconds_of(service, asks[:8], tools=[rain], run_tools=True)
-            with_tools, alone = [], []
+            with_tools(service, asks[:8])
+            tools, chained = [], []
             for _ in range(ROUNDS):
-                seconds, answered = seconds_of(service, asks, tools=[rain], run_tools=True)
-                with_tools.append(seconds)
-                turns = [prompt for each in answered for prompt in _prompts(each["messages"])]
-                if len(turns) != RECORDS * (CALLS + 1):
-                    raise RuntimeError(f"the model took {len(turns)} turns")
-                seconds, _ = seconds_of(
-                    service, turns, tools=tool_schemas([rain]), prompt_key="messages"
-                )
-                alone.append(seconds)
+                seconds, answered = with_tools(service, asks)
+                tools.append(seconds)
+                chained.append(without_tools(service, answered))
     goals = Goals()
     title = f"{RECORDS} records of {CALLS + 1} turns with a tool of {TOOL_SECONDS * 1e3:.0f} ms, "
     title += "time beside that of the same generations"
-    goals.at_most(title, statistics.median(with_tools) / statistics.median(alone), 1.25)
+    goals.at_most(title, statistics.median(tools) / statistics.median(chained), 1.25)
     console = Console(width=140)
     console.print(goals.table)
-    for name, figures in (("with tools", with_tools), ("generations alone", alone)):
+    for name, figures in (("with tools", tools), ("generations alone", chained)):
         console.print(f"{name}: {', '.join(f'{each:.2f} s' for each in figures)}")
 
 
-def _prompts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _prompts(messages: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Return what each turn of a conversation was asked."""
     ends = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
-    return [{"messages": messages[:end]} for end in ends]
+    return [messages[:end] for end in ends]
 
 
 if __name__ == "__main__":
