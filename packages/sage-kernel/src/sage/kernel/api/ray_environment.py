@@ -12,12 +12,10 @@ from sage.kernel.api.environment import Environment
 from sage.kernel.api.ray_config import keeps_here, ray_config, replica_settings
 from sage.kernel.graph import FunctionSpec, Operator
 from sage.kernel.graph.segment import segments
-from sage.kernel.runtime.checkpoint import Checkpoint
 from sage.kernel.runtime.cluster.cluster import Cluster, Need
 from sage.kernel.runtime.cluster.operators.remote_chain import RemoteChain
 from sage.kernel.runtime.cluster.placement import Placement
 from sage.kernel.runtime.cluster.replicas.replicated_service import ReplicatedService
-from sage.kernel.runtime.execution.local_executor import LocalExecutor
 from sage.kernel.runtime.metrics.replica_status import ReplicaStatus
 from sage.kernel.runtime.metrics.run_metrics import RunMetrics
 from sage.kernel.runtime.service import ServiceFactory
@@ -93,6 +91,7 @@ class RayEnvironment(Environment):
 
     def _as_run(self) -> Sequence[Operator]:
         """Return the description with what has parallelism in workers, where it can be there."""
+        self._check_names()
         need = Need(**self.config["workers"])
 
         def spec(operators: tuple[Operator, ...]) -> FunctionSpec:
@@ -101,13 +100,14 @@ class RayEnvironment(Environment):
 
         return segments(self.operators, spec)
 
-    def _start(self, checkpoint: Checkpoint | None, *, progress: bool) -> LocalExecutor:
+    def _check_names(self) -> None:
         registered = self.service_manager.names
         for name in self.config["services"]:
             if name not in registered:
-                hint = nearest(name, registered)
-                raise ValueError(f"the configuration names service {name!r}, which is not; {hint}")
-        return super()._start(checkpoint, progress=progress)
+                raise ValueError(
+                    f"the configuration names service {name!r}, which is not registered; "
+                    f"{nearest(name, registered)}"
+                )
 
     def _close(self, why: str, *, hint: str | None = None) -> None:
         try:

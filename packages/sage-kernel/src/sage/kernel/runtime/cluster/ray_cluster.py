@@ -101,8 +101,12 @@ class _RayRemote:
 
     def call(self, method: str, *args: Any) -> Future[Any]:
         """Call a method of the hosted object; see Remote."""
+        import ray
+
         future: Future[Any] = Future()
         try:
+            if not ray.is_initialized():  # the call would start another cluster
+                raise RuntimeError("the program has left the cluster")  # noqa: TRY301
             answer = self._actor.call.remote(method, *args).future()
         except Exception as error:  # noqa: BLE001 - Ray has been left, or the actor is gone
             future.set_exception(RemoteDiedError(reason_of(error)))
@@ -114,7 +118,7 @@ class _RayRemote:
         """End the actor's process; see Remote."""
         import ray
 
-        if not self._killed:
+        if not self._killed and ray.is_initialized():
             self._killed = True
             with suppress(Exception):  # it is gone, or Ray is
                 ray.kill(self._actor, no_restart=True)

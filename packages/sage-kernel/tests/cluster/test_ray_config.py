@@ -1,0 +1,95 @@
+"""What a RayEnvironment accepts, and what it refuses before there is a cluster."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sage.common.service import BaseService, Replication
+from sage.kernel.api import RayEnvironment
+from sage.kernel.api.ray_config import replica_settings
+from sage.kernel.runtime.cluster.cluster import Node
+
+
+class Several(BaseService):
+    @classmethod
+    def replication(cls) -> Replication:
+        return Replication(gpus=2)
+
+
+class Lone(BaseService):
+    """Keeps what it is told."""
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"adress": "auto"}, "unknown configuration 'adress'; did you mean 'address'"),
+        ({"address": "ray://head:10001"}, "not 'ray://head:10001'; .* `ray job submit`"),
+        ({"services": ["chat"]}, r"services takes a mapping, not \['chat'\]"),
+        ({"services": {"chat": 4}}, r"services\['chat'\] takes a mapping such as"),
+        ({"services": {"chat": {"replica": 4}}}, "unknown key 'replica' in .* 'replicas'"),
+        ({"services": {"chat": {"replicas": -1}}}, "takes a number from 1 on, .* not -1"),
+        ({"services": {"chat": {"replicas": (3, 2)}}}, r"not \(3, 2\)"),
+        ({"services": {"chat": {"replicas": True}}}, "not True"),
+        ({"services": {"chat": {"gpus": "one"}}}, r"\['gpus'\] takes a number .* not 'one'"),
+        ({"services": {"chat": {"health_timeout": 0}}}, "above 0, not 0"),
+        ({"services": {"chat": {"max_in_flight": 1.5}}}, "not 1.5"),
+        ({"workers": {"cpu": 1}}, "unknown key 'cpu' in workers; did you mean 'cpus'"),
+        ({"channel_capacity": 0}, "channel_capacity must be"),
+    ],
+)
+def test_what_is_not_valid_is_named_with_the_way_out(config: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        RayEnvironment("label", config)
+
+
+def test_a_service_that_is_one_alone_is_not_replicated() -> None:
+    env = RayEnvironment("label", {"services": {"memory": {"replicas": 2}}})
+    with pytest.raises(ValueError, match="Lone keeps what it is told"):
+        env.register_service("memory", Lone)
+    env = RayEnvironment("label", {"services": {"memory": {"replicas": 0}}})
+    env.register_service("memory", Lone)
+
+
+def test_a_service_that_is_configured_has_to_be_there(tmp_path: Path) -> None:
+    env = RayEnvironment("label", {"services": {"chatt": {"replicas": 2}}})
+    env.register_service("chat", Lone)
+    env.from_collection([1]).sink(print)
+    with pytest.raises(ValueError, match="'chatt', which is not registered; did you mean 'chat'"):
+        env.submit(checkpoint=tmp_path / "run")
+
+
+def test_what_a_replica_takes() -> None:
+    nodes = [Node(name="a", cpus=8, gpus=4), Node(name="b", cpus=6)]
+    said = Several.replication()
+    assert said is not None
+
+    def settings(**given: Any) -> Any:
+        config = RayEnvironment("label", {"services": {"s": given}}).config
+        return replica_settings("s", config, said)
+
+    assert (settings().least, settings().most) == (1, None)  # all, since it takes GPUs
+    assert (settings(replicas=3).least, settings(replicas=3).most) == (3, 3)
+    assert (settings(replicas=(2, 5)).least, settings(replicas=(2, 5)).most) == (2, 5)
+    assert str(settings().need(said, nodes)) == "2 GPUs and 1 CPU"
+    assert str(settings().need(said, nodes[1:])) == "6 CPUs"  # no machine has a GPU
+    assert str(settings(gpus=0, cpus=2).need(said, nodes)) == "2 CPUs"
+    assert settings(health_timeout=5).supervision.health_timeout == 5
+
+
+def test_ray_is_loaded_by_nothing_but_a_run() -> None:
+    program = (
+        "import sys; from sage.kernel.api import RayEnvironment; env = RayEnvironment('x'); "
+        "env.from_collection([1, 2]).map(abs).sink(print); env.submit(); "
+        "assert 'ray' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1", "2"]
