@@ -250,7 +250,7 @@ def test_nothing_is_left_of_it() -> None:
     with served(cluster, count=3) as manager:
         manager.call_service("doubler", 1, method="double")
     assert all(remote.dead for remote in cluster.remotes)
-    until(lambda: threading.active_count() == before)
+    until(lambda: threading.active_count() <= before)
 
 
 # -- starting -------------------------------------------------------------------------------------
@@ -355,24 +355,27 @@ def test_one_that_dies_and_dies_is_given_up_and_says_why() -> None:
 
 def test_one_that_hangs_is_replaced_in_time_and_not_heard_any_more() -> None:
     cluster = FakeCluster()
-    supervision = Supervision(health_timeout=0.4, delays=(0.0,))
+    supervision = Supervision(health_timeout=1.5, delays=(0.0,))
     with served(cluster, supervision=supervision) as manager:
-        cluster.remotes[0].hang()
+        hanging = cluster.remotes[-1]
+        hanging.hang()
         began = time.monotonic()
         assert manager.call_service("doubler", 2, method="double", timeout=10) == 4
-        assert 0.3 < time.monotonic() - began < 0.4 + 2
-        assert cluster.remotes[0].dead
+        assert 0.5 < time.monotonic() - began < 1.5 + 2
+        assert hanging.dead
 
 
 def test_one_that_answers_and_makes_no_progress_is_replaced() -> None:
     cluster = FakeCluster()
-    supervision = Supervision(health_timeout=0.4, steps_timeout=0.3, delays=(0.0,))
+    supervision = Supervision(health_timeout=4, steps_timeout=0.6, delays=(0.0,))
     with served(cluster, service=Counting, supervision=supervision) as manager:
         idle = cluster.remotes[0]
-        time.sleep(0.6)
+        time.sleep(1.2)
         assert not idle.dead  # it has nothing to do
+        began = time.monotonic()
         future = manager.call_service_async("doubler", method="wait")
         until(lambda: idle.dead)
+        assert time.monotonic() - began > 0.5  # since it has something to do, not before
         until(lambda: cluster.remotes[-1].hosted._calls)
         assert not future.done()
 
@@ -443,6 +446,7 @@ def run_by_chance(seed: int) -> Counter[Fault]:
     return chance.happened
 
 
+@pytest.mark.timeout(120)  # seconds; on two idle cores it lasts some ten
 @pytest.mark.usefixtures("quiet")
 def test_whatever_fails_each_record_comes_out_once_and_in_order() -> None:
     with ThreadPoolExecutor(8) as threads:  # most of the time goes by waiting

@@ -131,6 +131,8 @@ class CallDesk:
 
     def _give(self, replica: Replica, mailbox: Mailbox, call: Call) -> Sends:
         number = next(self._numbers)
+        if not replica.in_flight:
+            replica.begin_to_work()
         replica.in_flight[number] = call
         call.at = (replica, number)
         return [(mailbox, ("call", number, call.data))]

@@ -54,6 +54,10 @@ class Replica:
         most = self.capacity if most is None else most
         return self.state == "ready" and (most is None or len(self.in_flight) < most)
 
+    def begin_to_work(self) -> None:
+        """Note that it has something to do from now on, of which progress can be expected."""
+        self.steps = (self.steps[0], time.monotonic())
+
     def note_steps(self, steps: int | None) -> None:
         """Note its progress; one that has nothing to do makes none."""
         if steps != self.steps[0] or not self.in_flight:
