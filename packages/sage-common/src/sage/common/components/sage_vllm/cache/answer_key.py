@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from array import array
 from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
@@ -54,7 +53,7 @@ def request_key(
         adapter: the adapter's name with its commit, empty without one.
         reading: how thinking and calls of tools are told from the answer, as plain data.
     """
-    from msgspec import json as encoder
+    from msgspec import msgpack as encoder
     from msgspec import structs
 
     if params.sampling_type.name == "RANDOM":
@@ -69,10 +68,9 @@ def request_key(
     room = max_model_len - len(tokens)
     options["max_tokens"] = min(options["max_tokens"] or room, room)
     try:
-        told = encoder.encode([adapter, reading, options], order="deterministic")
-    except (TypeError, ValueError):  # an extra argument that JSON does not know
+        return encoder.encode([adapter, reading, options, tokens], order="deterministic")
+    except (TypeError, ValueError, OverflowError):  # an extra argument that msgpack does not know
         return None
-    return b"%d %b%b" % (len(told), told, array("q", tokens).tobytes())
 
 
 @cache
