@@ -45,9 +45,8 @@ def _request(folder: Path, model: Path, prompts: list[str], epochs: int = 3) -> 
     import_model(MODEL, model, link=True, root=folder / "registry")
     file = folder / "examples.jsonl"
     with file.open("w") as lines:
-        for text in prompts:
-            half = len(text) // 2
-            lines.write(json.dumps({"prompt": text[:half], "completion": text[half:]}) + "\n")
+        for prompt, completion in _halves(prompts):
+            lines.write(json.dumps({"prompt": prompt, "completion": completion}) + "\n")
     return {
         "base_model": MODEL,
         "dataset_path": file,
@@ -56,6 +55,12 @@ def _request(folder: Path, model: Path, prompts: list[str], epochs: int = 3) -> 
         "eval_fraction": 0,
         "hyperparameters": {"epochs": epochs},
     }
+
+
+def _halves(prompts: list[str]) -> list[tuple[str, str]]:
+    """Return each text as two, cut before the blank that is nearest behind its middle."""
+    places = [max(text.find(" ", len(text) // 2), len(text) // 2) for text in prompts]
+    return [(text[:place], text[place:]) for text, place in zip(prompts, places, strict=True)]
 
 
 def job(model: Path, prompts: list[str], _began: float) -> dict[str, float]:
@@ -108,7 +113,7 @@ def _trl(model: Path, prompts: list[str], given: dict[str, Any]) -> dict[str, fl
         def on_step_end(self, *_: Any, **__: Any) -> None:
             ends.append(time.perf_counter())
 
-    halves = [(text[: len(text) // 2], text[len(text) // 2 :]) for text in prompts]
+    halves = _halves(prompts)
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokens = sum(len(tokenizer(a)["input_ids"]) + len(tokenizer(b)["input_ids"]) + 1
                  for a, b in halves)  # fmt: skip

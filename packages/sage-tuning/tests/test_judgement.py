@@ -21,6 +21,7 @@ GOOD: dict[str, Any] = {
     "exact_before": 0,
     "exact_after": 40,
     "gained": 40,
+    "gained_on_commonest": 40,
     "changed": 50,
 }
 LOSSES = ({"loss": 4.0}, {"loss": 1.0})
@@ -62,3 +63,9 @@ def test_proven_is_what_chance_does_not_do(gained: int, lost: int, is_proven: bo
         **{**GOOD, "exact_before": lost, "exact_after": gained, "gained": gained, "lost": lost}
     )
     assert (why_not_better(*LOSSES, figures, "proven") is None) == is_proven
+
+
+def test_the_commonest_answer_each_time_proves_nothing() -> None:
+    figures = Figures(**{**GOOD, "exact_after": 12, "gained": 12, "gained_on_commonest": 3})
+    assert "the commonest of them each time" in str(why_not_better(*LOSSES, figures, "proven"))
+    assert why_not_better(*LOSSES, figures) is None

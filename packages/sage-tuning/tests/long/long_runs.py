@@ -1,4 +1,4 @@
-"""What takes minutes: a new skill on several seeds, twenty kills, spoiled examples, 28 M.
+"""What takes minutes: a new skill on several seeds, twenty kills, spoiled examples.
 
 make test-tuning
 """
@@ -26,8 +26,7 @@ from sage.common.components.sage_vllm.fine_tuning import (
 )
 from sage.common.components.sage_vllm.fine_tuning.job_folder import worker_of
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
-from sage.common.model_registry.vllm_registry import import_model, list_models
+from sage.common.model_registry.vllm_registry import list_models
 from sage.tools.demo_model import MODEL_ID
 from sage.tools.demo_model.knowledge.corpus import build_corpus
 
@@ -127,18 +126,19 @@ def wait_for_a_checkpoint_that_is_written(job: FineTuneJob) -> bool:
 
 @pytest.mark.parametrize("trial", range(20))
 def test_spoiled_examples_are_never_promoted(root: Path, tmp_path: Path, trial: int) -> None:
-    training, held_out = style(240, 60)
-    dice = random.Random(trial)
-    answers = [example["messages"][1]["content"] for example in training]
-    dice.shuffle(answers)
+    examples, _ = style(300, 0)
+    answers = [example["messages"][1]["content"] for example in examples]
+    random.Random(trial).shuffle(answers)  # those to train on and those held out alike
     spoiled = [
         exchange(example["messages"][0]["content"], answer)
-        for example, answer in zip(training, answers, strict=True)
+        for example, answer in zip(examples, answers, strict=True)
     ]
     request = request_for(
         tmp_path,
         spoiled,
-        held_out,
+        spoiled[:1],
+        eval_dataset_path=None,
+        eval_fraction=0.2,
         output_model=f"my/spoiled-{trial}",
         gate="proven",
         hyperparameters={"learning_rate": 3e-3, "epochs": 6, "threads": 1, "seed": trial},
@@ -147,31 +147,3 @@ def test_spoiled_examples_are_never_promoted(root: Path, tmp_path: Path, trial: 
     print(trial, report["reason"])
     assert not report["registered"]
     assert f"my/spoiled-{trial}" not in {model.model_id for model in list_models(root=root)}
-
-
-def test_a_larger_model_can_be_overfitted(tmp_path: Path) -> None:
-    root = tmp_path / "registry"
-    model = write_tiny_model(
-        tmp_path / "model", hidden_size=512, layers=8, heads=8, vocab_size=8192
-    )
-    import_model("test/larger", model, root=root)
-    training, _ = style(64, 0)
-    other = [exchange(f"{e['messages'][0]['content']} ", "x") for e in training[:1]]
-    request = request_for(
-        tmp_path,
-        training,
-        other,
-        base_model="test/larger",
-        output_model="my/overfit",
-        keep_worse=True,
-        hyperparameters={"epochs": 30, "learning_rate": 2e-3, "eval_every": 10**6},
-    )
-    fine_tune(request, root=root)
-    config = {
-        "model_id": "test/larger",
-        "model_root": root,
-        "engine": {"enable_lora": True, "max_lora_rank": 16},
-        "sampling": {"temperature": 0, "max_tokens": 64},
-    }
-    with VLLMService(config) as service:
-        assert exact_share(service, training, lora="my/overfit") == 1

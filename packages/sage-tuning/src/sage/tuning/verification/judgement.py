@@ -32,6 +32,9 @@ class Figures:
     gained: int = 0
     lost: int = 0
     """Answers that were not exact before and are, and the other way round."""
+    gained_on_commonest: int = 0
+    lost_on_commonest: int = 0
+    """The same against giving the commonest of the right answers each time."""
     changed: int = 0
     """Answers that differ from the base model's."""
     plain_changed: int = 0
@@ -86,11 +89,8 @@ def why_not_better(
     """
     if before is None or after is None or figures is None:
         return "nothing was held out to evaluate it on"
-    if gate == "proven" and (chance := _chance(figures.gained, figures.lost)) > _MOST_CHANCE:
-        return (
-            f"{figures.gained} of {figures.questions} held-out answers became exact and "
-            f"{figures.lost} ceased to be, which chance alone does in {chance:.0%} of cases"
-        )
+    if gate == "proven" and (reason := _why_not_proven(figures)):
+        return reason
     if figures.exact_after < figures.exact_before:
         return (
             f"{figures.exact_after} of {figures.questions} held-out answers are exact, and "
@@ -99,6 +99,20 @@ def why_not_better(
     if figures.exact_after > figures.exact_before or after["loss"] < before["loss"]:
         return None
     return f"the loss of the held-out examples is {after['loss']:.4f} and was {before['loss']:.4f}"
+
+
+def _why_not_proven(figures: Figures) -> str | None:
+    if (chance := _chance(figures.gained, figures.lost)) > _MOST_CHANCE:
+        return (
+            f"{figures.gained} of {figures.questions} held-out answers became exact and "
+            f"{figures.lost} ceased to be, which chance alone does in {chance:.0%} of cases"
+        )
+    if _chance(figures.gained_on_commonest, figures.lost_on_commonest) > _MOST_CHANCE:
+        return (
+            f"{figures.exact_after} of {figures.questions} held-out answers are exact, hardly more "
+            "than by giving the commonest of them each time"
+        )
+    return None
 
 
 def _chance(gained: int, lost: int) -> float:

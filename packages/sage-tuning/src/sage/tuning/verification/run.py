@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,7 @@ def _figures(job: JobWriter, trained: dict[str, Any]) -> tuple[Figures, list[dic
     found = _served_beside(job, tokenizer, questions, short)
     before, beside, after = (found.before, found.beside, found.after)
     expected = [question.expected for question in questions]
+    commonest = [answer for answer, _ in Counter(expected).most_common(1)] * len(expected)
     figures = Figures(
         dtype=found.dtype,
         loss_trained=trained["after"].get("chosen_loss", trained["after"]["loss"]),
@@ -65,6 +67,8 @@ def _figures(job: JobWriter, trained: dict[str, Any]) -> tuple[Figures, list[dic
         exact_after=_equal(after, expected),
         gained=_turned(before, after, expected),
         lost=_turned(after, before, expected),
+        gained_on_commonest=_turned(commonest, after, expected),
+        lost_on_commonest=_turned(after, commonest, expected),
         changed=len(questions) - _equal(before, after),
         plain_changed=len(questions) - _equal(before, beside),
     )
