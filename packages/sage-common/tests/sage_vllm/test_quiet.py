@@ -20,6 +20,7 @@ config["engine"] = {"kv_cache_memory_bytes": 64 << 20}
 with VLLMService({**config, "engine_mode": "inline"}) as service:
     print(service.generate({"prompt": "Hello"}, max_tokens=2)[0]["tokens_used"]["completion"])
 assert sys.excepthook is hook
+assert "ray" not in sys.modules  # with it, a program that ends by Ctrl-C has the status 1, not 130
 raise RuntimeError("of the program's own")
 """
 
@@ -40,7 +41,7 @@ def test_an_inline_engine_adds_nothing_to_what_a_program_says(
     assert done.stdout == "2\n", done.stderr
     assert done.stderr == (
         "Traceback (most recent call last):\n"
-        f'  File "{script}", line 12, in <module>\n'
+        f'  File "{script}", line 13, in <module>\n'
         '    raise RuntimeError("of the program\'s own")\n'
         "RuntimeError: of the program's own\n"
     )

@@ -33,7 +33,11 @@ from sage.common.components.sage_vllm.backend.inline_setup import (
     prepare_for_inline,
 )
 from sage.common.components.sage_vllm.backend.scheduler_load import LoadRecorder
-from sage.common.components.sage_vllm.backend.vllm_device import import_vllm, vllm_device
+from sage.common.components.sage_vllm.backend.vllm_device import (
+    import_vllm,
+    vllm_device,
+    without_ray,
+)
 from sage.common.components.sage_vllm.backend.vllm_runtime import VLLMRuntime, prove, reason_of
 from sage.common.components.sage_vllm.backend.vllm_types import LLMEngine, VllmConfig
 from sage.common.components.sage_vllm.engine_contract import (
@@ -78,7 +82,7 @@ def build(
     began = time.perf_counter()
     with BUILD_LOCK:
         import_vllm(spec.model_id)
-        with quiet_build():
+        with quiet_build(), without_ray():
             with environment(spec.variables):
                 device = vllm_device()
             plan = plan_engine(spec, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
@@ -26,15 +27,24 @@ def import_vllm(model_id: str) -> None:
 
 @cache
 def _import_once() -> None:
-    # Ray, where it is installed, changes how errors of the whole program are shown.
-    no_ray = left_out("ray", "SAGE keeps it out of vLLM unless it is imported before the engine is")
-    with environment(import_environment()), quick_imports(), no_ray:
+    with environment(import_environment()), quick_imports(), without_ray():
         quiet_warnings()
         import vllm  # first, so that where both are missing it is the one named
         from transformers.utils.logging import get_logger  # noqa: F401 - reads its level
 
         # isort: split
         import vllm.v1.engine.llm_engine  # noqa: F401 - with it comes all that engines need
+
+
+def without_ray() -> AbstractContextManager[None]:
+    """Keep vLLM on this thread from importing Ray, unless the program has done so before.
+
+    vLLM does it wherever Ray is installed. Ray then shows the whole program's errors, and a program
+    that ends by Ctrl-C has the exit status 1 in place of 130.
+    """
+    return left_out(
+        "ray", "SAGE keeps it out of vLLM unless it is imported before the first engine"
+    )
 
 
 def vllm_device() -> Device:
