@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,20 @@ def test_the_logprobs_of_a_prompt_are_those_of_transformers(
     with service.stream(TEXT, prompt_logprobs=0) as stream:
         assert "".join(stream) == result["text"]
         assert len(stream.result["prompt_logprobs"]) == len(token_ids)
+
+
+def test_a_cache_keeps_log_probabilities(service: VLLMService, tmp_path: Path) -> None:
+    options = {"prompt_logprobs": 1, "logprob_token_ids": [5, 70], "cache": tmp_path}
+    (first,) = service.generate(TEXT, **options)
+    until = time.monotonic() + 10
+    while "cached" not in (again := service.generate(TEXT, **options)[0]):  # kept by and by
+        assert time.monotonic() < until
+    for name in ("text", "logprobs", "prompt_logprobs"):
+        assert again[name] == first[name]
+    fewer = {**options, "prompt_logprobs": 0}
+    assert "cached" not in service.generate(TEXT, **fewer)[0]
+    beams = [service.beam_search(TEXT, max_tokens=3)[0]["token_ids"] for _ in range(2)]
+    assert beams[0] == beams[1]
 
 
 def test_given_tokens_are_weighed(

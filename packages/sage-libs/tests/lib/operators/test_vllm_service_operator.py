@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +54,36 @@ def test_a_dict_may_hold_a_conversation(env: LocalEnvironment, run: Any) -> None
 def test_a_conversation_is_one_prompt(env: LocalEnvironment, run: Any) -> None:
     (record,) = run(env, [CONVERSATION], VLLMServiceGenerator)
     assert (record["prompt"], record["generated"]) == (CONVERSATION, "who are you")
+
+
+def test_token_ids_are_one_prompt_wherever_they_stand(env: LocalEnvironment, run: Any) -> None:
+    records = [[7, 8], {"id": 1, "prompt": [7, 8]}, [{"id": 2}, [7, 8]], [9]]
+    out = run(env, records, VLLMServiceGenerator)
+    assert [record["generated"] for record in out] == ["7 8", "7 8", "7 8", "9"]
+    assert out[0]["prompt"] == [7, 8]
+    assert [record.get("id") for record in out[1:3]] == [1, 2]
+
+
+def test_token_ids_take_no_system_prompt(env: LocalEnvironment, run: Any) -> None:
+    with pytest.raises(ValueError, match=r"token ids take no system_prompt, here 'Be brief\.'"):
+        run(env, [{"prompt": [7, 8]}], VLLMServiceGenerator, system_prompt="Be brief.")
+
+
+def test_a_picture_that_cannot_be_read_is_its_records_error(
+    env: LocalEnvironment, run: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "a.ppm").write_bytes(b"P6 1 1 255\n\0\0\0")
+    records = []
+    for name in ("a.ppm", "none.ppm", "a.ppm"):
+        part = {"type": "image", "image": str(tmp_path / name)}
+        text = {"type": "text", "text": "What is it?"}
+        records.append({"name": name, "prompt": [{"role": "user", "content": [part, text]}]})
+    failed: list[FailedRecord] = []
+    out = run(env, records, VLLMServiceGenerator, on_error=failed.append)
+    assert [record["prompt"] for record in out] == [records[0]["prompt"], records[2]["prompt"]]
+    assert out[0]["generated"].endswith("What is it?")
+    assert [letter.record["name"] for letter in failed] == ["none.ppm"]
+    assert "there is no such file" in str(failed[0].error)
 
 
 @pytest.mark.parametrize("pair", [list, tuple])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from command_line import TIMEOUT, lines, refused
 
+from sage.common.components.sage_vllm.testing import write_tiny_vision_model
 from sage.common.model_registry import vllm_registry
 
 if TYPE_CHECKING:
@@ -62,6 +63,36 @@ class TestAnswers:
         (expected,) = service.generate([conversation], max_tokens=4)
         for field in ("text", "tokens_used", "finish_reason", "model_id"):
             assert result[field] == expected[field]
+
+    def test_any_option_of_a_generation_can_be_typed(self, sage: CommandLine) -> None:
+        options = [f"--sampling-option={option}" for option in ("logprobs=1", "prompt-logprobs=0")]
+        asked = [*GREEDY, "--max-tokens", "2", "--json", "--quiet", "-p", "Hello"]
+        result = json.loads(sage("llm", "run", CHAT, *asked, *options).stdout)
+        assert len(result["logprobs"]) == 2
+        assert result["prompt_logprobs"][0] is None
+        for option, says in (
+            ("logprob=1", "Did you mean 'logprobs'"),
+            ("temperature=1", "temperature is given twice"),
+            ("logprobs", "no NAME=VALUE, such as logprobs=5"),
+        ):
+            done = sage("llm", "run", CHAT, *asked, "--sampling-option", option)
+            assert done.returncode != 0
+            assert says in done.stderr.replace("\n", " ")
+
+    def test_a_picture_goes_before_the_prompt(self, sage: CommandLine, tmp_path: Path) -> None:
+        root = tmp_path / "registry"
+        folder = write_tiny_vision_model(tmp_path / "model")
+        vllm_registry.import_model("test/vision", folder, root=root)
+        (tmp_path / "red.ppm").write_bytes(b"P6 2 1 255\n" + b"\xff\0\0" * 2)
+        asked = ["test/vision", *GREEDY, "--max-tokens", "3", "-p", "What is it?", "--json", "-q"]
+        picture = ["--image", str(tmp_path / "red.ppm")]
+        done = sage("llm", "run", *asked, *picture, *picture, SAGE_VLLM_MODEL_ROOT=str(root))
+        assert json.loads(done.stdout)["tokens_used"]["prompt"] > 20
+        done = sage("llm", "run", CHAT, *asked[1:], *picture)
+        assert done.returncode == 1
+        assert "takes texts alone" in done.stderr
+        done = sage("llm", "run", CHAT, "--embed", "-p", "a", *picture)
+        assert "--image is for one prompt, so --embed has none" in done.stderr
 
     def test_a_model_without_a_chat_template_completes_the_text(
         self, sage: CommandLine, model_root: Path
