@@ -8,13 +8,14 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sage.common.core.functions import SinkFunction
+from sage.common.core.functions import AsyncMapFunction, SinkFunction
 from sage.kernel.api import DataStream, LocalEnvironment
 from sage.kernel.runtime.checkpoint import CheckpointMismatchError, DurableSink
 from sage.kernel.runtime.failed_record import FailedRecord
@@ -77,6 +78,35 @@ def test_a_partial_for_a_function_is_told_by_its_arguments(tmp_path: Path) -> No
     expected = r"has function int\(base=16\), not int\(base=8\)"
     with pytest.raises(CheckpointMismatchError, match=expected):
         mapped(16).submit(checkpoint=tmp_path)
+
+
+class Remote(AsyncMapFunction):
+    free_arguments = frozenset({"timeout", "retries"})
+
+    def __init__(
+        self, add: int, timeout: float | None = None, *, label: str = "", retries: int = 0
+    ) -> None:
+        self.add, self.timeout, self.retries = add, timeout, retries
+
+    def submit(self, record: int) -> Future[int]:
+        future: Future[int] = Future()
+        future.set_result(record + self.add)
+        return future
+
+
+def test_arguments_that_change_no_result_may_be_others(tmp_path: Path) -> None:
+    def mapped(*args: Any, **kwargs: Any) -> None:
+        stream = _described(lambda env: env.from_collection([1]).map(Remote, *args, **kwargs))
+        stream.submit(checkpoint=tmp_path)
+
+    mapped(1)
+    mapped(1, 30)
+    mapped(1, 60, retries=2)
+    mapped(1, timeout=7, retries=3)
+    with pytest.raises(CheckpointMismatchError, match=r"has argument 0 2, not 1"):
+        mapped(2, 30)
+    with pytest.raises(CheckpointMismatchError, match=r"has argument label 'b', not \(none\)"):
+        mapped(1, label="b")
 
 
 def test_the_same_arguments_are_the_same_in_every_process(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ _UNKNOWN_CAPACITY = 64  # records in flight where the service does not say what 
 class ServiceOperator(AsyncMapFunction):
     """Has a service work on each record, as many at once as the service can make use of."""
 
+    free_arguments = frozenset({"timeout", "max_in_flight", "retries"})
+
     def __init__(
         self,
         service_name: str,

@@ -54,6 +54,8 @@ class OpenAIGenerator(AsyncMapFunction):
             only your server knows goes into ``extra_body={"top_k": 20}``.
     """
 
+    free_arguments = frozenset({"api_key", "timeout", "patience", "max_in_flight", "retries"})
+
     def __init__(
         self,
         model: str | Mapping[str, Any],

@@ -47,6 +47,8 @@ class AsyncMapFunction(MapFunction):
     waits a random part of them, so that what failed together does not come back together."""
     retry_backoff_max: float = 60.0
     """Seconds before any retry at most."""
+    free_arguments: frozenset[str] = frozenset()
+    """Arguments of the class that change no result: a checkpoint goes on with other values."""
 
     @abstractmethod
     def submit(self, record: Any) -> Future[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from functools import partial
 from hashlib import sha256
+from inspect import signature
 from pathlib import PurePath
 from typing import Any
 
@@ -39,7 +40,8 @@ def describe(operators: Sequence[Operator]) -> Description:
     """Return what identifies a pipeline: its operators, their functions and arguments.
 
     What a function does is no part of it, nor is ``on_error``: a run that stopped at an error may
-    go on with a mended function, or with that record skipped.
+    go on with a mended function, or with that record skipped. Nor are ``free_arguments``, which
+    change no result.
     """
     return [_describe(operator) for operator in operators]
 
@@ -63,8 +65,12 @@ def _describe(operator: Operator) -> dict[str, str]:
     if spec is None:
         return described
     described["function"] = _value(spec.target)
-    arguments: dict[str, Any] = {str(i): arg for i, arg in enumerate(spec.args)}
-    arguments |= {key: spec.kwargs[key] for key in sorted(spec.kwargs)}
+    free: frozenset[str] = getattr(spec.target, "free_arguments", frozenset())
+    names = list(signature(spec.target).parameters) if free else []
+    arguments: dict[str, Any] = {
+        str(i): arg for i, arg in enumerate(spec.args) if not free.intersection(names[i : i + 1])
+    }
+    arguments |= {key: spec.kwargs[key] for key in sorted(spec.kwargs) if key not in free}
     return described | {f"argument {key}": _value(arg) for key, arg in arguments.items()}
 
 
