@@ -20,8 +20,9 @@ from sage.kernel.runtime.failed_record import FailedRecord
 class Ascending(StartOrder):
     """By the records themselves, of 10 bytes each."""
 
-    def __init__(self, window_bytes: int = 10_000) -> None:
+    def __init__(self, window_bytes: int = 10_000, batches: int = 1_000) -> None:
         self.bytes = window_bytes
+        self.window_batches = batches
 
     @property
     def window_bytes(self) -> int:
@@ -156,6 +157,44 @@ def test_the_window_is_as_wide_as_its_bytes_and_what_is_in_flight_no_more(start:
     env.wait()
     assert backend.most == 3
     assert out == list(range(100, 0, -1))
+
+
+def test_the_window_has_no_more_records_than_so_many_times_those_in_flight(start: Any) -> None:
+    backend, source = Backend(), Source(*range(100, 0, -1), None)
+    env, out = start(source, Remote, backend, Ascending(batches=4), max_in_flight=3)
+    all_taken(source, 13)  # 12, and the one that waits for room
+    time.sleep(0.05)
+    assert source.taken == 13
+    backend.complete(100)
+    env.wait()
+    assert out == list(range(100, 0, -1))
+
+
+def test_what_waits_for_an_earlier_record_is_held_and_counts_for_the_time_left() -> None:
+    backend, out = Backend(), []
+    env = LocalEnvironment("held")
+    stream = env.from_collection(range(10), name="read")
+    stream.map(Remote, backend, Ascending(), max_in_flight=10, name="remote").sink(out.append)
+    env.submit(autostop=False)
+    backend.wait_for(10)
+    for record, future in zip(backend.started, backend.open, strict=True):
+        if record not in (0, 9):
+            future.set_result(record)
+    deadline = time.monotonic() + 10
+    while (metrics := env.metrics()).operator("remote").held < 8:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    remote = metrics.operator("remote")
+    assert (remote.records_out, remote.in_flight, remote.held, remote.finished) == (0, 2, 8, 8)
+    assert (metrics.done, metrics.held) == (0, 8)
+    assert metrics.time_left == pytest.approx(metrics.elapsed * 2 / 8)
+    for record, future in zip(backend.started, backend.open, strict=True):
+        if record in (0, 9):
+            future.set_result(record)
+    env.wait()
+    env.close()
+    assert out == list(range(10))
+    assert (env.metrics().held, env.metrics().operator("remote").held) == (0, 0)
 
 
 def test_a_window_of_no_bytes_is_as_without_an_order(start: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ import pytest
 from sage.common.components.sage_vllm.engine_contract import EngineSpec, Generation, OnText, Prompt
 from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 from sage.kernel.api import LocalEnvironment
+from sage.kernel.runtime.checkpoint import CheckpointMismatchError
 from sage.kernel.runtime.failed_record import FailedRecord
-from sage.libs.operators.prefix_order import PrefixOrder, shared_share, stem_text
+from sage.libs.operators.prefix_order import PrefixOrder, shared_lengths, stem_text
 from sage.libs.operators.vllm_service import VLLMServiceGenerator
 
 pytestmark = pytest.mark.timeout(60)
@@ -38,6 +40,10 @@ def _words(rng: random.Random, count: int) -> str:
 
 def order(mode: str = "auto", window_bytes: int = 10**6) -> PrefixOrder:
     return PrefixOrder(mode, window_bytes, lambda prompt: (prompt, {}))
+
+
+def shared_share(texts: Sequence[str], near: int = 1) -> float:
+    return sum(shared_lengths(texts, near=near)) / (sum(map(len, texts)) or 1)
 
 
 # -- what is in common ------------------------------------------------------------------------
@@ -131,6 +137,22 @@ def test_auto_is_on_where_the_order_lets_prompts_share_and_off_else() -> None:
     system = "You are a helpful assistant who answers in one word. " * 9
     assert placed(order(), [system + text for text in prompts(64, 0)]) == "off"
     assert placed(order(), [system + text for text in prompts(64, 16)]) == "on"
+
+
+def test_what_is_too_short_for_an_engines_blocks_is_no_reason() -> None:
+    rng = random.Random(2)
+    sums = [f"What is {n % 10} plus {n % 7}?" for n in range(1024)]
+    phrases = [" ".join(rng.choices("printer invoice login refund".split(), k=25)) for _ in sums]
+    system = "You are a helpful assistant who answers in one word. " * 9
+    for texts in (sums, phrases, [system + text for text in sums]):
+        assert placed(order(), texts) == "off"
+    assert placed(order("on"), sums) == "on"
+
+
+def test_stems_that_come_one_after_the_other_are_no_reason() -> None:
+    rng = random.Random(4)
+    texts = [f"{stem} {_words(rng, 5)}" for stem in prompts(128, 0) for _ in range(8)]
+    assert placed(order(), texts) == "off"
 
 
 def test_auto_sees_in_a_larger_sample_what_a_small_one_does_not_have() -> None:
@@ -273,6 +295,58 @@ def test_how_far_the_source_is_read_is_bounded_by_the_window(
     env.submit()
     assert through == 2000
     assert 128 < most <= 1_000_000 / 2048 + 2
+
+
+def test_a_record_waits_for_few_batches_of_later_ones(
+    environment: Callable[..., LocalEnvironment],
+) -> None:
+    """A kill loses what is answered and not emitted: half a window, and what is in flight."""
+    answered = through = most = 0
+
+    class Counting(EchoEngine):
+        def submit(self, *args: Any, **kwargs: Any) -> Future[Generation]:
+            nonlocal answered
+            answered += 1
+            return super().submit(*args, **kwargs)
+
+    def sink(_record: Any) -> None:
+        nonlocal through, most
+        most = max(most, answered - through)
+        through += 1
+
+    env = environment(partial(Counting, latency=0.001))
+    stream = env.from_collection(prompts(1000, 20))
+    stream = stream.map(VLLMServiceGenerator, name="answer", prefix_order="on", max_in_flight=4)
+    stream.sink(sink)
+    env.submit()
+    assert through == 1000
+    assert 16 < most <= 16 * 4 + 2 * 4
+    assert env.metrics().operator("answer").overtaken > 300
+
+
+def test_a_checkpoint_goes_on_with_another_pace(
+    environment: Callable[..., LocalEnvironment], tmp_path: Path
+) -> None:
+    def run(last: str, **settings: Any) -> list[str]:
+        def sink(record: Mapping[str, Any]) -> None:
+            out.append(record["prompt"])
+            if record["prompt"] == last:
+                raise OSError("cut")
+
+        out: list[str] = []
+        env = environment(EchoEngine)
+        stream = env.from_collection(texts).map(VLLMServiceGenerator, "vllm_service", **settings)
+        stream.sink(sink)
+        env.submit(checkpoint=tmp_path)
+        return out
+
+    texts = prompts(100, 4)
+    with pytest.raises(OSError, match="cut"):
+        run(texts[50], prefix_order="on", max_in_flight=4, timeout=60)
+    pace = {"prefix_order": "off", "max_in_flight": 2, "retries": 3, "prefix_window_bytes": 10**6}
+    with pytest.raises(CheckpointMismatchError, match="argument max_tokens 7"):
+        run("", max_tokens=7, **pace)
+    assert run("", **pace) == texts[50:]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ _SAMPLE = 1024  # prompts, of each
 _SAMPLED_OF = 8192  # that come
 _LOOK_AT = (64, 256, _SAMPLE)  # how many of a sample are there when it is looked at
 _SAMPLED_CHARACTERS = 4096  # of a prompt, at most
+_LEAST_STEM = 256  # letters; an engine shares only whole blocks of 16 to 128 tokens
 _NEAR = 8  # prompts: what was in so few before is in the cache in any order
 _KEPT_BESIDE = 2048  # bytes of a record beside its prompt: Future, answer, its details
 _TOKEN_BYTES = 4  # of an answer's text
@@ -35,8 +36,9 @@ class PrefixOrder(StartOrder):
 
     Args:
         mode: ``"on"``; or ``"auto"``: on where a sample of the prompts has in the order of their
-            texts at least a tenth more in common than in the order in which they come, off else. A
-            system prompt of all records is no reason: it is shared in any order.
+            texts at least a tenth more in common than in the order in which they come, off else.
+            Only what lets a prompt share 256 letters more counts, since an engine shares whole
+            blocks. A system prompt of all records is no reason: it is shared in any order.
         window_bytes: how much the records that are looked at may take: their prompts, answers of
             ``max_tokens``, and 2 KB each.
         read: gives prompts and options. What it raises is left for the record's start to raise.
@@ -90,10 +92,15 @@ class PrefixOrder(StartOrder):
         if len(sample) not in _LOOK_AT:
             return
         self._sampled = len(sample)
-        self._shared = shared_share(sorted(sample))
-        self._shared_anyway = shared_share(sample, near=_NEAR)
+        letters = sum(map(len, sample)) or 1
+        in_order = sorted(range(len(sample)), key=sample.__getitem__)
+        shared = shared_lengths([sample[index] for index in in_order])
+        anyway = shared_lengths(sample, near=_NEAR)
+        self._shared, self._shared_anyway = sum(shared) / letters, sum(anyway) / letters
         if self._mode == "auto":
-            self._on = self._shared - self._shared_anyway >= _WORTH_WHILE
+            gains = [own - anyway[index] for own, index in zip(shared, in_order, strict=True)]
+            gained = sum(gain for gain in gains if abs(gain) >= _LEAST_STEM)
+            self._on = gained / letters >= _WORTH_WHILE
         if len(sample) == _SAMPLE:
             sample.clear()
 
@@ -127,17 +134,14 @@ def stem_text(prompt: Any) -> str:
     )
 
 
-def shared_share(texts: Sequence[str], *, near: int = 1) -> float:
-    """Return what share, 0 to 1, of the texts' letters is a beginning that was there before.
-
-    That is in one of the ``near`` texts before each.
-    """
+def shared_lengths(texts: Sequence[str], *, near: int = 1) -> list[int]:
+    """Return how many letters each text begins with as one of the ``near`` texts before it."""
     before: deque[str] = deque(maxlen=near)
-    shared = 0
+    lengths = []
     for text in texts:
-        shared += max((_common_length(text, other) for other in before), default=0)
+        lengths.append(max((_common_length(text, other) for other in before), default=0))
         before.append(text)
-    return shared / (sum(map(len, texts)) or 1)
+    return lengths
 
 
 def _common_length(one: str, other: str) -> int:

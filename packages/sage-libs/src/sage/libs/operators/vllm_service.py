@@ -97,13 +97,16 @@ class VLLMServiceGenerator(ServiceOperator):
         prefix_order: whether prompts that begin alike are generated one after the other, so that
             the engine computes their common stem once: ``"on"``, ``"off"``, or ``"auto"``: on
             where a sample of the prompts has in that order at least a tenth more in common than
-            in the order in which they come. Answers go on in input order in any case.
+            in the order in which they come, in stems of 256 letters or more. Answers go on in
+            input order in any case.
         prefix_window_bytes: how much the records may take among which prompts that begin alike
-            are looked for. It is also how far the source is read ahead, and about how much work
-            is done again after a kill.
+            are looked for. At most 32 times ``max_in_flight`` records are: so far the source is
+            read ahead, and half of it is the work that a kill may lose.
         **options: the service's options for every record, such as ``max_tokens=64``. They override
             the service's ``sampling``, which overrides the model's own defaults.
     """
+
+    free_arguments = ServiceOperator.free_arguments | {"prefix_order", "prefix_window_bytes"}
 
     def __init__(
         self,

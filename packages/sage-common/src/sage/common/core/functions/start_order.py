@@ -15,7 +15,15 @@ class StartOrder(ABC):
     records in sweeps: it sorts those that wait by their keys, up to half a window of them, and
     starts them all before the next sweep begins. What comes meanwhile joins the sweep where its
     key is still ahead and the sweep has room. So no record waits for more than two windows of
-    others, whatever the keys are.
+    others, whatever the keys are. The window ends at ``window_bytes`` or at ``window_batches``,
+    whichever comes first.
+    """
+
+    window_batches: int = 32
+    """How many times ``max_in_flight`` records the window holds at most.
+
+    It bounds how long an ordered stream waits for a record that many have overtaken, and how many
+    answers a kill loses that wait behind it: half a window.
     """
 
     @property

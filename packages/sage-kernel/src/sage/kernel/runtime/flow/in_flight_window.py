@@ -86,7 +86,7 @@ class InFlightWindow:
         self._most_in_flight = size
         self._start_order = function.start_order()
         self._room = Room(size, self._start_order)
-        self._waiting = None if self._start_order is None else StartQueue(self._start_order)
+        self._waiting = None if self._start_order is None else StartQueue(self._start_order, size)
         counts.start_order = self._start_order
         self._events: SimpleQueue[Any] = SimpleQueue()
         self._order: deque[Entry] = deque()  # not emitted, in input order; ordered streams only
@@ -113,6 +113,8 @@ class InFlightWindow:
     def resize(self, size: int) -> None:
         """Change how many records the window holds; those that are in it stay. Any thread."""
         self._most_in_flight = size
+        if self._waiting is not None:
+            self._waiting.max_in_flight = size
         self._room.resize(size)
 
     def mark(self, position: int, states: States) -> None:
@@ -240,6 +242,7 @@ class InFlightWindow:
             future.cancel()  # it came while its record was timed out
         with self._lock:
             self._unsettled.pop(entry, None)
+        self._counts.settled += 1
         if not self._function.ordered:
             self._deliver(entry)
 

@@ -9,7 +9,7 @@ from sage.kernel.runtime.cancelled import PipelineCancelledError
 
 
 class Room:
-    """Has room for ``size`` records, or for more where a StartOrder's ``window_bytes`` hold them.
+    """Has room for ``size`` records, or for more as far as a StartOrder's window goes.
 
     A record is in it from ``enter`` until ``leave``.
     """
@@ -53,4 +53,9 @@ class Room:
     def _fits(self, size: int) -> bool:
         if self._records < self._size:
             return True
-        return self._order is not None and self._bytes + size <= self._order.window_bytes
+        order = self._order
+        return (
+            order is not None
+            and self._records < order.window_batches * self._size
+            and self._bytes + size <= order.window_bytes
+        )

@@ -13,18 +13,23 @@ from sage.common.core.functions import StartOrder
 class StartQueue:
     """Gives entries out in sweeps; see StartOrder. One thread takes, another may put.
 
-    A sweep takes at most half of the window's bytes: so the other half fills while it goes on, and
-    the next one begins when it ends. A record waits for what is left of the sweep under way when
+    A sweep takes at most half of the window: so the other half fills while it goes on, and the
+    next one begins when it ends. A record waits for what is left of the sweep under way when
     it comes, perhaps for the next one, and for others of its own: a window and a half at most.
+
+    Args:
+        order: says how large the window is.
+        max_in_flight: records that are at work at once; may be set anew.
     """
 
-    def __init__(self, order: StartOrder) -> None:
+    def __init__(self, order: StartOrder, max_in_flight: int) -> None:
         self._order = order
+        self.max_in_flight = max_in_flight
         self._lock = threading.Lock()
         # Both of (key, number of arrival, bytes, entry); no two have the same number.
         self._sweep: list[tuple[Any, int, int, Any]] = []  # a heap
         self._next: deque[tuple[Any, int, int, Any]] = deque()  # in input order
-        self._sweep_bytes = 0  # of all that it began with or that joined it
+        self._sweep_bytes = self._sweep_records = 0  # of all that it began with or that joined it
         self._position: tuple[Any, int] = (None, -1)  # of the entry that was taken last
         self._arrivals = 0
         self._highest = -1  # number that was taken
@@ -40,9 +45,8 @@ class StartQueue:
             alone = not len(self)
             place = (key, self._arrivals)
             self._arrivals += 1
-            total = self._sweep_bytes + size
-            if self._sweep and total <= self._most_bytes and place > self._position:
-                self._sweep_bytes = total
+            if self._sweep and self._has_room(size) and place > self._position:
+                self._count(size)
                 heapq.heappush(self._sweep, (*place, size, entry))
             else:
                 self._next.append((*place, size, entry))
@@ -61,17 +65,20 @@ class StartQueue:
             self._highest = max(number, self._highest)
             return entry
 
-    @property
-    def _most_bytes(self) -> int:
-        return self._order.window_bytes // 2
+    def _has_room(self, size: int) -> bool:
+        most = self._order.window_batches * self.max_in_flight // 2
+        fits = self._sweep_bytes + size <= self._order.window_bytes // 2
+        return fits and self._sweep_records < most
+
+    def _count(self, size: int) -> None:
+        self._sweep_records += 1
+        self._sweep_bytes += size
 
     def _begin(self) -> None:
         """Make a sweep of those that wait: of the first one at least."""
-        self._sweep_bytes = 0
+        self._sweep_bytes = self._sweep_records = 0
         waiting = self._next
-        while waiting and (
-            not self._sweep or self._sweep_bytes + waiting[0][2] <= self._most_bytes
-        ):
-            self._sweep_bytes += waiting[0][2]
+        while waiting and (not self._sweep or self._has_room(waiting[0][2])):
+            self._count(waiting[0][2])
             self._sweep.append(waiting.popleft())
         heapq.heapify(self._sweep)

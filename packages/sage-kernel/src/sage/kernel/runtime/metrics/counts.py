@@ -26,11 +26,13 @@ class Counts:
     """
 
     __slots__ = (
-        "begun", "ended", "failed", "out", "overtaken", "retries", "start_order", "variable_out",
+        "begun", "ended", "failed", "out", "overtaken", "retries", "settled", "start_order",
+        "variable_out",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.begun = self.ended = self.failed = self.out = self.overtaken = self.retries = 0
+        self.settled = 0  # of an asynchronous operator: begun, with an outcome, emitted or not
         self.start_order: StartOrder | None = None
         self.variable_out: Callable[[], int] = int  # which returns 0
 
@@ -115,17 +117,20 @@ class OperatorCounts:
 
     def read(self, elapsed: float) -> OperatorMetrics:
         """Return the counts as data."""
+        settled = sum(counts.settled for counts in self.replicas)
         begun, ended, out = self.flow()
+        held = max(0, settled - ended)
         kind, errors = self.operator.kind, self.errors
         queued = self.is_async or bool(self.readers)
-        finished = out if kind == "source" else ended
+        finished = out if kind == "source" else ended + held
         return OperatorMetrics(
             name=self.operator.name,
             kind=kind,
             records_in=begun,
             records_out=out,
             waiting=max(0, self.handed() - begun) if queued else 0,
-            in_flight=max(0, begun - ended),
+            in_flight=max(0, begun - ended - held),
+            held=held,
             skipped=errors.skipped if errors else 0,
             dead_lettered=errors.dead_lettered if errors else 0,
             failed=(errors.failed if errors else 0) + sum(c.failed for c in self.replicas),
@@ -179,7 +184,11 @@ class RunCounts:
         read = {id_: self._operators[id_].read(elapsed) for id_ in reversed(self._operators)}
         sources = [c for c in self._operators.values() if c.operator.kind == "source"]
         lengths = [source.length for source in sources]
-        through = [_through(source.operator.id, read, self._consumers()) for source in sources]
+        consumers = self._consumers()
+        through, worked = (
+            [_through(source.operator.id, read, consumers, held=held) for source in sources]
+            for held in (False, True)
+        )
         known = [length for length in lengths if length is not None]
         return RunMetrics(
             name=self._name,
@@ -188,7 +197,8 @@ class RunCounts:
             operators=tuple(read[id_] for id_ in self._operators),
             length=sum(known) if len(known) == len(lengths) else None,
             done=sum(through),
-            time_left=_time_left(lengths, through, elapsed) if state == "running" else None,
+            held=max(0, sum(worked) - sum(through)),
+            time_left=_time_left(lengths, worked, elapsed) if state == "running" else None,
             done_before=self._done_before,
         )
 
@@ -200,8 +210,14 @@ class RunCounts:
         return consumers
 
 
-def _through(source: int, read: dict[int, OperatorMetrics], consumers: dict[int, list[int]]) -> int:
-    """Estimate how many records of a source have passed all operators.
+def _through(
+    source: int,
+    read: dict[int, OperatorMetrics],
+    consumers: dict[int, list[int]],
+    *,
+    held: bool,
+) -> int:
+    """Estimate how many records of a source have passed all operators, or with ``held`` wait to.
 
     An operator may receive more or fewer records than the source emitted. The share of its records
     that still wait or are in flight is taken as the share of the source's records that are there.
@@ -209,7 +225,7 @@ def _through(source: int, read: dict[int, OperatorMetrics], consumers: dict[int,
 
     def share_inside(id_: int) -> float:
         operator = read[id_]
-        inside = operator.waiting + operator.in_flight
+        inside = operator.waiting + operator.in_flight + (0 if held else operator.held)
         handed = operator.waiting + operator.records_in
         behind = max(map(share_inside, consumers[id_]), default=0.0)
         return behind + (inside / handed if handed else 0.0)
@@ -218,9 +234,9 @@ def _through(source: int, read: dict[int, OperatorMetrics], consumers: dict[int,
     return unread + max(0, round(read[source].records_out * (1 - share_inside(source))))
 
 
-def _time_left(lengths: list[int | None], through: list[int], elapsed: float) -> float | None:
+def _time_left(lengths: list[int | None], worked: list[int], elapsed: float) -> float | None:
     longest = 0.0
-    for length, done in zip(lengths, through, strict=True):
+    for length, done in zip(lengths, worked, strict=True):
         if length is None or not done:
             return None
         longest = max(longest, (length - done) * elapsed / done)

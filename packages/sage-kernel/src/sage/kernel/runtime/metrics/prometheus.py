@@ -20,11 +20,12 @@ _COUNTERS = {
 }
 _GAUGES = {
     "records_in_flight": "Records that the operator is at",
+    "records_held": "Records that are finished, and wait for an earlier one",
     "records_waiting": "Records that wait for the operator",
 }
 _FIELDS = {  # of OperatorMetrics, where they have other names
     f"records_{field}": field
-    for field in ("failed", "skipped", "dead_lettered", "in_flight", "waiting")
+    for field in ("failed", "skipped", "dead_lettered", "in_flight", "held", "waiting")
 }
 
 

@@ -10,7 +10,7 @@ from sage.kernel.runtime.html import html_table
 if TYPE_CHECKING:
     from sage.kernel.runtime.metrics.run_metrics import RunMetrics
 
-_COLUMNS = ("operator", "in", "out", "waiting", "in flight", "errors", "retries", "per s")
+_COLUMNS = ("operator", "in", "out", "waiting", "in flight", "held", "errors", "retries", "per s")
 
 
 def run_html(metrics: RunMetrics, rates: Sequence[float], said: str) -> str:
@@ -22,6 +22,7 @@ def run_html(metrics: RunMetrics, rates: Sequence[float], said: str) -> str:
             operator.records_out,
             operator.waiting,
             operator.in_flight,
+            operator.held,
             operator.errors,
             operator.retries,
             round(rate, 2) if rate < 10 else round(rate),

@@ -18,8 +18,8 @@ class OperatorMetrics:
     """Counts of one operator, over all of its replicas.
 
     A record counts when its thread has passed it through all operators that run on that thread; at
-    the end all counts are exact. Records that a failed or closed run gave up stay in ``waiting``
-    and ``in_flight``.
+    the end all counts are exact. Records that a failed or closed run gave up stay in ``waiting``,
+    ``in_flight`` and ``held``.
     """
 
     name: str
@@ -32,6 +32,9 @@ class OperatorMetrics:
     """Records in its queue, and those that an operator waits to put there."""
     in_flight: int = 0
     """Records that it works on; always 0 for a synchronous operator on another's thread."""
+    held: int = 0
+    """Records that it has finished, and keeps until an earlier one of an ordered stream has gone
+    on, and the operator behind it takes them."""
     skipped: int = 0
     dead_lettered: int = 0
     failed: int = 0
@@ -71,6 +74,8 @@ class RunMetrics:
     """Records of the sources that passed all operators; an estimate until the run has ended."""
     time_left: float | None
     """Seconds until the end at the mean pace so far; None if that is not known."""
+    held: int = 0
+    """Records of the sources beside ``done`` that only wait for an earlier one; an estimate."""
     done_before: int = 0
     """Records of the source that earlier runs with this checkpoint did; no part of the others."""
     services: Mapping[str, tuple[ReplicaStatus, ...]] = field(default_factory=dict)

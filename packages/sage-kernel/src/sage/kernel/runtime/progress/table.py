@@ -20,6 +20,7 @@ _COLUMNS = {
     "out": "records_out",
     "waiting": "waiting",
     "in flight": "in_flight",
+    "held": "held",
     "errors": "errors",
 }
 _FEW_COLUMNS = {"out": "records_out", "flight": "in_flight", "errors": "errors"}
@@ -53,8 +54,10 @@ class RunView:
 
     def _table(self, width: int, rows: int) -> Table:
         wide = width >= _NARROW
-        fields = _COLUMNS if wide else _FEW_COLUMNS
         operators = self.metrics.operators[:rows]
+        fields = dict(_COLUMNS if wide else _FEW_COLUMNS)
+        if not any(operator.held for operator in operators):
+            fields.pop("held", None)
         lines = [("operator", *fields, "per s")]
         for operator, rate in zip(operators, self._pace.rates(), strict=False):
             numbers = [getattr(operator, field) for field in fields.values()]

@@ -43,9 +43,11 @@ class Pace:
         before, now, seconds = self._span()
         if now.time_left is None or now.length is None:
             return None
-        if now.done <= before.done:
+        worked = now.done + now.held  # what waits for an earlier record costs no more time
+        gained = worked - before.done - before.held
+        if gained <= 0:
             return now.time_left
-        return max(0, now.length - now.done) * seconds / (now.done - before.done)
+        return max(0, now.length - worked) * seconds / gained
 
     def _span(self) -> tuple[RunMetrics, RunMetrics, float]:
         before, now = self._read[0], self._read[-1]
@@ -64,6 +66,8 @@ def running_line(metrics: RunMetrics, pace: Pace) -> str:
         said = [f"{printable(operator.name)} {operator.finished:,}"]
         if operator.in_flight:
             said.append(f"{operator.in_flight:,} in flight")
+        if operator.held:
+            said.append(f"{operator.held:,} held for an earlier one")
         if operator.errors:
             said.append(count(operator.errors, "error"))
         parts.append(f"{', '.join(said)} ({rate_text(rate)})")
