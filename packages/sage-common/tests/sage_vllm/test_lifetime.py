@@ -18,6 +18,7 @@ import pytest
 from sage.common.components.sage_vllm.driver.shared_engine import SharedEngine
 from sage.common.components.sage_vllm.engine_contract import Engine, EngineSpec
 from sage.common.components.sage_vllm.errors import EngineClosedError
+from sage.common.components.sage_vllm.host import mapped_memory
 from sage.common.components.sage_vllm.host.mapped_memory import promised_bytes
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
@@ -186,7 +187,10 @@ def test_the_start_of_a_cache_is_taken_at_once_and_the_rest_promised(model_root:
     assert promised_bytes() == before
 
 
-def test_a_cache_beside_another_engine_is_promised_until_it_is_used(model_root: Path) -> None:
+def test_a_cache_beside_another_engine_is_promised_until_it_is_used(
+    model_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapped_memory, "_TAKEN_IN_ALL", 0)  # as above the first GB
     config = _config(model_root)
     size = config["engine"]["kv_cache_memory_bytes"]
     with VLLMService(config):
