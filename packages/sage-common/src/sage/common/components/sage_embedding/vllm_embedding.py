@@ -33,9 +33,10 @@ class VLLMEmbedding(EmbeddingModel):
       embedding model.
 
     ``model`` names the one of the service's models that embeds, where there are several.
-    ``normalize`` scales each vector to length 1; ``timeout`` is for a call of a registered
-    service, in seconds. Raises what the service raises, and ValueError unless exactly one of the
-    ways is chosen.
+    ``normalize`` scales each vector to length 1; with ``truncate`` the beginning of a text that is
+    too long is embedded; ``timeout`` is for a call of a registered service, in seconds.
+
+    Raises what the service raises, and ValueError unless exactly one of the ways is chosen.
     """
 
     method_name: ClassVar[str] = "vllm"
@@ -50,6 +51,7 @@ class VLLMEmbedding(EmbeddingModel):
         model: str | None = None,
         engine_factory: EngineFactory = SharedEngine,
         normalize: bool = True,
+        truncate: bool = False,
         timeout: float | None = None,
     ) -> None:
         ways = {"call_service": call_service, "config": config, "model_id": model_id}
@@ -61,6 +63,8 @@ class VLLMEmbedding(EmbeddingModel):
             )
         chosen = {} if model is None else {"model": model}
         options: dict[str, Any] = {"normalize": normalize, **chosen}
+        if truncate:
+            options["truncate"] = True  # a service of another kind may not know it
         self._service: VLLMService | None = None
         if call_service is not None:
             call: Any = getattr(call_service, "call_service", call_service)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sage.common.components.sage_vllm.backend.scoring.text_batches import check_known
+from sage.common.components.sage_vllm.backend.scoring.text_batches import TEXT_TOO_LONG, check_known
 from sage.common.components.sage_vllm.backend.vllm_renderer import VLLMRenderer
 from sage.common.components.sage_vllm.backend.vllm_types import (
     LLMEngine,
@@ -150,5 +150,4 @@ class ScoringRenderer(VLLMRenderer):
             tokens = self.count_tokens(text, {})
         else:
             tokens = len(self._renderer.get_tokenizer()(*text)["input_ids"])
-        hint = "shorten the text, or have its end cut off with truncate=True"
-        return PromptTooLongError(self._model_id, tokens, self._max_model_len, hint)
+        return PromptTooLongError(self._model_id, tokens, self._max_model_len, TEXT_TOO_LONG)

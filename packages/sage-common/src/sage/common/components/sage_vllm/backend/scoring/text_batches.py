@@ -18,6 +18,12 @@ TOO_LONG = (TOO_MANY_TOKENS, "input_text")
 """Which parameter vLLM says it refuses of a prompt that is too long: its tokens, or so many
 characters that it is not tokenised at all."""
 
+TEXT_TOO_LONG = (
+    "split it by a TextSplitter, or have its end cut off: truncate=True of the call, the operator "
+    "or get_embedding_model()"
+)
+"""What to do about such a text."""
+
 
 class TextBatches:
     """The part of a renderer for texts that are not generated from."""
@@ -88,10 +94,8 @@ class TextBatches:
         ]
 
     def _text_too_long(self, text: str) -> PromptTooLongError:
-        hint = "shorten the text, or have its end cut off with truncate=True"
-        return PromptTooLongError(
-            self._model_id, self.count_tokens(text, {}), self._max_model_len, hint
-        )
+        tokens = self.count_tokens(text, {})
+        return PromptTooLongError(self._model_id, tokens, self._max_model_len, TEXT_TOO_LONG)
 
 
 def check_known(model_id: str, token_ids: Sequence[int], vocabulary: int) -> None:
