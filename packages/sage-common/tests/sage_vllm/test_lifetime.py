@@ -40,7 +40,7 @@ def test_two_threads_that_close_at_once_end_every_call(model_root: Path) -> None
         closer.join(timeout=60)
         assert not closer.is_alive()
     for future in [*running, *waiting]:
-        with pytest.raises(EngineClosedError, match="closed before this request was done"):
+        with pytest.raises(EngineClosedError, match="was closed, so this request has no result"):
             future.result(timeout=10)
     with pytest.raises(EngineClosedError):
         list(stream)

@@ -406,7 +406,7 @@ def test_calls_before_and_after_its_life_say_so(model_root: Path) -> None:
     pending = service.generate_async(["one", "two"], max_tokens=400)
     service.close()
     service.close()
-    with pytest.raises(RuntimeError, match="closed before this request was done"):
+    with pytest.raises(RuntimeError, match="was closed, so this request has no result"):
         pending.result(timeout=60)
     with pytest.raises(RuntimeError, match="closed"):
         service.generate("Hi")

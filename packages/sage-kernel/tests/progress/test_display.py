@@ -289,7 +289,8 @@ def test_a_checkpoint_that_is_complete_says_so(in_pipe: InPipe, tmp_path: Any) -
     """)
     first, second = done.stderr.splitlines()
     assert first.startswith("papers: ended after ")
-    assert second == "papers: ended, nothing was left to do"
+    kept = f"in checkpoint {tmp_path / 'kept'}; delete it to run anew"
+    assert second == f"papers: ended, nothing was left to do {kept}"
 
 
 def test_a_run_that_goes_on_says_what_was_done_before(in_pipe: InPipe, tmp_path: Any) -> None:

@@ -153,6 +153,10 @@ def test_wrong_arguments_are_the_callers_type_error(env: LocalEnvironment) -> No
 def test_a_service_without_process_asks_for_a_method(env: LocalEnvironment) -> None:
     with pytest.raises(NotImplementedError, match=r"Plain defines no process\(\); name a method="):
         env.call_service("plain", 1)
+    with pytest.raises(NotImplementedError, match="service 'plain' has: "):
+        env.call_service("plain")
+    with pytest.raises(NotImplementedError, match="did you mean method= by methd='get'"):
+        env.call_service("plain", methd="get")
 
 
 def test_a_proxy_has_the_services_methods(env: LocalEnvironment) -> None:

@@ -60,6 +60,16 @@ def _config(**settings: Any) -> VLLMServiceConfig:
         ({"prompt": "a", "options": 1}, 1, "must be a mapping, not 1; pass 'options': {"),
         ({"text": "a"}, {"text": "a"}, "'prompt' or 'messages'.*it has \\['text'\\]"),
         ([{"role": "user"}], {"role": "user"}, "without a 'role' that is a string and a 'content'"),
+        (
+            [{"role": "usr", "content": "Hello"}],
+            {"role": "usr", "content": "Hello"},
+            "unknown role 'usr'; did you mean 'user'?",
+        ),
+        (
+            [{"role": "User", "content": "a"}],
+            {"role": "User", "content": "a"},
+            "did you mean 'user'",
+        ),
         ("half \ud83d", "half \ud83d", "half a character.*; text.encode"),
     ],
 )
@@ -87,6 +97,17 @@ def test_payloads_that_are_none(
     with _service(model_root) as service, pytest.raises(InvalidInputError) as caught:
         service.process(payload)
     assert (caught.value.given, caught.value.hint) == (given, hint)
+
+
+def test_a_role_that_is_no_misspelt_one_is_the_templates_affair(model_root: Path) -> None:
+    chat = [{"role": "function", "content": "3"}, {"role": "model", "content": "Three."}]
+    with _service(model_root) as service:
+        assert service.generate(chat)[0]["text"]
+
+
+def test_choices_of_which_there_is_none() -> None:
+    with pytest.raises(InvalidOptionError, match="must be a list of strings, at least one, not"):
+        _config(sampling={"choice": []})
 
 
 def test_texts_roles_and_adapters_that_are_none(model_root: Path) -> None:

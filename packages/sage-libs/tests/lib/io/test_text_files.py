@@ -397,3 +397,24 @@ def test_errors_of_files_are_data_that_survives_pickling(error: SageError) -> No
     assert type(again) is type(error)
     assert (str(again), again.hint, vars(again)) == (str(error), error.hint, vars(error))
     assert again.path == vars(error)["path"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "hint"),
+    [
+        ("in.csv", b"id,text\n1,tea\n", "csv.DictReader makes dicts"),
+        ("in.tsv.gz", gzip.compress(b"id\ttext\n"), "csv.DictReader makes dicts"),
+        ("in.json", b'[{"id": 1},\n{"id": 2}]\n', "jq -c '.[]'"),
+        ("in.json", b'{\n"id": 1\n}\n', "jq -c ."),
+        ("in.jsonl", '{"text": "Grüße"}\n'.encode("latin1"), "iconv -f LATIN1 -t UTF-8"),
+    ],
+)
+def test_a_file_of_another_form_says_what_to_do(
+    name: str, content: bytes, hint: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    env = LocalEnvironment("other")
+    env.from_source(JSONLSource, tmp_path / name).print()
+    with pytest.raises(InputFileError, match="line 1: no JSON") as caught:
+        env.submit()
+    assert hint in str(caught.value)

@@ -99,6 +99,12 @@ def test_a_template_sees_the_fields_of_a_pairs_original(env: LocalEnvironment, r
             "{txt}",
             "names; it has ['id', 'text'] - did you mean 'text'? {{ and }} stand for braces",
         ),
+        (
+            "ice",
+            "about {text}",
+            "the record is 'ice', which has no field 'text' as prompt_template",
+        ),
+        ([{"a": 1}, {"a": 2}, {"a": 3}], "{a}", "a list of 3 records is no record"),
         ("  ", "{prompt}", "the record's 'prompt' is blank, which is nothing to work on: '  '"),
     ],
 )

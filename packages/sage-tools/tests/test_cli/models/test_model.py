@@ -321,6 +321,8 @@ class TestCare:
         assert json.loads(done.stdout)["source"] == "import"
         missing = sage("llm", "model", "import", MODEL, str(source / "nowhere"))
         refused(missing, MODEL, "nowhere", "config.json")
+        swapped = sage("llm", "model", "import", str(source), MODEL)
+        refused(swapped, f"sage llm model import {MODEL} {source}", code=2)
 
 
 def test_a_doubtful_model_is_what_the_user_says(

@@ -79,8 +79,9 @@ class BaseService(ContextBound):
     def start(self) -> None:
         """Begin to serve; all services registered earlier are started already."""
 
-    def process(self, payload: Any) -> Any:
-        """Answer a call that names no method."""
+    def process(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer a call that names no method; an override has the arguments that it wants."""
+        del args, kwargs
         raise NotImplementedError(f"{type(self).__name__} defines no process(); name a method=")
 
     def stop(self) -> None:

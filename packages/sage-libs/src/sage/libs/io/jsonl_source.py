@@ -27,7 +27,8 @@ class JSONLSource(SourceFunction):
     """Emits one record for each line of a ``.jsonl`` file, or of all those in a folder by name.
 
     The files may be UTF-8, UTF-16 or UTF-32, with a byte-order mark or without, and compressed by
-    gzip, bzip2, xz or Zstandard, whatever their suffix. Blank lines are no records.
+    gzip, bzip2, xz or Zstandard, whatever their suffix. Blank lines are no records. Rows of a CSV
+    come from ``csv.DictReader``, by ``from_collection``.
 
     A line that is no JSON stops the run with an InputFileError that has its file and number. With
     ``on_error="skip"`` or a dead-letter sink, as operators have it, ``from_source()`` goes on
@@ -117,8 +118,14 @@ def _unreadable(path: Path, number: int, line: bytes, cause: Exception) -> Unrea
     hint = None
     if isinstance(cause, NotFiniteNumber):
         hint = 'not_finite="null" reads null'
-    elif number == 1 and line.strip() == b"[":
+    elif isinstance(cause, UnicodeDecodeError):
+        hint = "write the file anew as UTF-8: iconv -f LATIN1 -t UTF-8"
+    elif {".csv", ".tsv"} & {suffix.lower() for suffix in path.suffixes}:
+        hint = "JSON Lines has one object per line; csv.DictReader makes dicts of the rows of a CSV"
+    elif number == 1 and line.startswith(b"["):
         hint = "the file is one JSON array; write a record a line: jq -c '.[]'"
+    elif number == 1 and line.strip() == b"{":
+        hint = "the object has several lines; write a record a line: jq -c ."
     error = InputFileError(str(path), number, f"no JSON: {problem}", hint=hint)
     error.__cause__ = cause
     text = line.rstrip(b"\r\n").decode(errors="surrogateescape")

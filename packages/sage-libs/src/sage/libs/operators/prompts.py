@@ -12,6 +12,10 @@ from sage.common.components.sage_vllm.requests.inputs import are_token_ids
 _OF_JSON = "\"' \n\t"  # what may follow a brace in JSON, and begins no field's name
 
 
+class ByItself(dict[str, Any]):
+    """The fields of a record that is no dict: it is the only one, by the name it was given."""
+
+
 class PromptTemplate:
     """A text with fields in braces, as ``str.format`` takes them: ``"Summarise: {text}"``.
 
@@ -60,6 +64,12 @@ class PromptTemplate:
             ) from error
 
     def _missing(self, name: str, fields: Mapping[str, Any]) -> ValueError:
+        if isinstance(fields, ByItself):
+            ((own, record),) = fields.items()
+            return ValueError(
+                f"the record is {record!r}, which has no field {name!r} as {self.argument} "
+                f"{self.template!r} needs it; {{{own}}} stands for a record that is no dict"
+            )
         has = sorted(map(str, fields))
         return ValueError(
             f"the record has no field {name!r}, which {self.argument} {self.template!r} names; "

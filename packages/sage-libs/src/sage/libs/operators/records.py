@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sage.common.components.sage_vllm.requests.inputs import are_token_ids
-from sage.libs.operators.prompts import did_you_mean
+from sage.libs.operators.prompts import ByItself, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,11 @@ class RecordForms:
             return record[self.input_key]
         if _is_pair(record):
             return self._second(*record)
+        if isinstance(record, list) and record and all(isinstance(r, Mapping) for r in record):
+            raise ValueError(
+                f"a list of {len(record):,} records is no record: emit them one by one, by "
+                f"flatmap(), or write each on a line of its own; the first is {record[0]!r}"
+            )
         raise ValueError(
             f"a record must be a string, a dict with the key {self.input_key!r}, or "
             f"[original, {self.input_key}]; not {record!r}"
@@ -66,7 +71,8 @@ class RecordForms:
         """Return the fields of a record by name; its input by itself is ``input_key``."""
         if isinstance(record, Mapping):
             return record
-        return {**self.original_fields(record), self.input_key: self.read(record)}
+        own, original = ByItself({self.input_key: self.read(record)}), self.original_fields(record)
+        return {**original, **own} if original else own
 
     def original_fields(self, record: Any) -> Mapping[str, Any]:
         """Return the fields of a dict, or of the dict that is a pair's original."""

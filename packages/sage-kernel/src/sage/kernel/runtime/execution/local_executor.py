@@ -85,7 +85,8 @@ class LocalExecutor:
         finally:
             self._starter = None
         self._state.run()
-        self._counts.begin(self._checkpoint.position if self._checkpoint else 0)
+        kept = self._checkpoint
+        self._counts.begin(kept.position if kept else 0, kept.folder if kept else None)
         self._start_threads()
         if not self._threads:  # a checkpoint found it complete
             self._end()

@@ -152,15 +152,17 @@ class RunCounts:
         self._began: float | None = None
         self._ended: float | None = None
         self._done_before = 0
+        self._checkpoint: str | None = None
 
     def __getitem__(self, operator: Operator) -> OperatorCounts:
         return self._operators[operator.id]
 
-    def begin(self, already_done: int) -> None:
-        """Note that records can move now; earlier runs have done some of them."""
+    def begin(self, already_done: int, checkpoint: str | None = None) -> None:
+        """Note that records can move now; earlier runs with the checkpoint did some of them."""
         for counts in self._operators.values():
             counts.measure(already_done)
         self._done_before = already_done
+        self._checkpoint = checkpoint
         self._began = time.monotonic()
 
     def end(self) -> None:
@@ -200,6 +202,7 @@ class RunCounts:
             held=max(0, sum(worked) - sum(through)),
             time_left=_time_left(lengths, worked, elapsed) if state == "running" else None,
             done_before=self._done_before,
+            checkpoint=self._checkpoint,
         )
 
     def _consumers(self) -> dict[int, list[int]]:

@@ -78,6 +78,8 @@ class RunMetrics:
     """Records of the sources beside ``done`` that only wait for an earlier one; an estimate."""
     done_before: int = 0
     """Records of the source that earlier runs with this checkpoint did; no part of the others."""
+    checkpoint: str | None = None
+    """The folder of its checkpoint, as it was given; None for a run without one."""
     services: Mapping[str, tuple[ReplicaStatus, ...]] = field(default_factory=dict)
     """The replicas of each service that runs on a cluster, by its name."""
 

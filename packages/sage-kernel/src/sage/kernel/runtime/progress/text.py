@@ -107,7 +107,10 @@ def final_line(metrics: RunMetrics) -> str:
     """Return what became of a run."""
     heading = f"{printable(metrics.name)}: {_STATES[metrics.state]}"
     if not metrics.operators:
-        return f"{heading}, nothing was left to do"
+        done = f"{heading}, nothing was left to do"
+        if metrics.checkpoint is None:
+            return done
+        return f"{done} in checkpoint {printable(metrics.checkpoint)}; delete it to run anew"
     sources = [operator for operator in metrics.operators if operator.kind == "source"]
     # What a source could not read has been read as well, and is told once more by its end.
     read = sum(each.records_out + each.skipped + each.dead_lettered for each in sources)

@@ -8,8 +8,9 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass
+from difflib import get_close_matches
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, NoReturn
 
 from sage.common.core.context import ContextBound
 from sage.common.service import BaseService, ServiceClosedError, ServiceMethodNotFoundError
@@ -105,6 +106,9 @@ class RunningService:
                 f"acall_service(...)`, or give it a twin {method}_async() that returns a Future"
             )
 
+        if getattr(function, "__func__", None) is BaseService.process:
+            function = self._refuse_without_method
+
         def call(*args: Any, **kwargs: Any) -> Any:
             with self._slots:
                 if self._closed:
@@ -132,6 +136,14 @@ class RunningService:
         start = submit_to_twin if callable(twin) else submit
         kept = submit_and_keep if self._borrowed else start
         return Endpoint(call, kept, futures_only=callable(twin))
+
+    def _refuse_without_method(self, *_: Any, **kwargs: Any) -> NoReturn:
+        methods = sorted({*self._methods()} - {"process"})
+        problem = f"{type(self.service).__name__} defines no process(); name a method="
+        has = f"service {self.name!r} has: {', '.join(methods) or 'no methods to call'}"
+        if misspelt := get_close_matches("method", kwargs, n=1):
+            has = f"did you mean method= by {misspelt[0]}={kwargs[misspelt[0]]!r}? {has}"
+        raise NotImplementedError(f"{problem}; {has}")
 
     def _methods(self) -> list[str]:
         of_class = type(self.service)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ _PASS = (
     "numbers), {'prompt', 'messages' or 'prompt_token_ids': ..., 'options': {...}}, or a list of "
     "these"
 )
+_ROLES = ("system", "user", "assistant", "tool", "developer")
 _KINDS = ("prompt", "messages", "prompt_token_ids")
 
 
@@ -136,6 +138,19 @@ def _check_token_ids(token_ids: Any, which: str) -> TokenIds:
     return TokenIds(token_ids)
 
 
+def _check_role(message: Mapping[str, Any], which: str) -> None:
+    """Refuse a misspelt role: most templates print it as it is, and the model has never seen it.
+
+    A role unlike the usual ones may be one that a model's own template knows.
+    """
+    role = message["role"]
+    if role in _ROLES:
+        return
+    if close := get_close_matches(role.strip().lower(), _ROLES, n=1, cutoff=0.8):
+        problem = f"{which} has a message of an unknown role {role!r}"
+        raise InvalidInputError(message, problem, hint=f"did you mean {close[0]!r}?")
+
+
 def _check_conversation(messages: Any, which: str) -> Sequence[Mapping[str, Any]]:
     if not _is_conversation(messages):
         raise InvalidInputError(
@@ -152,6 +167,7 @@ def _check_conversation(messages: Any, which: str) -> Sequence[Mapping[str, Any]
                 f"{which} has a message without a 'role' that is a string and a 'content': "
                 f"{message!r}",
             )
+        _check_role(message, which)
         check_content(message.get("content"), which)
         check_unicode(message, f"a message of {which}")
     return in_openai_form(messages)

@@ -49,7 +49,8 @@ _TYPES: dict[str, tuple[str, ...]] = {
     ),
     "a string": ("chat_template", "grammar", "lora", "model", "regex"),
     "a string or a list of strings": ("stop",),
-    "a list of strings": ("bad_words", "choice"),
+    "a list of strings": ("bad_words",),
+    "a list of strings, at least one": ("choice",),
     "a list of whole numbers": (
         "allowed_token_ids",
         "logprob_token_ids",
@@ -214,6 +215,7 @@ _IS: dict[str, Callable[[Any], bool]] = {
     "a string": _is_string,
     "a string or a list of strings": lambda value: _is_string(value) or _are(_is_string)(value),
     "a list of strings": _are(_is_string),
+    "a list of strings, at least one": lambda value: _are(_is_string)(value) and len(value) > 0,
     "a list of whole numbers": _are(_is_integer),
     "a dict with strings as keys": lambda value: _is_dict(value) and all(map(_is_string, value)),
     "a dict of token ids and numbers": lambda value: (

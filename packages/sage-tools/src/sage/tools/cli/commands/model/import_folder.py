@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,12 @@ def import_folder(
     from sage.common.model_registry.vllm_registry import import_model
     from sage.tools.cli.models.model_view import model_json
 
+    if Path(model).is_dir() and not folder.exists():
+        swapped = shlex.join(["sage", "llm", "model", "import", str(folder), model])
+        raise typer.BadParameter(
+            f"there is no folder {str(folder)!r}, but {model!r} is one: the id is named first, "
+            f"`{swapped}`"
+        )
     found = import_model(model, folder, revision=revision, link=link, tags=parse_tags(tag, kind))
     if display.as_json:
         write_json(model_json(found))

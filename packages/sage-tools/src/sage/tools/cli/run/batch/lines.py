@@ -14,7 +14,7 @@ from sage.common.components.sage_vllm.errors import NoChatTemplateError
 from sage.common.core.functions import UnreadableRecord
 from sage.kernel.api import InputChange
 from sage.libs.io import InputFileError, JSONLSource, MissingInputError
-from sage.libs.operators.prompts import PromptTemplate, is_empty
+from sage.libs.operators.prompts import ByItself, PromptTemplate, is_empty
 from sage.libs.operators.vllm_service import VLLMEmbeddingOperator, VLLMServiceGenerator
 from sage.tools.cli.errors import CommandError
 
@@ -68,7 +68,9 @@ class Lines(JSONLSource):
             path = Path(origin)
         record = super().record_of(path, number, line)
         if isinstance(record, UnreadableRecord):
-            return {**record.record, "problem": getattr(record.error, "reason", "no JSON")}
+            error = record.error
+            said = {"problem": getattr(error, "reason", "no JSON")}
+            return {**record.record, **said, "hint": getattr(error, "hint", None)}
         return {"path": str(path), "line": number, "record": record}
 
 
@@ -90,7 +92,7 @@ class LineForm:
     def read(self, line: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """Return a line's fields and its input; raises InputFileError for a line with none."""
         if "problem" in line:
-            raise InputFileError(line["path"], line["line"], line["problem"])
+            raise InputFileError(line["path"], line["line"], line["problem"], hint=line["hint"])
         record = line["record"]
         try:
             return self._by_key(record) if self._template is None else self._by_template(record)
@@ -99,7 +101,7 @@ class LineForm:
 
     def _by_template(self, record: Any) -> tuple[dict[str, Any], Any]:
         assert self._template is not None  # noqa: S101 - for the type checker; read() has looked
-        fields = record if isinstance(record, Mapping) else {self._own_key: record}
+        fields = record if isinstance(record, Mapping) else ByItself({self._own_key: record})
         return dict(fields), self._template.render(fields)
 
     def _by_key(self, record: Any) -> tuple[dict[str, Any], Any]:

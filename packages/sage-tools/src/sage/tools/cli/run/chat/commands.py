@@ -26,10 +26,14 @@ def run_command(chat: ChatState, line: str) -> None:
     if command is None:
         raise CommandError(
             f"there is no command /{name}",
-            f"{nearest(f'/{name}', [f'/{known}' for known in COMMANDS]).capitalize()} "
+            f"{_ended(nearest(f'/{name}', [f'/{known}' for known in COMMANDS]).capitalize())} "
             f"A message that begins with a slash is typed with a blank before it.",
         )
     command.run(chat, argument.strip())
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith("?") else f"{sentence}."
 
 
 def _help(_chat: ChatState, _: str) -> None:
