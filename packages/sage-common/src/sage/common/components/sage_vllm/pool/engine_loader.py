@@ -54,12 +54,6 @@ class EngineLoader:
             )
         model = vllm_registry.get_model(model_id, revision, root=root)
         role = settings.role or Role.of_tags(model.tags)
-        if role is Role.EMBED and model.tags.get("type") == "text":
-            logger.warning(
-                "%s is a text model: embedding with it, converted, is slower and less accurate "
-                "than with an embedding model",
-                model_id,
-            )
         return EngineSpec(
             model_id=model_id,
             path=model.path,
