@@ -477,6 +477,36 @@ def test_close_cancels_the_tasks_before_it_cleans_up() -> None:
     assert env.metrics().state == "cancelled"
 
 
+def test_a_call_that_is_cancelled_twice_ends_its_own_way() -> None:
+    steps: list[str] = []
+
+    async def execute(_record: int) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.05)
+            steps.append("ended")
+
+    async def cancel_twice() -> None:
+        live: set[coroutine_call.CoroutineCall] = set()
+        call = coroutine_call.CoroutineCall(
+            execute,
+            1,
+            operator="o",
+            tell_blocked=print,
+            cancel_task=coroutine_call.CoroutineCall.cancel_task,
+        )
+        call.start(live)
+        for _ in range(2):
+            await asyncio.sleep(0.01)
+            assert call.cancel()
+        while live:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(cancel_twice())
+    assert steps == ["ended"]
+
+
 async def stubborn(record: int) -> int:
     begun = time.monotonic()
     while time.monotonic() - begun < 1.5:
@@ -486,11 +516,16 @@ async def stubborn(record: int) -> int:
 
 
 def test_a_task_that_swallows_its_cancellation_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    begun = threading.Event()
+
+    async def deaf(record: int) -> int:
+        begun.set()
+        return await stubborn(record)
+
     env = LocalEnvironment("closed", {"close_timeout": 0.5})
-    env.from_collection([1]).map(stubborn, name="deaf").sink(print)
+    env.from_collection([1]).map(deaf, name="deaf").sink(print)
     env.submit(autostop=False)
-    while not env.metrics().operators[1].records_in:
-        time.sleep(0.01)
+    assert begun.wait(10)
     env.close()
     (warning,) = [r.message for r in caplog.records if r.levelno >= logging.WARNING]
     assert warning.startswith("after 0.5 s these operators have not returned:")

@@ -59,8 +59,8 @@ class CoroutineCall(Future[Any]):
             self._task = loop.create_task(self._run(live), name=self.operator)
 
     def cancel_task(self) -> None:
-        """Cancel the coroutine, if it was started."""
-        if self._task is not None:
+        """Cancel the coroutine, if it was started; a second time would break into its way out."""
+        if self._task is not None and not self._task.cancelling():
             self._task.cancel()
 
     async def _run(self, live: set[CoroutineCall]) -> None:
