@@ -362,3 +362,15 @@ def test_models_their_commits_and_sampling_are_part_of_a_services_identity(root:
     assert identity == alone
     assert (judge["model"], judge["sampling"]) == ("test/other", {"seed": 1})
     assert judge["commit"]
+
+
+def test_a_text_model_that_is_to_embed_is_warned_of(
+    model_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import_model("test/echo", write_echo_model(tmp_path / "echo"), root=model_root)
+    for model_id in ("test/echo", "test/tiny-chat"):  # of the first nothing says what it is
+        config = {"embedding_model_id": model_id, "model_root": model_root}
+        with VLLMService(config, engine_factory=EchoEngine) as service:
+            assert service.embed("Hello")["model_id"] == model_id
+    (warning,) = caplog.records
+    assert warning.getMessage().startswith("test/tiny-chat is a text model: embedding with it")

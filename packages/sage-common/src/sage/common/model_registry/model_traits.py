@@ -104,14 +104,17 @@ def _type_of(folder: Path, config: dict[str, Any]) -> str:
     return kind
 
 
-def type_of_class(config: Mapping[str, Any]) -> str:
-    """Return what vLLM would run a model as by the class that its ``config.json`` names."""
+def type_of_class(config: Mapping[str, Any], unknown: str = "text") -> str:
+    """Return what vLLM would run a model as by the class that its ``config.json`` names.
+
+    ``unknown`` is the type of a class whose name does not tell.
+    """
     architectures = config.get("architectures")
     first = architectures[0] if isinstance(architectures, list) and architectures else ""
     name = str(first)
     if name in _TYPE_BY_CLASS:
         return _TYPE_BY_CLASS[name]
-    return next((kind for end, kind in _TYPE_BY_ENDING.items() if name.endswith(end)), "text")
+    return next((kind for end, kind in _TYPE_BY_ENDING.items() if name.endswith(end)), unknown)
 
 
 def _elements_by_dtype(folder: Path) -> Counter[str]:

@@ -10,7 +10,6 @@ import typer
 from sage.tools.cli.commands.options.run_options import RunOptions
 from sage.tools.cli.errors import CommandError
 from sage.tools.cli.models.model_choice import chosen_model
-from sage.tools.cli.terminal.output import write_note
 
 if TYPE_CHECKING:
     from sage.common.components.sage_vllm.config import VLLMServiceConfig
@@ -205,7 +204,7 @@ def _scores_by_itself(model_id: str, revision: str | None) -> bool:
 
 
 def _check_kind(model_id: str, options: RunOptions) -> None:
-    """Raise CommandError for a model that does not generate; say where one is not made to embed."""
+    """Raise CommandError for a model that does not generate."""
     from sage.common.model_registry.vllm_registry import get_model
 
     kind = get_model(model_id, options.model.revision).tags.get("type", "text")
@@ -221,9 +220,4 @@ def _check_kind(model_id: str, options: RunOptions) -> None:
             f"{model_id} is {article} {kind} model, which generates no text",
             f"{ways.get(str(kind), 'Choose another model')}; if it does generate, import or "
             f"download it again with --as text.",
-        )
-    if options.embed and kind == "text":
-        write_note(
-            f"{model_id} is a text model, converted: an embedding model is faster and better.",
-            quiet=options.display.quiet,
         )

@@ -23,6 +23,8 @@ from sage.common.components.sage_vllm.model_settings import ModelSettings
 from sage.common.components.sage_vllm.pool.engine_slot import EngineSlot
 from sage.common.components.sage_vllm.replicas.replicated_engine import build
 from sage.common.model_registry import vllm_registry
+from sage.common.model_registry.model_traits import type_of_class
+from sage.common.model_registry.weights import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,12 @@ class EngineLoader:
             )
         model = vllm_registry.get_model(model_id, revision, root=root)
         role = settings.role or Role.of_tags(model.tags)
+        if role is Role.EMBED and model.tags.get("type") == "text" and _generates(model.path):
+            logger.warning(
+                "%s is a text model: embedding with it, converted, is slower and less accurate "
+                "than with an embedding model",
+                model_id,
+            )
         return EngineSpec(
             model_id=model_id,
             path=model.path,
@@ -154,3 +162,8 @@ class EngineLoader:
         self._closed = True
         for engine in list(self._specs):
             engine.close()
+
+
+def _generates(folder: Path) -> bool:
+    """Whether a model's class says that it generates; the registry's type is also a guess."""
+    return type_of_class(read_json(folder / "config.json", dict), unknown="") == "text"
