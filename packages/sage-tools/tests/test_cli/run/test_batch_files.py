@@ -181,6 +181,7 @@ def test_overwrite_begins_anew_and_vectors_come_in_files_too(
         ('\n\n{"prompt"}\n', "in.jsonl, line 3: no JSON"),
         ('{"question": "b"}\n', "line 1: it has no 'prompt' and no 'messages'"),
         ('{"prompt": ""}\n', "line 1: '' is nothing to work on"),
+        ('[{"prompt": "a"},\n{"prompt": "b"}]\n', "The file is one JSON array; write a record"),
         ("7\n", "line 1: 7 is nothing to work on"),
         ("[]\n" * 9, "and 4 more"),
         ("[]\n" * 120, "and 95 more of the first 100"),

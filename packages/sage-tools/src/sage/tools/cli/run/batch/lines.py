@@ -14,6 +14,7 @@ from sage.common.components.sage_vllm.errors import NoChatTemplateError
 from sage.common.core.functions import UnreadableRecord
 from sage.kernel.api import InputChange
 from sage.libs.io import InputFileError, JSONLSource, MissingInputError
+from sage.libs.io.json_lines import NotFiniteNumber
 from sage.libs.operators.prompts import ByItself, PromptTemplate, is_empty
 from sage.libs.operators.vllm_service import VLLMEmbeddingOperator, VLLMServiceGenerator
 from sage.tools.cli.errors import CommandError
@@ -69,8 +70,12 @@ class Lines(JSONLSource):
         record = super().record_of(path, number, line)
         if isinstance(record, UnreadableRecord):
             error = record.error
-            said = {"problem": getattr(error, "reason", "no JSON")}
-            return {**record.record, **said, "hint": getattr(error, "hint", None)}
+            # That of a number is an argument of the source, which the command does not have.
+            of_number = isinstance(error.__cause__, NotFiniteNumber)
+            hint = None if of_number else getattr(error, "hint", None)
+            problem = getattr(error, "reason", "no JSON")
+            said = {"problem": problem} if hint is None else {"problem": problem, "hint": hint}
+            return {**record.record, **said}
         return {"path": str(path), "line": number, "record": record}
 
 
@@ -92,7 +97,7 @@ class LineForm:
     def read(self, line: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """Return a line's fields and its input; raises InputFileError for a line with none."""
         if "problem" in line:
-            raise InputFileError(line["path"], line["line"], line["problem"], hint=line["hint"])
+            raise InputFileError(line["path"], line["line"], line["problem"], hint=line.get("hint"))
         record = line["record"]
         try:
             return self._by_key(record) if self._template is None else self._by_template(record)
@@ -172,12 +177,14 @@ class EmbedLines(VLLMEmbeddingOperator):
 def check_first_lines(path: Path, form: LineForm) -> None:
     """Raise CommandError if there is no input, or if none of its first lines is a record."""
     bad: list[str] = []
+    hint: str | None = None
     try:
         for line in islice(_lines(path), _LOOKED_AT):
             try:
                 form.read(line)
             except InputFileError as error:
                 bad.append(error.problem)
+                hint = hint or error.hint
             else:
                 return
     except MissingInputError as error:
@@ -186,10 +193,11 @@ def check_first_lines(path: Path, form: LineForm) -> None:
         among = f" of the first {_LOOKED_AT}" if len(bad) == _LOOKED_AT else ""
         more = f"; and {len(bad) - _MOST_SHOWN:,} more{among}" if len(bad) > _MOST_SHOWN else ""
         named = " or ".join(f'"{key}"' for key in reversed(form.keys))
+        way_out = f"{hint[0].upper()}{hint[1:]}. " if hint else ""
         raise CommandError(
             f"{'; '.join(bad[:_MOST_SHOWN])}{more}",
-            f"A line is a text or an object with {named}, as JSON; --template makes prompts of "
-            f"other fields. Nothing was run.",
+            f"{way_out}A line is a text or an object with {named}, as JSON; --template makes "
+            f"prompts of other fields. Nothing was run.",
         )
 
 
