@@ -210,7 +210,7 @@ def test_a_function_of_a_library_is_shown_with_the_line_that_calls_it(tmp_path: 
 
 
 def test_a_fault_of_sage_itself_is_shown_whole(tmp_path: Path) -> None:
-    broken = "import sage.kernel.api.local_environment as module\ndel module.LocalExecutor\n"
+    broken = "import sage.kernel.api.environment as module\ndel module.LocalExecutor\n"
     _, said = run(tmp_path, f"{broken}env.from_collection(['a']).print()\nenv.submit()")
     assert said.startswith("Traceback (most recent call last):")
     assert "in _start" in said

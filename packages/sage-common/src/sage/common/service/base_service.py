@@ -74,7 +74,10 @@ class BaseService(ContextBound):
         return self._started and not self._closed
 
     def setup(self) -> None:
-        """Acquire what the service needs; an error here stops the environment's submit()."""
+        """Acquire what the service needs; an error here stops the environment's submit().
+
+        It runs on the thread that opens the service, a call on the thread of its caller.
+        """
 
     def start(self) -> None:
         """Begin to serve; all services registered earlier are started already."""
