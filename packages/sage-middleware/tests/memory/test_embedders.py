@@ -233,3 +233,18 @@ def test_prefixes_are_part_of_a_services_configuration(tmp_path: Path) -> None:
         env.call_service("memory", ["query: fox"], method="insert_batch")
         (hit,) = env.call_service("memory", "fox", method="search")
         assert hit.score == pytest.approx(1)
+
+
+def test_a_text_that_is_too_long_may_be_cut_off() -> None:
+    asked: list[dict[str, Any]] = []
+
+    def call_service(_: str, texts: list[str], **options: Any) -> dict[str, Any]:
+        asked.append(options)
+        return {"vectors": [[1.0, 0.0]] * len(texts)}
+
+    for truncate in (True, False):
+        model = get_embedding_model("vllm", call_service=call_service, truncate=truncate)
+        assert model.embed("long " * 9) == [1.0, 0.0]
+    cut, whole = asked
+    assert cut["truncate"] is True
+    assert "truncate" not in whole
