@@ -25,8 +25,8 @@ def own_requirements(project: dict[str, Any]) -> list[str]:
     return [re.sub(r"\[\w+\]", "", each) for each in own]  # an extra says nothing of the version
 
 
-def test_all_five_packages_carry_one_version() -> None:
-    names = ("common", "kernel", "libs", "middleware", "tools")
+def test_all_packages_carry_one_version() -> None:
+    names = ("common", "kernel", "libs", "middleware", "tools", "tuning")
     assert set(projects()) == {f"isage-{name}" for name in names}
     assert len({project["version"] for project in projects().values()}) == 1
 

@@ -165,6 +165,7 @@ def test_a_stopped_replica_is_replaced_in_time() -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_nothing_runs_after_the_environment_is_closed() -> None:
+    before = {thread.name for thread in threading.enumerate()}
     env = RayEnvironment("closed", TWO)
     env.register_service("doubler", there.Doubler)
     env.call_service("doubler", 1, method="double")
@@ -172,7 +173,7 @@ def test_nothing_runs_after_the_environment_is_closed() -> None:
     processes = [each.process or 0 for each in replicas(env)]
     env.close()
     until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes), 5)
-    names = {thread.name for thread in threading.enumerate()}
+    names = {thread.name for thread in threading.enumerate()} - before
     assert not {name for name in names if name.startswith("sage-")}
 
 

@@ -136,7 +136,9 @@ def test_ctrl_c_keeps_all_that_was_delivered(
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=15)
     assert process.returncode in (130, -signal.SIGINT)
-    assert errors.rstrip().endswith("KeyboardInterrupt")
+    *_, interrupt, told = errors.splitlines()
+    assert interrupt == "KeyboardInterrupt"
+    assert told.endswith("run the same program again, and it goes on from there")
     delivered = (tmp_path / "job" / "out.partial").read_bytes()
     assert undisturbed["jsonl"]["out"].startswith(delivered)
     job.run_to_the_end()

@@ -158,8 +158,10 @@ def test_sigterm_ends_it_gracefully(
 ) -> None:
     async def main() -> None:
         async with server.client() as client:
-            question = {"prompt": "a", "max_tokens": 150}  # done in time on a busy machine too
-            asked = [asyncio.create_task(client.post("/generate", json=question)) for _ in range(4)]
+            # Done in time on a busy machine too; equal ones would be computed once.
+            questions = [{"prompt": f"{n} a", "max_tokens": 150} for n in range(4)]
+            posts = [client.post("/generate", json=question) for question in questions]
+            asked = [asyncio.create_task(post) for post in posts]
             async with asyncio.timeout(30):
                 while (await client.get("/health")).json()["in_flight"] < len(asked):
                     await asyncio.sleep(0)

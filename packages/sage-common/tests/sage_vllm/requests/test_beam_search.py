@@ -27,13 +27,14 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def expected(model_root: Path) -> list[Any]:
     """What vLLM's own LLM finds; its end would be that of an engine beside it."""
-    from vllm import LLM
+    from vllm import LLM, envs
     from vllm.sampling_params import BeamSearchParams
 
     path = str(get_model_path(MODEL, root=model_root))
     prompts: list[Any] = [{"prompt": prompt} for prompt in PROMPTS]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        envs.disable_envs_cache()  # in which an engine of another test keeps its settings
         llm = LLM(path, enforce_eager=True, max_model_len=512, **ENGINE)
         found = [llm.beam_search(prompts, BeamSearchParams(**options)) for options in OPTIONS]
         llm.llm_engine.engine_core.shutdown()

@@ -46,7 +46,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(root: Path) -> list[Any]:
     """What vLLM's own LLM says of 64 pictures; its end would be that of an engine beside it."""
-    from vllm import LLM, SamplingParams
+    from vllm import LLM, SamplingParams, envs
 
     prompts: list[Any] = [
         [
@@ -63,6 +63,7 @@ def expected(root: Path) -> list[Any]:
     path = str(get_model_path(MODEL, root=root))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        envs.disable_envs_cache()  # in which an engine of another test keeps its settings
         llm = LLM(path, enforce_eager=True, max_model_len=512, **ENGINE)
         found = llm.chat(prompts, SamplingParams(temperature=0, max_tokens=12), use_tqdm=False)
         llm.llm_engine.engine_core.shutdown()

@@ -141,10 +141,13 @@ class VLLMRuntime:
 
     def shut_down(self) -> None:
         """Free the engine: its memory, its process, vLLM's process groups."""
+        from vllm import envs
         from vllm.distributed import parallel_state
 
         with BUILD_LOCK:
             inline_runtimes.discard(id(self))
+            if not inline_runtimes:
+                envs.disable_envs_cache()  # an engine of vLLM's own would have our settings
             with process_groups_kept(parallel_state) if inline_runtimes else nullcontext():
                 self._engine.engine_core.shutdown()
         if not self._inline:
