@@ -88,5 +88,5 @@ def test_no_file_is_opened_by_the_locale() -> None:
     done = subprocess.run(
         [*check, "--select", "PLW1514", *sources], capture_output=True, text=True, check=False
     )
-    assert len(sources) == 5
+    assert len(sources) == 6
     assert done.returncode == 0, done.stdout

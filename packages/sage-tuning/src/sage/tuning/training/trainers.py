@@ -6,7 +6,6 @@ Import it only in the process of a job: the imports take seconds.
 from __future__ import annotations
 
 import math
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from sage.tuning.job.writer import JobWriter, whole_folder, write_json
-from sage.tuning.training.progress import EvaluationLog, Pace, Stop
+from sage.tuning.training.progress import EvaluationLog, Pace, Stop, most_memory
 from sage.tuning.training.rows_in_torch import trained_scores
 
 
@@ -192,7 +191,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]  # transformers is Any her
             "step",
             step=step,
             loss=round(loss, 6),
-            memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10,
+            memory_bytes=most_memory(),
             **self._pace.after(step),
         )
 
