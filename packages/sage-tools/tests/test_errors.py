@@ -28,11 +28,13 @@ REQUEST = FineTuneRequest(
 FACTS: dict[str, Any] = {
     "details": {"reasoning": "..."},
     "finish_reason": "length",
+    "first": None,
     "fit": Fit(problem="too large", settings=(Setting("engine.max_model_len", 8),)),
     "problem": "it did not work",
     "request": REQUEST,
 }
 BY_ANNOTATION: dict[str, Any] = {
+    "Any": {"given": 1},
     "Path": Path("/p"),
     "bool": True,
     "float": 1.5,
