@@ -49,7 +49,7 @@ def test_a_program_that_ends_leaves_nothing(signal_number: int) -> None:
         assert replicas < left
         program.send_signal(signal_number)
         program.communicate(timeout=30)
-        end = time.monotonic() + 15
+        end = time.monotonic() + 60  # 15 s on a machine that does nothing else
         while left := {each for each in left if is_alive(each)}:
             assert time.monotonic() < end, left
             time.sleep(0.05)

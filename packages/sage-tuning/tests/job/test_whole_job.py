@@ -264,6 +264,6 @@ def test_training_that_goes_astray_says_so(
 def test_an_adapter_of_an_adapter_is_refused(
     root: Path, report: dict[str, Any], request_fields: dict[str, Any], folder: Path
 ) -> None:
-    fields = {**request_fields, "base_model": "my/style", "output_dir": folder / "again"}
+    fields = {**request_fields, "base_model": "my/style", "output_dir": folder / "stacked"}
     with pytest.raises(ValueError, match="is an adapter, not a model"):
         start_fine_tuning(fields, root=root)
