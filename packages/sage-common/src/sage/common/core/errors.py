@@ -22,7 +22,7 @@ SageError
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
@@ -187,11 +187,18 @@ def json_problem(error: JSONDecodeError) -> str:
     return error.msg.removesuffix(" at").removesuffix(" starting")
 
 
-def nearest(value: str, choices: list[str]) -> str:
-    """Return the end of a message about an unknown name: the nearest valid one, else all."""
+def near_name(value: str, choices: Iterable[str], *, likeness: float = 0.6) -> str | None:
+    """Return the name that is most like an unknown one, if one is like it at all.
+
+    ``likeness`` is how much of the two has to be the same, from 0 to 1.
+    """
     from difflib import get_close_matches  # only ever needed on the way to an error
 
-    close = get_close_matches(value, choices, n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
+    return next(iter(get_close_matches(value, list(choices), n=1, cutoff=likeness)), None)
+
+
+def nearest(value: str, choices: list[str]) -> str:
+    """Return the end of a message about an unknown name: the nearest valid one, else all."""
+    if (near := near_name(value, choices)) is not None:
+        return f"did you mean {near!r}?"
     return f"valid: {', '.join(sorted(choices)) or '(none)'}"

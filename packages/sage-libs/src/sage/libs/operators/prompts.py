@@ -8,6 +8,7 @@ from string import Formatter
 from typing import Any
 
 from sage.common.components.sage_vllm.requests.inputs import are_token_ids
+from sage.common.core.errors import near_name
 
 _OF_JSON = "\"' \n\t"  # what may follow a brace in JSON, and begins no field's name
 
@@ -126,10 +127,8 @@ def is_empty(value: Any) -> bool:
 
 def did_you_mean(name: str, names: list[str]) -> str:
     """Return which of the names is near to one that is not among them, or nothing."""
-    from difflib import get_close_matches  # only ever needed on the way to an error
-
-    close = get_close_matches(name, names, n=1)
-    return f" - did you mean {close[0]!r}?" if close else ""
+    near = near_name(name, names)
+    return "" if near is None else f" - did you mean {near!r}?"
 
 
 def with_system_prompt(prompt: Any, system_prompt: str | None) -> Any:

@@ -8,11 +8,11 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass
-from difflib import get_close_matches
 from inspect import iscoroutinefunction
 from typing import Any, NoReturn
 
 from sage.common.core.context import ContextBound
+from sage.common.core.errors import near_name
 from sage.common.service import BaseService, ServiceClosedError, ServiceMethodNotFoundError
 from sage.kernel.runtime.service.daemon_threads import DaemonThreads
 
@@ -141,8 +141,8 @@ class RunningService:
         methods = sorted({*self._methods()} - {"process"})
         problem = f"{type(self.service).__name__} defines no process(); name a method="
         has = f"service {self.name!r} has: {', '.join(methods) or 'no methods to call'}"
-        if misspelt := get_close_matches("method", kwargs, n=1):
-            has = f"did you mean method= by {misspelt[0]}={kwargs[misspelt[0]]!r}? {has}"
+        if misspelt := near_name("method", kwargs):
+            has = f"did you mean method= by {misspelt}={kwargs[misspelt]!r}? {has}"
         raise NotImplementedError(f"{problem}; {has}")
 
     def _methods(self) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from sage.common.components.sage_vllm.requests.chat.messages import in_openai_fo
 from sage.common.components.sage_vllm.requests.media.content_parts import check_content
 from sage.common.components.sage_vllm.requests.unicode import check_unicode
 from sage.common.components.sage_vllm.tokens import TokenIds
+from sage.common.core.errors import near_name
 
 _PASS = (
     "pass a string, a conversation (a list of {'role', 'content'}), token ids (a list of whole "
@@ -146,9 +146,9 @@ def _check_role(message: Mapping[str, Any], which: str) -> None:
     role = message["role"]
     if role in _ROLES:
         return
-    if close := get_close_matches(role.strip().lower(), _ROLES, n=1, cutoff=0.8):
+    if near := near_name(role.strip().lower(), _ROLES, likeness=0.8):
         problem = f"{which} has a message of an unknown role {role!r}"
-        raise InvalidInputError(message, problem, hint=f"did you mean {close[0]!r}?")
+        raise InvalidInputError(message, problem, hint=f"did you mean {near!r}?")
 
 
 def _check_conversation(messages: Any, which: str) -> Sequence[Mapping[str, Any]]:
