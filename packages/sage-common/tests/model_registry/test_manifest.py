@@ -19,10 +19,12 @@ KILLED_AT_EVERY_LINE = """
 import os, signal, sys
 from pathlib import Path
 
+from sage.common.core import durable_files
 from sage.common.model_registry import manifest, vllm_registry
 import filelock  # imported before counting lines
 
-WRITERS = ("write_manifest", "locked_manifest", "editing_manifest")
+WRITERS = ("write_manifest", "locked_manifest", "editing_manifest", "write_whole", "sync_path")
+FILES = (manifest.__file__, durable_files.__file__)
 root, source = Path(sys.argv[1]), Path(sys.argv[2])
 vllm_registry.import_model("owner/first", source, root=root)
 before = (root / "metadata.json").read_bytes()
@@ -34,7 +36,7 @@ for step in range(1, 10_000):
 
         def trace(frame, event, _):
             global seen
-            if frame.f_code.co_filename != manifest.__file__:
+            if frame.f_code.co_filename not in FILES:
                 return None
             if event == "line" and frame.f_code.co_name in WRITERS:
                 seen += 1

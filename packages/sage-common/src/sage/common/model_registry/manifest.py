@@ -10,10 +10,10 @@ from reading to replacing, so that no change of another process is lost.
 from __future__ import annotations
 
 import json
-import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from sage.common.core.durable_files import write_whole
 from sage.common.core.errors import json_problem
 from sage.common.core.file_locks import file_lock
 from sage.common.model_registry.earlier_manifest import earlier_models
@@ -101,14 +101,4 @@ def write_manifest(path: Path, models: list[ModelInfo]) -> None:
     """Replace the manifest in one step, for good; the caller holds its lock."""
     # One model per line: cheap to write, and a diff or a grep of it means something.
     lines = ",\n".join(json.dumps(model.to_json(), ensure_ascii=True) for model in models)
-    temporary = path.with_name(f".{path.name}.new")  # one name: a leftover is overwritten
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(f'{{"version": {VERSION}, "models": [\n{lines}\n]}}\n')
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name, too, must outlive a power cut
-    finally:
-        os.close(folder)
+    write_whole(path, f'{{"version": {VERSION}, "models": [\n{lines}\n]}}\n')

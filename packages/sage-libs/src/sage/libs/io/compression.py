@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sage.common.core.durable_files import sync_path
 from sage.libs.io.errors import InputFileError
-from sage.libs.io.output_file import sync_path
 
 _BUFFER = 1 << 20  # bytes
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from sage.common.core.durable_files import sync_path
 from sage.common.core.file_locks import NO_LOCKS
 from sage.common.core.local_path import local_path
 from sage.libs.io.errors import OutputFileError
@@ -88,15 +89,6 @@ def close(file: BinaryIO) -> None:
     """Close a file; what is not brought to the disk by now nobody counts on, so it may be lost."""
     with suppress(OSError):  # the disk is full, which is told already
         file.close()
-
-
-def sync_path(path: Path) -> None:
-    """Bring a file that is closed, or the names in a folder, to the disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def replace(old: Path, new: Path) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from sage.common.core.durable_files import sync_path
 from sage.common.core.local_path import local_path
 from sage.kernel.runtime.checkpoint import DurableSink
 from sage.libs.io.errors import OutputFileError
-from sage.libs.io.output_file import close, open_locked, partial_path, replace, sync, sync_path
+from sage.libs.io.output_file import close, open_locked, partial_path, replace, sync
 from sage.libs.io.parquet_columns import ParquetColumns, Row
 from sage.libs.io.parquet_files import (
     read_column,

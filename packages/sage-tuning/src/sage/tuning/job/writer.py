@@ -19,6 +19,7 @@ from sage.common.components.sage_vllm.fine_tuning.job_folder import (
     events_after,
     read_job,
 )
+from sage.common.core.durable_files import sync_path, write_whole
 from sage.tuning.data.rendering import Row
 from sage.tuning.data.rows import Rows
 from sage.tuning.settings import Settings, settings_from_json
@@ -113,11 +114,7 @@ class JobWriter:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file of JSON that is there whole or not at all."""
-    staged = path.with_name(f".{path.name}.new")
-    staged.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    _sync(staged)
-    staged.replace(path)
-    _sync(path.parent)
+    write_whole(path, json.dumps(content, indent=2, default=str) + "\n")
 
 
 @contextmanager
@@ -131,16 +128,8 @@ def whole_folder(final: Path) -> Iterator[Path]:
     staged.mkdir(parents=True)
     yield staged
     for path in sorted(staged.rglob("*"), reverse=True):
-        _sync(path)
-    _sync(staged)
+        sync_path(path)
+    sync_path(staged)
     shutil.rmtree(final, ignore_errors=True)
     staged.rename(final)
-    _sync(final.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_path(final.parent)
