@@ -14,7 +14,7 @@ from sage.common.components.sage_vllm.requests.scoring.scoring_options import (
 from sage.common.core.futures import errors_in_future
 from sage.libs.operators.prompts import PromptTemplate
 from sage.libs.operators.records import RecordForms
-from sage.libs.operators.service_operator import ServiceOperator
+from sage.libs.operators.service_operator import ServiceOperator, given
 
 
 class VLLMScoreOperator(ServiceOperator):
@@ -73,9 +73,8 @@ class VLLMScoreOperator(ServiceOperator):
         self.query = query
         self.query_key = query_key
         self.top_n = top_n
-        special = {"chat_template": chat_template, "model": model}
-        given = {name: value for name, value in special.items() if value is not None}
-        self.options: dict[str, Any] = {"truncate": truncate, "activation": activation, **given}
+        special = given(chat_template=chat_template, model=model)
+        self.options: dict[str, Any] = {"truncate": truncate, "activation": activation, **special}
         self._forms = RecordForms(
             input_key=text_key, key_argument="text_key", output_key=output_key
         )
@@ -166,13 +165,12 @@ class VLLMClassifyOperator(ServiceOperator):
         )
         if labels is None:
             check_for_labels(prompt_template=prompt_template)
-        special = {
-            "labels": None if labels is None else list(check_labels(labels)),
-            "prompt_template": prompt_template,
-            "model": model,
-        }
-        given = {name: value for name, value in special.items() if value is not None}
-        self.options: dict[str, Any] = {"truncate": truncate, **given}
+        special = given(
+            labels=None if labels is None else list(check_labels(labels)),
+            prompt_template=prompt_template,
+            model=model,
+        )
+        self.options: dict[str, Any] = {"truncate": truncate, **special}
         self.details_key = details_key
         self._forms = RecordForms(
             input_key=text_key,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sage.common.core.functions import AsyncMapFunction
 
 _UNKNOWN_CAPACITY = 64  # records in flight where the service does not say what it can use
@@ -30,3 +32,8 @@ class ServiceOperator(AsyncMapFunction):
     def default_max_in_flight(self) -> int:
         """Return what the service can make use of, so that it is never short of work."""
         return self.ctx.services.capacity(self.service_name) or _UNKNOWN_CAPACITY
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options of a call that are not None: the service has defaults for the others."""
+    return {name: value for name, value in options.items() if value is not None}

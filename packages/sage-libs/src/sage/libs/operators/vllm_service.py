@@ -20,7 +20,7 @@ from sage.libs.operators.generation_records import GenerationRecords
 from sage.libs.operators.prefix_order import PrefixMode, PrefixOrder, check_prefix_order
 from sage.libs.operators.prompts import PromptTemplate
 from sage.libs.operators.records import RecordForms
-from sage.libs.operators.service_operator import ServiceOperator
+from sage.libs.operators.service_operator import ServiceOperator, given
 from sage.libs.operators.tool_box import ToolBox
 from sage.libs.operators.turns import ToolErrors, TurnRules, Turns
 
@@ -145,15 +145,10 @@ class VLLMServiceGenerator(ServiceOperator):
             max_in_flight=max_in_flight,
             retries=retries,
         )
-        special = {
-            "json_schema": json_schema,
-            "tools": tools,
-            "cache": cache,
-            "deadline": deadline,
-            "model": model,
-        }
-        given = {name: value for name, value in special.items() if value is not None}
-        self.options = {**options, **given}
+        special = given(
+            json_schema=json_schema, tools=tools, cache=cache, deadline=deadline, model=model
+        )
+        self.options = {**options, **special}
         check_sampling_options(self.options, "VLLMServiceGenerator", _PARAMETERS)
         if run_tools and not tools:
             raise ValueError("run_tools=True without tools: pass tools=[a_function, ...]")
@@ -286,14 +281,10 @@ class VLLMEmbeddingOperator(ServiceOperator):
             max_in_flight=max_in_flight,
             retries=retries,
         )
-        special = {
-            "dimensions": dimensions,
-            "prompt_name": prompt_name,
-            "model": model,
-            "truncate": truncate or None,
-        }
-        given = {name: value for name, value in special.items() if value is not None}
-        self.options: dict[str, Any] = {"normalize": normalize, **given}
+        special = given(
+            dimensions=dimensions, prompt_name=prompt_name, model=model, truncate=truncate or None
+        )
+        self.options: dict[str, Any] = {"normalize": normalize, **special}
         self._forms = RecordForms(
             input_key=text_key, key_argument="text_key", output_key=output_key
         )
