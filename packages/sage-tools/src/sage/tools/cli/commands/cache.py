@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from sage.tools.cli.commands.options.groups import expanded
 from sage.tools.cli.commands.options.model_options import Consent, Display
 from sage.tools.cli.errors import CommandError
 from sage.tools.cli.light_command import LightCommand, LightGroup
+from sage.tools.cli.terminal.asking import ask
 from sage.tools.cli.terminal.output import write_data, write_json, write_note
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def clear(*, folder: Folder, consent: Consent, display: Display) -> None:
             write_data(f"drops {total['answers']:,} answers of {folder}")
         return
     if not consent.yes:
-        _ask(f"Drop {total['answers']:,} answers of {folder}?")
+        question = f"Drop {total['answers']:,} answers of {folder}?"
+        ask(question, does="drops answers", otherwise="Nothing was dropped.")
     _drop(folder, display, max_bytes=0)
 
 
@@ -113,16 +114,6 @@ def _drop(
     write_note(
         f"Dropped {dropped:,} answers; {left['answers']:,} are left, {size}.", quiet=display.quiet
     )
-
-
-def _ask(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise typer.BadParameter("this drops answers and nobody can be asked: add --yes")
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        write_note("Nothing was dropped.")
-        raise typer.Exit(1)
 
 
 @contextmanager

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sage.tools.cli.commands.options.model_options import Consent, Display, ModelOptions
+from sage.tools.cli.terminal.asking import ask
 from sage.tools.cli.terminal.output import write_data, write_json, write_note
 
 if TYPE_CHECKING:
@@ -56,14 +56,12 @@ def _confirmed(plan: DeletionPlan, consent: Consent, display: Display) -> bool:
         if display.as_json or not display.quiet:
             _write_plan(plan, deleted=not consent.dry_run, as_json=display.as_json)
         return not consent.dry_run
-    if not sys.stdin.isatty():
-        raise typer.BadParameter("this deletes files and nobody can be asked: add --yes")
-    _write_plan(plan, deleted=False, as_json=False, to_user=True)
-    sys.stderr.write("Delete this? [y/N] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        write_note("Nothing was deleted.")
-        raise typer.Exit(1)
+    ask(
+        "Delete this?",
+        does="deletes files",
+        otherwise="Nothing was deleted.",
+        show=lambda: _write_plan(plan, deleted=False, as_json=False, to_user=True),
+    )
     if display.as_json:
         _write_plan(plan, deleted=True, as_json=True)
     return True
