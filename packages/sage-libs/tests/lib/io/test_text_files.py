@@ -403,7 +403,7 @@ def test_errors_of_files_are_data_that_survives_pickling(error: SageError) -> No
     ("name", "content", "hint"),
     [
         ("in.csv", b"id,text\n1,tea\n", "csv.DictReader makes dicts"),
-        ("in.tsv.gz", gzip.compress(b"id\ttext\n"), "csv.DictReader makes dicts"),
+        ("in.tsv.gz", gzip.compress(b"id\ttext\n", mtime=0), "csv.DictReader makes dicts"),
         ("in.json", b'[{"id": 1},\n{"id": 2}]\n', "jq -c '.[]'"),
         ("in.json", b'{\n"id": 1\n}\n', "jq -c ."),
         ("in.jsonl", '{"text": "Grüße"}\n'.encode("latin1"), "iconv -f LATIN1 -t UTF-8"),
