@@ -26,6 +26,18 @@ from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 CHAT_MODEL, BASE_MODEL = "test/tiny-chat", "test/tiny-base"
 
 
+@pytest.fixture
+def own_engine_threads() -> Callable[[], list[str]]:
+    """A function that names the threads of engines that were not there before the test."""
+    before = set(threading.enumerate())
+
+    def names() -> list[str]:
+        new = set(threading.enumerate()) - before
+        return [thread.name for thread in new if thread.name.startswith("sage-engine")]
+
+    return names
+
+
 def test_two_threads_that_close_at_once_end_every_call(model_root: Path) -> None:
     service = VLLMService(_config(model_root))
     service.open()
@@ -53,7 +65,9 @@ def test_two_threads_that_close_at_once_end_every_call(model_root: Path) -> None
     assert service.health()["state"] == "closed"
 
 
-def test_closing_in_the_middle_of_a_switch_ends_both_engines(model_root: Path) -> None:
+def test_closing_in_the_middle_of_a_switch_ends_both_engines(
+    model_root: Path, own_engine_threads: Callable[[], list[str]]
+) -> None:
     service = VLLMService(_config(model_root))
     service.open()
     switched: Future[Any] = service.process_async(
@@ -65,12 +79,14 @@ def test_closing_in_the_middle_of_a_switch_ends_both_engines(model_root: Path) -
     assert switched.exception(timeout=60) is None or isinstance(
         switched.exception(), EngineClosedError
     )
-    assert [t.name for t in threading.enumerate() if t.name.startswith("sage-engine")] == []
+    assert own_engine_threads() == []
     with pytest.raises(EngineClosedError):
         service.generate("late")
 
 
-def test_closing_while_a_replaced_engine_finishes_its_calls_ends_them(model_root: Path) -> None:
+def test_closing_while_a_replaced_engine_finishes_its_calls_ends_them(
+    model_root: Path, own_engine_threads: Callable[[], list[str]]
+) -> None:
     service = VLLMService(_config(model_root))
     service.open()
     service.switch_model(BASE_MODEL)  # what the first switch imports takes long
@@ -83,7 +99,7 @@ def test_closing_while_a_replaced_engine_finishes_its_calls_ends_them(model_root
     assert switched.done()
     with pytest.raises(EngineClosedError):
         calls[-1].result(timeout=0)
-    assert [t.name for t in threading.enumerate() if t.name.startswith("sage-engine")] == []
+    assert own_engine_threads() == []
 
 
 class Held:
@@ -103,7 +119,9 @@ class Held:
         return SharedEngine(spec)
 
 
-def test_closing_while_the_first_engine_is_built_leaves_none(model_root: Path) -> None:
+def test_closing_while_the_first_engine_is_built_leaves_none(
+    model_root: Path, own_engine_threads: Callable[[], list[str]]
+) -> None:
     held = Held(1)
     service = VLLMService(_config(model_root), engine_factory=held)
     errors: list[BaseException] = []
@@ -127,7 +145,7 @@ def test_closing_while_the_first_engine_is_built_leaves_none(model_root: Path) -
         thread.join(timeout=60)
         assert not thread.is_alive()
     assert len(errors) == 1
-    assert [t.name for t in threading.enumerate() if t.name.startswith("sage-engine")] == []
+    assert own_engine_threads() == []
 
 
 def test_a_deadline_counts_from_the_call_not_from_the_engine(model_root: Path) -> None:

@@ -193,7 +193,7 @@ def test_on_error_return_keeps_the_good_prompts(service: VLLMService) -> None:
         ({"stop": [3]}, "stop.*a string or a list of strings"),
         ({"stop_token_ids": "x"}, "stop_token_ids.*a list of whole numbers"),
         ({"extra_args": "x"}, "extra_args.*strings as keys, not 'x'"),
-        ({"choice": []}, "Choice.*empty"),
+        ({"choice": []}, r"choice.*a list of strings, at least one, not \[\]"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"on_error": "skip"}, "unknown on_error 'skip'; valid: raise, return"),
     ],

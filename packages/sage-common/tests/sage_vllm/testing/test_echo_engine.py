@@ -155,7 +155,6 @@ def test_a_choice_is_the_prompt_where_it_can_be_and_else_the_first(service: VLLM
         ({"grammar": "root ::= 'a'"}, "makes no text of a grammar; give it one by answers="),
         ({"regex": "["}, r"regex='\[' is not valid"),
         ({"regex": "a(?=b)b"}, r"finds no text for .*a\(\?=b\)b.* by answers="),
-        ({"choice": []}, "is none of choice"),
         ({"json_schema": {"type": "integer", "not": {}}}, "finds no text for .*json_schema.*"),
         ({"json_schema": {"type": "strng"}}, "'strng' is not valid|no type 'strng'"),
         ({"json_schema": {"$ref": "#/$defs/a"}}, "#/.defs/a is not in it"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from sage.common.core.errors import nearest
 from sage.common.core.functions import BaseFunction
 from sage.common.core.keywords import checks_keywords
 from sage.common.core.old_names import missing_attribute
@@ -171,7 +172,8 @@ def add_operator(
     on_error = options.get("on_error", "raise")
     if isinstance(on_error, str):
         if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error takes 'raise', 'skip' or a sink, not {on_error!r}")
+            problem = f"on_error takes 'raise', 'skip' or a sink, not {on_error!r}"
+            raise ValueError(f"{problem}; {nearest(on_error, ['raise', 'skip'])}")
     else:
         on_error = FunctionSpec.of("sink", on_error, (), {})
     operator = Operator(
