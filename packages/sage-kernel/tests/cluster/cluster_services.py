@@ -6,12 +6,15 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
+from sage.common.core.background import in_background
 from sage.common.core.functions import AsyncMapFunction, MapFunction
-from sage.common.service import BaseService, Replication
+from sage.common.service import BaseService, Replication, Streaming
 
 
 class Doubler(BaseService):
@@ -52,6 +55,39 @@ class Slow(Doubler):
     def double(self, number: int) -> int:
         time.sleep(0.01)
         return 2 * number
+
+
+class Pieces:
+    """What the caller of a stream gets."""
+
+    def __init__(self, start: Callable[[Callable[[Any], None]], Future[Any]]) -> None:
+        self.queue: SimpleQueue[Any] = SimpleQueue()
+        self.future = start(self.queue.put)
+
+
+class Counter(Doubler):
+    """Says number after number, and dies after the one that it is told."""
+
+    @classmethod
+    def replication(cls, **_: Any) -> Replication:
+        streams = {"count": Streaming(start="_start_count", reader=Pieces)}
+        return Replication(replayable=True, streams=streams)
+
+    def count(self, number: int, last: int | None = None) -> Any:
+        return Pieces(lambda on_piece: self._start_count(on_piece, number, last))
+
+    def _start_count(
+        self, on_piece: Callable[[Any], None], number: int, last: int | None = None
+    ) -> Future[int]:
+        return in_background(self._count, on_piece, number, last)
+
+    def _count(self, on_piece: Callable[[Any], None], number: int, last: int | None) -> int:
+        for each in range(number):
+            on_piece(each)
+            if each == last:
+                time.sleep(0.5)  # until that has been sent
+                os._exit(7)
+        return number
 
 
 class TwoGPUs(Doubler):

@@ -25,6 +25,7 @@ from sage.kernel.api import (  # noqa: E402
     PlacementError,
     RayEnvironment,
     ReplicaStatus,
+    StreamBrokenError,
 )
 from sage.kernel.runtime.cluster.errors import WorkerDiedError  # noqa: E402
 
@@ -97,6 +98,20 @@ def test_calls_from_outside_errors_and_what_a_process_has() -> None:
             doubler.dubble(1)
         with pytest.raises(TypeError, match="unsupported operand"):
             doubler.double(None)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_answer_comes_in_pieces_until_its_replica_dies() -> None:
+    with RayEnvironment("pieces", ONE) as env:
+        env.register_service("doubler", there.Counter)
+        stream = env.service("doubler").count(1000)
+        assert [stream.queue.get(timeout=20) for _ in range(1000)] == list(range(1000))
+        assert stream.future.result(20) == 1000
+        stream = env.service("doubler").count(5, last=2)
+        with pytest.raises(StreamBrokenError, match="3 had come"):
+            stream.future.result(20)
+        assert stream.queue.qsize() == 3
+        assert env.service("doubler").double(4, timeout=30) == 8
 
 
 @pytest.mark.usefixtures("cluster")

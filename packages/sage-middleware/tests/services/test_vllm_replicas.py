@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +55,23 @@ def test_it_answers_as_one(manager: ServiceManager) -> None:
     assert manager.proxy("chat").health()["replicas"][1]["state"] == "ready"
 
 
+def test_a_text_comes_piece_by_piece(manager: ServiceManager) -> None:
+    chat = manager.proxy("chat")
+    with chat.stream("one two three", max_tokens=2) as stream:
+        pieces = list(stream)
+        assert len(pieces) > 1
+        assert "".join(pieces) == stream.result["text"] == "one two"
+    with pytest.raises(InvalidInputError, match="a stream has one prompt, not 2"):
+        next(chat.stream(["one", "two"]))
+    with pytest.raises(TypeError, match=r"a worker, or a service on a cluster, calls generate\(\)"):
+        pickle.dumps(chat.stream("one"))
+
+    async def read() -> list[str]:
+        return [piece async for piece in chat.astream("one two three", max_tokens=2)]
+
+    assert asyncio.run(read()) == pieces
+
+
 def test_a_switch_is_of_all_replicas_or_none(manager: ServiceManager) -> None:
     chat = manager.proxy("chat")
     chat.switch_model("demo/second")
@@ -63,5 +82,5 @@ def test_a_switch_is_of_all_replicas_or_none(manager: ServiceManager) -> None:
 
 
 def test_what_is_for_a_service_here_says_so(manager: ServiceManager) -> None:
-    with pytest.raises(InvalidInputError, match=r"stream\(\) is not for a service on a cluster"):
-        manager.call_service("chat", "hi", method="stream")
+    with pytest.raises(InvalidInputError, match=r"fine_tune\(\) is not for a service on a cluster"):
+        manager.call_service("chat", "hi", method="fine_tune")

@@ -52,6 +52,8 @@ def test_generations_that_begin_alike_have_the_same_prefix(prompts: Any, prefix:
     payload = {"task": "generate", "inputs": prompts}
     assert replication.prefix("process", (payload,), {}) == prefix
     assert replication.prefix("embed", (prompts,), {}) == ""
+    assert replication.prefix("stream", (prompts,), {}) == prefix
+    assert replication.prefix("astream", (), {"prompt": prompts}) == prefix
 
 
 def test_what_tells_of_a_replica_or_changes_it_is_for_each() -> None:
@@ -61,6 +63,5 @@ def test_what_tells_of_a_replica_or_changes_it_is_for_each() -> None:
     assert scope("switch_model", ("x/y",), {}) == "change"
     assert scope("process", ({"task": "health"},), {}) == "each"
     assert scope("process", ({"task": "switch_model"},), {}) == "change"
-    for method in ("stream", "fine_tune"):
-        with pytest.raises(InvalidInputError, match="'replicas': 0"):
-            scope(method, (), {})
+    with pytest.raises(InvalidInputError, match="'replicas': 0"):
+        scope("fine_tune", (), {})

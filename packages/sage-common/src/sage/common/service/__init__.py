@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         ServiceNotFoundError,
         ServiceTimeoutError,
     )
-    from sage.common.service.replication import Replication
+    from sage.common.service.replication import Replication, Streaming
 
 __all__ = [
     "BaseService",
@@ -25,6 +25,7 @@ __all__ = [
     "ServiceMethodNotFoundError",
     "ServiceNotFoundError",
     "ServiceTimeoutError",
+    "Streaming",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -37,5 +38,6 @@ __getattr__, __dir__ = lazy_exports(
         "ServiceMethodNotFoundError": "sage.common.service.errors",
         "ServiceNotFoundError": "sage.common.service.errors",
         "ServiceTimeoutError": "sage.common.service.errors",
+        "Streaming": "sage.common.service.replication",
     },
 )

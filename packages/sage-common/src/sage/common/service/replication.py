@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Scope = Literal["one", "each", "change"]
@@ -16,6 +17,26 @@ def _one(_method: str, _args: Sequence[Any], _kwargs: Mapping[str, Any]) -> Scop
 
 def _no_prefix(_method: str, _args: Sequence[Any], _kwargs: Mapping[str, Any]) -> str:
     return ""
+
+
+OnPiece = Callable[[Any], None]
+"""Accepts a piece of an answer, on any thread; it must not wait."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streaming:
+    """How a method whose answer comes in pieces is called in another process.
+
+    Args:
+        start: the name of the method that is called there. It is given an OnPiece, then the
+            arguments, and returns a Future, which is done after the last piece; cancelling it ends
+            the work.
+        reader: makes what the caller gets, here. It is given what starts the call, which is given
+            an OnPiece and returns the Future.
+    """
+
+    start: str
+    reader: Callable[[Callable[[OnPiece], Future[Any]]], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +57,8 @@ class Replication:
             it (``"each"``) or changes it (``"change"``). What fails to change one changes none.
             It raises to refuse a call.
         combine: makes one result of those of all copies.
+        streams: the methods whose answers come in pieces, by their names. Such a call is made
+            again only if its caller has had no piece yet.
     """
 
     gpus: float = 0
@@ -44,3 +67,4 @@ class Replication:
     prefix: Callable[[str, Sequence[Any], Mapping[str, Any]], str] = _no_prefix
     scope: Callable[[str, Sequence[Any], Mapping[str, Any]], Scope] = _one
     combine: Callable[[list[Any]], Any] = list
+    streams: Mapping[str, Streaming] = field(default_factory=dict)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         PoisonCallError,
         RemoteError,
         ReplicaDiedError,
+        StreamBrokenError,
     )
     from sage.kernel.runtime.failed_record import FailedRecord
     from sage.kernel.runtime.metrics.prometheus import PipelineCollector
@@ -64,6 +65,7 @@ __all__ = [
     "RunMetrics",
     "SageError",
     "ServiceChangedError",
+    "StreamBrokenError",
     "UnsupportedPipelineError",
 ]
 
@@ -96,6 +98,7 @@ __getattr__, __dir__ = lazy_exports(
         "RunMetrics": "sage.kernel.runtime.metrics.run_metrics",
         "SageError": "sage.common.core.errors",
         "ServiceChangedError": "sage.kernel.runtime.checkpoint",
+        "StreamBrokenError": "sage.kernel.runtime.cluster.errors",
         "UnsupportedPipelineError": "sage.kernel.runtime.checkpoint",
     },
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from queue import SimpleQueue
 from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
@@ -160,11 +159,10 @@ class VLLMService(
         is what ``generate`` returns for the prompt; closing the stream, or dropping it, aborts
         the generation.
         """
-        pieces: SimpleQueue[str | None] = SimpleQueue()
-        return TextStream(pieces, self._start_stream(pieces.put, prompt, options))
+        return TextStream.begun(lambda on_text: self._start_stream(on_text, prompt, **options))
 
     def _start_stream(
-        self, on_text: OnText, prompt: Any, options: Mapping[str, Any]
+        self, on_text: OnText, prompt: Any, **options: Any
     ) -> Future[list[GenerateResult]]:
         self._check_open()
         items = self._prompts.read(prompt, options)

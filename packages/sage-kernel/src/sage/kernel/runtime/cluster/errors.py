@@ -8,12 +8,15 @@ ClusterError                 (SageError)
 ├── PlacementError           (ValueError)    no machine has room for what was asked for
 └── NoClusterError           (ConnectionError)  there is no cluster at the address
 ReplicaDiedError             (ServiceError, RuntimeError)  the replica that had the call died
+├── StreamBrokenError        a part of its answer had come
 └── PoisonCallError          the call itself made its replicas die
 """
 
 from __future__ import annotations
 
-from sage.common.core.errors import SageError
+from typing import Unpack
+
+from sage.common.core.errors import SageError, WayOut
 from sage.common.service import ServiceError
 
 
@@ -89,9 +92,21 @@ class ReplicaDiedError(ServiceError, RuntimeError):
 
     retryable = True
 
-    def __init__(self, service: str, reason: str) -> None:
-        super().__init__(service, f"a replica of service {service!r} died: {reason}")
+    def __init__(self, service: str, reason: str, **way_out: Unpack[WayOut]) -> None:
+        super().__init__(service, f"a replica of service {service!r} died: {reason}", **way_out)
         self.reason = reason
+
+
+class StreamBrokenError(ReplicaDiedError):
+    """A replica died after ``pieces`` pieces of an answer had come: another one would differ."""
+
+    def __init__(self, service: str, reason: str, pieces: int) -> None:
+        super().__init__(service, reason, hint="call again: another one begins it anew")
+        self.pieces = pieces
+        self.problem = (
+            f"a replica of service {service!r} died while it answered in pieces, of which "
+            f"{pieces} had come ({reason})"
+        )
 
 
 class PoisonCallError(ReplicaDiedError):

@@ -10,8 +10,9 @@ from sage.common.components.sage_vllm.errors import InvalidInputError
 from sage.common.components.sage_vllm.model_settings import ModelSettings
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
 from sage.common.components.sage_vllm.replicas.prompt_prefix import prefix_of
+from sage.common.components.sage_vllm.requests.text_stream import AsyncTextStream, TextStream
 from sage.common.service import BaseService, Replication
-from sage.common.service.replication import Scope
+from sage.common.service.replication import Scope, Streaming
 
 _OF_EACH: dict[str, Scope] = {
     "stats": "each",
@@ -20,8 +21,11 @@ _OF_EACH: dict[str, Scope] = {
     "download_model": "change",
     "delete_model": "change",
 }
+_STREAMS = {
+    "stream": Streaming(start="_start_stream", reader=TextStream.begun),
+    "astream": Streaming(start="_start_stream", reader=AsyncTextStream),
+}
 _NOT_FROM_AFAR = {
-    "stream": "pieces of a text come from an engine in this process alone; call generate()",
     "fine_tune": "a training has a process of its own; start it where its data is",
 }
 
@@ -46,6 +50,7 @@ class ReplicableService(BaseService):
             prefix=_prefix,
             scope=_scope,
             combine=_by_replica,
+            streams=_STREAMS,
         )
 
     @property
@@ -83,9 +88,9 @@ def _scope(method: str, args: Sequence[Any], _kwargs: Mapping[str, Any]) -> Scop
 
 def _prefix(method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """Return how a generation's first prompt begins; what is no prompt has no place of its own."""
-    if _task(method, args) != "generate":
+    if _task(method, args) not in ("generate", *_STREAMS):
         return ""
-    prompts = args[0] if args else kwargs.get("prompts", "")
+    prompts = args[0] if args else kwargs.get("prompts", kwargs.get("prompt", ""))
     if isinstance(prompts, Mapping) and method == "process":
         prompts = prompts.get("inputs", "")
     if isinstance(prompts, list) and prompts and not _is_turn(prompts[0]):

@@ -54,7 +54,7 @@ class AsyncioCalls:
             async for piece in service.astream("What is the capital of France?"):
                 print(piece, end="")
         """
-        return AsyncTextStream(lambda on_text: self._start_stream(on_text, prompt, options))
+        return AsyncTextStream(lambda on_text: self._start_stream(on_text, prompt, **options))
 
     async def aembed(self, texts: str | Sequence[str], **options: Any) -> EmbedResult:
         """Embed texts, as ``embed`` does, without blocking the event loop."""

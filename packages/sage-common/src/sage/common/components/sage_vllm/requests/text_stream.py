@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Self
+from typing import NoReturn, Self
 
 from sage.common.components.sage_vllm.engine_contract import OnText, Reasoning
 from sage.common.components.sage_vllm.requests.result_types import GenerateResult
@@ -29,6 +29,12 @@ class TextStream(Iterator[str]):
         self._future = future
         self.reasoning = ""
         future.add_done_callback(lambda _: pieces.put(None))  # not self: that would keep it alive
+
+    @classmethod
+    def begun(cls, start: Callable[[OnText], Future[list[GenerateResult]]]) -> Self:
+        """Start a generation, by what is given a function that accepts its pieces."""
+        pieces: SimpleQueue[str | None] = SimpleQueue()
+        return cls(pieces, start(pieces.put))
 
     def __next__(self) -> str:
         while isinstance(piece := self._next_piece(), Reasoning):
@@ -60,6 +66,13 @@ class TextStream(Iterator[str]):
     def close(self) -> None:
         """Abort what is not generated yet. Idempotent."""
         self._future.cancel()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be sent: what its reader has had is known here alone."""
+        raise TypeError(
+            "a stream stays in the process that began it; a function in a worker, or a service on "
+            "a cluster, calls generate()"
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -1,7 +1,7 @@
 """What goes to a process and comes from it: batches of numbered messages.
 
-To the process go calls, cancels of them, and answers to what it asked; from it come results, and
-what it asks of the services here.
+To the process go calls, some of them for answers in pieces, cancels of them, and answers to what it
+asked; from it come results, pieces before them, and what it asks of the services here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Literal
 
-Kind = Literal["call", "cancel", "answer", "result", "ask", "unask"]
+Kind = Literal["call", "stream", "cancel", "answer", "result", "piece", "ask", "unask"]
 
 Message = tuple[Kind, int, bytes]
 """Its kind, the number of the call or question that it is about, and what is said."""

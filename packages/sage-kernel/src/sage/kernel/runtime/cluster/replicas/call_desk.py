@@ -8,9 +8,13 @@ from itertools import count
 from sage.common.core.errors import SageError
 from sage.common.replicas.replay_queue import ReplayQueue
 from sage.common.replicas.router import PrefixRouter
-from sage.kernel.runtime.cluster.errors import PoisonCallError, ReplicaDiedError
+from sage.kernel.runtime.cluster.errors import (
+    PoisonCallError,
+    ReplicaDiedError,
+    StreamBrokenError,
+)
 from sage.kernel.runtime.cluster.mail.mailbox import Mailbox
-from sage.kernel.runtime.cluster.mail.messages import Message
+from sage.kernel.runtime.cluster.mail.messages import Kind, Message
 from sage.kernel.runtime.cluster.replicas.replica import Call, Replica
 
 Sends = list[tuple[Mailbox, Message]]
@@ -95,16 +99,24 @@ class CallDesk:
             return []
         return [(replica.mailbox, ("cancel", number, b"")), *self.dispatch()]
 
-    def settle(self, replica: Replica, messages: Sequence[Message]) -> list[tuple[Call, bytes]]:
-        """Take out the calls that a replica has answered; those that it no longer has are late."""
-        answered = []
+    def settle(
+        self, replica: Replica, messages: Sequence[Message]
+    ) -> tuple[list[tuple[Call, bytes]], list[tuple[Call, bytes]]]:
+        """Take out the calls that a replica has answered; those that it no longer has are late.
+
+        Returns pieces of answers, then whole ones: the pieces of an answer come before it.
+        """
+        pieces, answered = [], []
         for kind, number, data in messages:
             if kind == "result" and (call := replica.in_flight.pop(number, None)) is not None:
                 answered.append((call, data))
+            elif kind == "piece" and (call := replica.in_flight.get(number)) is not None:
+                call.pieces += 1
+                pieces.append((call, data))
         if answered:
             replica.finished += len(answered)
             replica.fruitless_deaths = 0
-        return answered
+        return pieces, answered
 
     def take_back(self, replica: Replica, reason: str) -> list[tuple[Call, SageError]]:
         """Queue the calls of a replica that died again; return those that are not made again."""
@@ -112,7 +124,9 @@ class CallDesk:
         failed: list[tuple[Call, SageError]] = []
         for number, call in replica.in_flight.items():
             call.at = None
-            if self._replayable and not call.pinned:
+            if call.pieces:  # its caller has them, and another answer would not go on from there
+                failed.append((call, StreamBrokenError(self.name, reason, call.pieces)))
+            elif self._replayable and not call.pinned:
                 again[number] = call
             else:
                 failed.append((call, ReplicaDiedError(self.name, reason)))
@@ -135,7 +149,8 @@ class CallDesk:
             replica.begin_to_work()
         replica.in_flight[number] = call
         call.at = (replica, number)
-        return [(mailbox, ("call", number, call.data))]
+        kind: Kind = "call" if call.on_piece is None else "stream"
+        return [(mailbox, (kind, number, call.data))]
 
     def _next(self) -> tuple[Replica, Mailbox, Call] | None:
         loads = [

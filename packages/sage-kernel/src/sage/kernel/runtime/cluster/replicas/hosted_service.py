@@ -110,8 +110,8 @@ class HostedService:
 
     def _receive(self, message: Message) -> None:
         kind, number, data = message
-        if kind == "call":
-            self._start(number, data)
+        if kind in ("call", "stream"):
+            self._start(number, data, in_pieces=kind == "stream")
         elif kind == "answer":
             self._services.answer(number, data)
         else:
@@ -120,7 +120,7 @@ class HostedService:
             if future is not None:
                 future.cancel()
 
-    def _start(self, number: int, data: bytes) -> None:
+    def _start(self, number: int, data: bytes, *, in_pieces: bool) -> None:
         method = "a call"
         with self._lock:
             self._calls[number] = None
@@ -128,7 +128,11 @@ class HostedService:
             method, args, kwargs = from_bytes(data)
             if self._running is None:
                 raise ServiceClosedError(self._name, "it has not been opened yet")  # noqa: TRY301
-            future = self._running.endpoint(method).submit(*args, **kwargs)
+            if in_pieces:
+                start = getattr(self._running.service, method)
+                future = start(partial(self._post_piece, number), *args, **kwargs)
+            else:
+                future = self._running.endpoint(method).submit(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - it is the call's
             self._post_result(number, error_outcome(error))
             return
@@ -145,6 +149,9 @@ class HostedService:
         # By whom it was: if by the other side, nobody hears this.
         closed = ServiceClosedError(self._name, "it was closed before the call could run")
         self._box.post(("result", number, error_outcome(closed)))
+
+    def _post_piece(self, number: int, piece: Any) -> None:
+        self._box.post(("piece", number, to_bytes(piece)))
 
     def _post_result(self, number: int, outcome: bytes) -> None:
         with self._lock:

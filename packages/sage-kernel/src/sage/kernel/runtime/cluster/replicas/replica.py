@@ -6,6 +6,7 @@ import time
 from concurrent.futures import Future
 from typing import Any
 
+from sage.common.service.replication import OnPiece
 from sage.kernel.runtime.cluster.mail.mailbox import Mailbox
 from sage.kernel.runtime.cluster.mail.questions import Questions
 from sage.kernel.runtime.metrics.replica_status import ReplicaState, ReplicaStatus
@@ -15,17 +16,26 @@ class Call:
     """A call on its way to an answer.
 
     ``crashes`` counts the replicas that died with it. A ``pinned`` one is for one replica alone.
+    Where there is an ``on_piece``, the answer comes in pieces; ``pieces`` counts them.
     """
 
-    __slots__ = ("at", "crashes", "data", "future", "pinned", "prefix")
+    __slots__ = ("at", "crashes", "data", "future", "on_piece", "pieces", "pinned", "prefix")
 
     def __init__(
-        self, data: bytes, prefix: str = "", crashes: int = 0, *, pinned: bool = False
+        self,
+        data: bytes,
+        prefix: str = "",
+        crashes: int = 0,
+        *,
+        pinned: bool = False,
+        on_piece: OnPiece | None = None,
     ) -> None:
         self.data = data
         self.prefix = prefix
         self.crashes = crashes
         self.pinned = pinned
+        self.on_piece = on_piece
+        self.pieces = 0
         self.future: Future[Any] = Future()
         self.at: tuple[Replica, int] | None = None  # where it is worked on, by what number
 

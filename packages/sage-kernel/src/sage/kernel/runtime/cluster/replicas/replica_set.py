@@ -13,10 +13,11 @@ from typing import Any
 from sage.common.core.errors import SageError
 from sage.common.core.futures import settle
 from sage.common.replicas.replay_queue import SUSPECT
+from sage.common.service.replication import OnPiece
 from sage.kernel.runtime.alarms import Alarms
 from sage.kernel.runtime.cluster.cluster import Remote
 from sage.kernel.runtime.cluster.errors import RemoteDiedError, ReplicaDiedError
-from sage.kernel.runtime.cluster.mail.carriage import read_outcome, to_bytes
+from sage.kernel.runtime.cluster.mail.carriage import from_bytes, read_outcome, to_bytes
 from sage.kernel.runtime.cluster.mail.mailbox import Mailbox
 from sage.kernel.runtime.cluster.mail.messages import Message
 from sage.kernel.runtime.cluster.mail.questions import Ask, Questions
@@ -100,14 +101,16 @@ class ReplicaSet:
         *,
         prefix: str = "",
         suspect: bool = False,
+        on_piece: OnPiece | None = None,
     ) -> Future[Any]:
         """Call a method of the service on one of the replicas; cancelling the Future cancels it.
 
         Raises what pickling the arguments raises. Calls of the same ``prefix`` meet on the same
-        replicas. A ``suspect`` is alone on its replica: it may be what kills it.
+        replicas. A ``suspect`` is alone on its replica: it may be what kills it. With ``on_piece``
+        the method is one that starts a stream, see Streaming.
         """
         data = to_bytes((method, tuple(args), dict(kwargs or {})))
-        call = Call(data, prefix, SUSPECT if suspect else 0)
+        call = Call(data, prefix, SUSPECT if suspect else 0, on_piece=on_piece)
         call.future.add_done_callback(partial(self._forget, call))
         with self._changed:
             ended = self._end
@@ -178,11 +181,14 @@ class ReplicaSet:
         with self._changed:
             if replica.mailbox is not mailbox:
                 return  # its successor has the calls
-            answered = self._desk.settle(replica, messages)
+            pieces, answered = self._desk.settle(replica, messages)
             replica.note_steps(report.steps)
             sends = self._desk.dispatch() if answered else []
         send(sends)
         questions.take(mailbox, messages)
+        for call, piece in pieces:
+            assert call.on_piece is not None  # noqa: S101 - for the type checker
+            call.on_piece(from_bytes(piece))
         for call, outcome in answered:
             if call.future.set_running_or_notify_cancel():
                 settle(call.future, read_outcome, outcome)

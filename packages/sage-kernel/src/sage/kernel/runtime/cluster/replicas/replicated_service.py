@@ -13,6 +13,7 @@ from sage.common.core.background import in_background
 from sage.common.core.context import ServiceCaller
 from sage.common.core.futures import errors_in_future
 from sage.common.service import BaseService, Replication, ServiceClosedError
+from sage.common.service.replication import OnPiece
 from sage.kernel.runtime.cluster.cluster import Cluster, Need, Node
 from sage.kernel.runtime.cluster.mail.carriage import to_bytes
 from sage.kernel.runtime.cluster.placement import Placement
@@ -95,6 +96,9 @@ class ReplicatedService(BaseService):
         self._replicas: ReplicaSet | None = None
         methods = _methods(factory.service_class)
         for name in methods:
+            if name in replication.streams:
+                setattr(self, name, partial(self._stream, name))
+                continue
             setattr(self, name, partial(self._call_and_wait, name))
             setattr(self, f"{name}_async", partial(self._call, name))
 
@@ -140,14 +144,29 @@ class ReplicatedService(BaseService):
 
     @errors_in_future
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Future[Any]:
-        if self._replicas is None:
-            raise ServiceClosedError(self.ctx.name, "it has not been opened yet")
+        replicas = self._open_ones()
         scope = self._replication.scope(method, args, kwargs)
         if scope != "one":
             # On a thread of its own: it may last, and ends as a whole.
             return in_background(self._call_each, method, args, kwargs, change=scope == "change")
         prefix = self._replication.prefix(method, args, kwargs)
-        return self._replicas.call(method, args, kwargs, prefix=prefix)
+        return replicas.call(method, args, kwargs, prefix=prefix)
+
+    def _stream(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        streaming = self._replication.streams[method]
+        prefix = self._replication.prefix(method, args, kwargs)
+
+        def start(on_piece: OnPiece) -> Future[Any]:
+            return self._open_ones().call(
+                streaming.start, args, kwargs, prefix=prefix, on_piece=on_piece
+            )
+
+        return streaming.reader(start)
+
+    def _open_ones(self) -> ReplicaSet:
+        if self._replicas is None:
+            raise ServiceClosedError(self.ctx.name, "it has not been opened yet")
+        return self._replicas
 
     def _call_and_wait(self, method: str, *args: Any, **kwargs: Any) -> Any:
         future = self._call(method, *args, **kwargs)
@@ -158,8 +177,7 @@ class ReplicatedService(BaseService):
             raise
 
     def _call_each(self, method: str, args: Any, kwargs: Any, *, change: bool) -> Any:
-        assert self._replicas is not None  # noqa: S101 - for the type checker; it is open
-        results = self._replicas.call_each(method, args, kwargs, change=change)
+        results = self._open_ones().call_each(method, args, kwargs, change=change)
         return self._replication.combine(results)
 
 
