@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from types import MethodWrapperType
@@ -61,6 +62,9 @@ class RuntimeContext:
 
     name: str
     services: ServiceCaller = field(default_factory=NoServices)
+    call_origin: Callable[..., Future[Any]] | None = None
+    """Of a service that is a copy in another process: calls a method of its ``Replication.origin``,
+    by the method's name and arguments."""
 
     @property
     def logger(self) -> logging.Logger:

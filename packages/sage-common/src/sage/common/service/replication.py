@@ -59,6 +59,9 @@ class Replication:
         combine: makes one result of those of all copies.
         streams: the methods whose answers come in pieces, by their names. Such a call is made
             again only if its caller has had no piece yet.
+        origin: an object that stays in the process that has the pipeline. Copies call its methods
+            by ``self.ctx.call_origin("method", ...)``, which returns a Future: so they get what is
+            there alone, such as files. Each such call runs on a thread of its own.
     """
 
     gpus: float = 0
@@ -68,3 +71,4 @@ class Replication:
     scope: Callable[[str, Sequence[Any], Mapping[str, Any]], Scope] = _one
     combine: Callable[[list[Any]], Any] = list
     streams: Mapping[str, Streaming] = field(default_factory=dict)
+    origin: object = None

@@ -24,6 +24,7 @@ from sage.common.components.sage_vllm.requests.media.media_policy import (
 )
 from sage.common.components.sage_vllm.requests.sampling_options import SAMPLING_OPTIONS
 from sage.common.core.errors import nearest
+from sage.common.core.local_path import local_path
 
 _ALIASES = {"engine_kwargs": "engine", "sampling_defaults": "sampling"}
 _MAPPINGS = {
@@ -130,6 +131,9 @@ class VLLMServiceConfig:
             problem = f"max_wait must be seconds, 0 or more, not {self.max_wait!r}"
             raise InvalidOptionError("max_wait", self.max_wait, problem)
         memory_share(self.memory_budget)
+        if self.model_root is not None and not os.fspath(self.model_root).startswith("~"):
+            # A copy of the service on a cluster has another working directory.
+            object.__setattr__(self, "model_root", local_path(self.model_root).absolute())
         if self.cache is not None:
             CacheSettings.of(self.cache)
         self.media_policy()

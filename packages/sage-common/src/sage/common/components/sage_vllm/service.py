@@ -77,6 +77,7 @@ class VLLMService(
         """Load the configured models; raises ModelNotFoundError, EngineError or ValueError."""
         self._home = HomeProcess()
         self._record.open(self.ctx.name)
+        self._engines.models.call_origin = self.ctx.call_origin
         self._engines.open()
         self._record.tell()
 

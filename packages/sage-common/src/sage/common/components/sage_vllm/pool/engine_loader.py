@@ -21,6 +21,7 @@ from sage.common.components.sage_vllm.engine_contract import (
 from sage.common.components.sage_vllm.errors import EngineClosedError, EngineStartError
 from sage.common.components.sage_vllm.model_settings import ModelSettings
 from sage.common.components.sage_vllm.pool.engine_slot import EngineSlot
+from sage.common.components.sage_vllm.pool.model_finder import ModelFinder
 from sage.common.components.sage_vllm.replicas.replicated_engine import build
 from sage.common.model_registry import vllm_registry
 from sage.common.model_registry.model_traits import type_of_class
@@ -37,6 +38,7 @@ class EngineLoader:
     def __init__(self, config: VLLMServiceConfig, factory: EngineFactory) -> None:
         self._config = config
         self._factory = factory
+        self.models = ModelFinder(config)
         self._specs: dict[Engine, EngineSpec] = {}
         self._loading: dict[Path, int] = {}
         self._closed = False
@@ -46,15 +48,10 @@ class EngineLoader:
     def spec(self, name: str, settings: ModelSettings) -> EngineSpec:
         """Return what the engine of an entry is built from; raises ModelNotFoundError.
 
-        With ``auto_download`` a model that is missing is fetched.
+        A model that is missing may be fetched, see ModelFinder.
         """
-        config, model_id, revision = self._config, settings.model_id, settings.revision
-        root = config.model_root
-        if config.auto_download:
-            vllm_registry.ensure_model_available(
-                model_id, revision, progress=False, root=root, allow_pickle=config.allow_pickle
-            )
-        model = vllm_registry.get_model(model_id, revision, root=root)
+        config, model_id = self._config, settings.model_id
+        model = self.models.get(model_id, settings.revision)
         role = settings.role or Role.of_tags(model.tags)
         if role is Role.EMBED and model.tags.get("type") == "text" and _generates(model.path):
             logger.warning(

@@ -54,6 +54,7 @@ class EnginePool:
         self._replacing = threading.Lock()  # held by whoever changes which engines there are
         self.notes = CallNotes()
         self._loader = EngineLoader(config, factory)
+        self.models = self._loader.models
         self._keeper = PoolKeeper(lambda: self._places.tend())
         self.adapters = LoraAdapters(config.model_root)
         self.caches = ResultCaches(config.cache)

@@ -9,6 +9,7 @@ from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.errors import InvalidInputError
 from sage.common.components.sage_vllm.model_settings import ModelSettings
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
+from sage.common.components.sage_vllm.replicas.model_origin import ModelOrigin
 from sage.common.components.sage_vllm.replicas.prompt_prefix import prefix_of
 from sage.common.components.sage_vllm.requests.text_stream import AsyncTextStream, TextStream
 from sage.common.service import BaseService, Replication
@@ -51,6 +52,7 @@ class ReplicableService(BaseService):
             scope=_scope,
             combine=_by_replica,
             streams=_STREAMS,
+            origin=ModelOrigin(config.model_root),
         )
 
     @property

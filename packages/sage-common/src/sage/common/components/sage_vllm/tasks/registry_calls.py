@@ -33,6 +33,7 @@ class RegistryCalls:
         """
         root = self.config.model_root
         model = vllm_registry.download_model(model_id, revision, progress=False, root=root)
+        self._engines.models.choose(model_id, revision, model.commit)
         if self.config.auto_reload:
             self._engines.reload(model_id, revision)
         return _record(model)

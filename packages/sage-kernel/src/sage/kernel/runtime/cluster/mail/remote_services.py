@@ -67,6 +67,10 @@ class RemoteServices:
         capacity: int | None = self._ask("capacity", name).result()
         return capacity
 
+    def call_origin(self, method: str, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call what the copies of a service have in common; see RuntimeContext.call_origin."""
+        return self._ask("origin", method, *args, **kwargs)
+
     def answer(self, number: int, outcome: bytes) -> None:
         """Take in the answer to a question."""
         with self._lock:

@@ -87,7 +87,7 @@ class RemoteChain(AsyncMapFunction):
             partial(cluster.start, hosted, self._need),
             most=self.workers,
             replayable=True,
-            ask=partial(answer, self.ctx.services),
+            ask=partial(answer, self.ctx.services, None),
             supervision=Supervision(),
         )
         self._set.open(1)

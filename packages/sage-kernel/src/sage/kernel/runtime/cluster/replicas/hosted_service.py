@@ -92,7 +92,10 @@ class HostedService:
     def _open(self) -> bytes:
         try:
             service = self._factory.create()
-            service.ctx = RuntimeContext(name=self._name, services=self._services)
+            services = self._services
+            service.ctx = RuntimeContext(
+                name=self._name, services=services, call_origin=services.call_origin
+            )
             running = RunningService(self._name, service)
             service.open()
         except BaseException as error:  # noqa: BLE001 - it is raised on the other side

@@ -122,7 +122,7 @@ class ReplicatedService(BaseService):
             partial(cluster.start, hosted, need),
             most=most,
             replayable=self._replication.replayable,
-            ask=partial(answer, self.ctx.services),
+            ask=partial(answer, self.ctx.services, self._replication.origin),
             most_in_flight=settings.most_in_flight,
             supervision=settings.supervision,
         )
@@ -181,8 +181,14 @@ class ReplicatedService(BaseService):
         return self._replication.combine(results)
 
 
-def answer(services: ServiceCaller, what: str, *args: Any, **kwargs: Any) -> Any:
-    """Answer a question of a process on the cluster: a call of a service, or its capacity."""
+def answer(services: ServiceCaller, origin: object, what: str, *args: Any, **kwargs: Any) -> Any:
+    """Answer a question of a process on the cluster.
+
+    It is a call of a service, or about its capacity, or a call of what its copies have in common.
+    """
+    if what == "origin":
+        method, *rest = args
+        return in_background(getattr(origin, method), *rest, **kwargs)  # it may wait for a disk
     if what == "capacity":
         return services.capacity(*args)
     return services.call_service_async(*args, **kwargs)
