@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm import service_record
+from sage.common import kept_record
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
 from sage.common.components.sage_vllm.errors import EngineStartError
 from sage.common.components.sage_vllm.service import VLLMService
@@ -47,7 +47,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five times as many as there are: a pace is that of the last twenty."""
-    monkeypatch.setattr(service_record, "_BEAT_SECONDS", BEAT)
+    monkeypatch.setattr(kept_record, "BEAT_SECONDS", BEAT)
 
 
 def service(model_root: Path, factory: Any = EchoEngine) -> VLLMService:
@@ -77,7 +77,7 @@ def test_its_figures_and_the_model_after_a_switch_are_seen(model_root: Path, roo
         assert record["tokens_per_second"] == 0
     assert read_records() == []
     assert list(root.iterdir()) == []
-    assert "sage-vllm-record" not in {thread.name for thread in threading.enumerate()}
+    assert "sage-record" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_it_is_seen_loading_and_a_failed_load_leaves_nothing(model_root: Path) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from sage.common.components.sage_vllm import InvalidInputError, VLLMService
+from sage.common.components.sage_vllm.engine_contract import EngineSpec
+from sage.common.components.sage_vllm.errors import EngineStartError
 from sage.common.components.sage_vllm.testing import EchoEngine, write_echo_model
 from sage.common.model_registry import ModelNotFoundError, import_model
 from sage.kernel.runtime.cluster.fake_cluster import FakeCluster
@@ -20,18 +24,29 @@ from sage.kernel.runtime.cluster.replicas.replicated_service import (
 )
 from sage.kernel.runtime.service import ServiceFactory, ServiceManager
 
+large_ones = count()
+
+
+def small_engine(spec: EngineSpec) -> EchoEngine:
+    """Make an engine; of those for the large model, only the first one has room."""
+    if spec.model_id == "demo/large" and next(large_ones):
+        raise EngineStartError(spec.model_id, "no room")
+    return EchoEngine(spec)
+
 
 @pytest.fixture
-def manager(tmp_path: Path) -> Iterator[ServiceManager]:
-    for name in ("first", "second"):
-        import_model(f"demo/{name}", write_echo_model(tmp_path / name), root=tmp_path / "models")
-    config = {"model_id": "demo/first", "model_root": tmp_path / "models"}
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServiceManager]:
+    """Two replicas on a machine with an empty registry; the models are in another one."""
+    monkeypatch.setenv("SAGE_VLLM_MODEL_ROOT", str(tmp_path / "there"))
+    here, there = tmp_path / "here", {"model_id": "demo/first"}
+    for name in ("first", "second", "large"):
+        import_model(f"demo/{name}", write_echo_model(tmp_path / name), root=here)
     cluster, made = FakeCluster(), ServiceManager()
     factory = ServiceFactory(
-        service_class=VLLMService, args=(config,), kwargs={"engine_factory": EchoEngine}
+        service_class=VLLMService, args=(there,), kwargs={"engine_factory": small_engine}
     )
     settings = ReplicaSettings(least=2, most=2, gpus=0, cpus=1)
-    said = VLLMService.replication(config)
+    said = VLLMService.replication({**there, "model_root": here})
     arguments = (factory, said, settings, lambda *_: (cluster, Placement(cluster.nodes())))
     made.register("chat", ServiceFactory(service_class=ReplicatedService, args=arguments))
     made.start()
@@ -76,9 +91,22 @@ def test_a_switch_is_of_all_replicas_or_none(manager: ServiceManager) -> None:
     chat = manager.proxy("chat")
     chat.switch_model("demo/second")
     assert {each["model_id"] for each in chat.stats()["replicas"]} == {"demo/second"}
-    with pytest.raises(ModelNotFoundError):
+    with pytest.raises(ModelNotFoundError, match="neither in this machine's registry at"):
         chat.switch_model("demo/third")
     assert chat.generate("one two")[0]["model_id"] == "demo/second"
+
+
+def test_a_switch_that_one_replica_cannot_make_is_made_by_none(manager: ServiceManager) -> None:
+    chat = manager.proxy("chat")
+    chat.switch_model("demo/second")
+    with pytest.raises(EngineStartError, match="no room"):
+        chat.switch_model("demo/large")
+    give_up = time.monotonic() + 10
+    while len(replicas := chat.stats()["replicas"]) < 2 and time.monotonic() < give_up:
+        time.sleep(0.01)  # the one that had made it begins anew
+    assert [each["model_id"] for each in replicas] == ["demo/second"] * 2
+    results = [chat.generate(f"{n} two")[0] for n in range(20)]
+    assert {each["model_id"] for each in results} == {"demo/second"}
 
 
 def test_what_is_for_a_service_here_says_so(manager: ServiceManager) -> None:

@@ -52,7 +52,11 @@ class StatusView:
         if self._repeats and self._lines is not None:
             print()
         self.clear()
-        rows = [row for record in records for row in (_row(record), *_model_rows(record))]
+        rows = [
+            row
+            for record in records
+            for row in (_row(record), *_replica_rows(record), *_model_rows(record))
+        ]
         write_table(_COLUMNS, rows)
         self._lines = len(rows) + 1
 
@@ -76,6 +80,32 @@ def _row(record: Record) -> tuple[str, ...]:
         _requests(record),
         _rate(record["tokens_per_second"]),
     )
+
+
+def _replica_rows(record: Record) -> list[tuple[str, ...]]:
+    """Return a row for each replica of a service on a cluster, with the machine that it is on."""
+    return [
+        (
+            f"  {replica['number']} on {replica['node'] or 'no machine yet'}",
+            "",
+            "replica",
+            str(replica["process"] or _NONE),
+            "",
+            replica["state"],
+            "",
+            _of_replica(replica),
+            "",
+        )
+        for replica in record.get("replicas") or ()
+    ]
+
+
+def _of_replica(replica: Mapping[str, Any]) -> str:
+    deaths = replica["deaths"]
+    parts = [f"{replica['finished']} done"]
+    parts += [f"{replica['in_flight']} running"] if replica["in_flight"] else []
+    parts += [f"{deaths} death{'' if deaths == 1 else 's'}"] if deaths else []
+    return ", ".join(parts)
 
 
 def _model_rows(record: Record) -> list[tuple[str, ...]]:

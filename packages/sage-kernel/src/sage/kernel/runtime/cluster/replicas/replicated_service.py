@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from sage.common.core.background import in_background
 from sage.common.core.context import ServiceCaller
 from sage.common.core.futures import errors_in_future
+from sage.common.kept_record import KeptRecord
 from sage.common.service import BaseService, Replication, ServiceClosedError
 from sage.common.service.replication import OnPiece
 from sage.kernel.runtime.cluster.cluster import Cluster, Need, Node
@@ -20,7 +21,7 @@ from sage.kernel.runtime.cluster.placement import Placement
 from sage.kernel.runtime.cluster.replicas.hosted_service import HostedService
 from sage.kernel.runtime.cluster.replicas.replica_set import ReplicaSet
 from sage.kernel.runtime.cluster.replicas.supervision import Supervision
-from sage.kernel.runtime.metrics.replica_status import ReplicaStatus
+from sage.kernel.runtime.metrics.replica_status import ReplicaState, ReplicaStatus
 from sage.kernel.runtime.service.running_service import is_callable_name
 from sage.kernel.runtime.service.service_factory import ServiceFactory
 
@@ -94,6 +95,7 @@ class ReplicatedService(BaseService):
         self._settings = settings
         self._join = join
         self._replicas: ReplicaSet | None = None
+        self._record = KeptRecord(self._figures)
         methods = _methods(factory.service_class)
         for name in methods:
             if name in replication.streams:
@@ -116,6 +118,7 @@ class ReplicatedService(BaseService):
         if most is None:
             most = max(settings.least, placement.places(need))
         placement.take(f"service {name!r}", need, settings.least, most)
+        self._record.open(name)
         hosted = to_bytes(partial(HostedService, name, self._factory))
         self._replicas = ReplicaSet(
             name,
@@ -127,11 +130,16 @@ class ReplicatedService(BaseService):
             supervision=settings.supervision,
         )
         self._replicas.open(settings.least)
+        self._record.tell()
 
     def stop(self) -> None:
         """End the replicas; calls in flight end with an error."""
         if self._replicas is not None:
             self._replicas.close(ServiceClosedError(self.ctx.name))
+
+    def cleanup(self) -> None:
+        """Take away what `sage llm status` shows."""
+        self._record.close()
 
     def checkpoint_identity(self) -> Mapping[str, Any] | None:
         """Return what the service says of itself, here and not yet opened."""
@@ -163,6 +171,19 @@ class ReplicatedService(BaseService):
 
         return streaming.reader(start)
 
+    def _figures(self) -> dict[str, Any]:
+        """Return what `sage llm status` shows of it."""
+        states = self.replica_states
+        return {
+            "model_id": None,  # each replica's own record, on its machine, has that
+            "state": _together([each.state for each in states]),
+            "requests_done": sum(each.finished for each in states),
+            "running": sum(each.in_flight for each in states),
+            "waiting": 0 if self._replicas is None else self._replicas.waiting,
+            "tokens_per_second": None,
+            "replicas": [asdict(each) for each in states],
+        }
+
     def _open_ones(self) -> ReplicaSet:
         if self._replicas is None:
             raise ServiceClosedError(self.ctx.name, "it has not been opened yet")
@@ -179,6 +200,15 @@ class ReplicatedService(BaseService):
     def _call_each(self, method: str, args: Any, kwargs: Any, *, change: bool) -> Any:
         results = self._open_ones().call_each(method, args, kwargs, change=change)
         return self._replication.combine(results)
+
+
+def _together(states: Sequence[ReplicaState]) -> str:
+    """Return the state of a service whose replicas have these, in the words of a VLLMService."""
+    if "ready" in states:
+        return "ready" if set(states) == {"ready"} else "degraded"
+    if "starting" in states or not states:
+        return "loading"
+    return "recovering" if "resting" in states else "failed"
 
 
 def answer(services: ServiceCaller, origin: object, what: str, *args: Any, **kwargs: Any) -> Any:
