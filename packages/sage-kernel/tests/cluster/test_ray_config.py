@@ -39,6 +39,7 @@ class Lone(BaseService):
         ({"services": {"chat": {"gpus": "one"}}}, r"\['gpus'\] takes a number .* not 'one'"),
         ({"services": {"chat": {"health_timeout": 0}}}, "above 0, not 0"),
         ({"services": {"chat": {"max_in_flight": 1.5}}}, "not 1.5"),
+        ({"grows": "yes"}, "grows takes True or False, not 'yes'"),
         ({"workers": {"cpu": 1}}, "unknown key 'cpu' in workers; did you mean 'cpus'"),
         ({"channel_capacity": 0}, "channel_capacity must be"),
     ],
@@ -78,6 +79,7 @@ def test_what_a_replica_takes() -> None:
     assert (settings(replicas=(2, 5)).least, settings(replicas=(2, 5)).most) == (2, 5)
     assert str(settings().need(said, nodes)) == "2 GPUs and 1 CPU"
     assert str(settings().need(said, nodes[1:])) == "6 CPUs"  # no machine has a GPU
+    assert str(settings().need(said, nodes[1:], grows=True)) == "2 GPUs and 1 CPU"  # it waits
     assert str(settings(gpus=0, cpus=2).need(said, nodes)) == "2 CPUs"
     assert settings(health_timeout=5).supervision.health_timeout == 5
 

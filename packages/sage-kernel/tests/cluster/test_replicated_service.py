@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from sage.common.core.background import in_background
 from sage.common.core.functions import AsyncMapFunction
 from sage.common.service import (
     BaseService,
@@ -32,6 +33,7 @@ from sage.kernel.runtime.cluster.errors import (
 from sage.kernel.runtime.cluster.fake_cluster import FakeCluster, FakeRemote, Fault
 from sage.kernel.runtime.cluster.mail.carriage import RemoteTraceback
 from sage.kernel.runtime.cluster.placement import Placement
+from sage.kernel.runtime.cluster.replicas import start_up
 from sage.kernel.runtime.cluster.replicas.replicated_service import (
     ReplicaSettings,
     ReplicatedService,
@@ -278,6 +280,34 @@ def test_what_no_machine_can_hold_is_refused_before_anything_starts() -> None:
     with pytest.raises(PlacementError):
         room.take("service 'y'", Need(gpus=1), 1, 1)
     assert room.places(Need(cpus=3)) == 1  # b: two of a's four are taken
+
+
+def test_where_machines_are_added_nothing_is_refused() -> None:
+    room = Placement([Node(name="a", cpus=4)], grows=True)
+    room.take("service 'x'", Need(gpus=4), 2, 2)
+    assert room.places(Need(cpus=1)) == 4
+
+
+def test_a_start_that_waits_for_room_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(start_up, "_TELL_EVERY", 0.01)
+    full = True
+
+    def script(_remote: FakeRemote, _method: str) -> Fault:
+        return "lost" if full else "none"
+
+    manager = ServiceManager()
+    manager.register("doubler", replicated(FakeCluster(script), 2))
+    starting = in_background(manager.start)
+    until(lambda: caplog.messages)
+    assert "doubler: 0 of 2 processes are ready, 2 wait for a machine that has 1 CPU free" in (
+        caplog.messages
+    )
+    full = False
+    starting.result(10)
+    assert manager.call_service("doubler", 4, method="double") == 8
+    manager.close()
 
 
 # -- deaths ---------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ _DEFAULTS: dict[str, Any] = {
     "address": None,
     "services": {},
     "workers": {},
+    "grows": False,
     "runtime_env": None,
     "ray_init": {},
 }
@@ -36,6 +37,8 @@ def ray_config(given: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("services", "workers", "ray_init"):
         if not isinstance(config[key], Mapping):
             raise ValueError(f"{key} takes a mapping, not {config[key]!r}")
+    if not isinstance(config["grows"], bool):
+        raise ValueError(f"grows takes True or False, not {config['grows']!r}")
     for name, settings in config["services"].items():
         _check(f"services[{name!r}]", settings, _OF_A_SERVICE)
     _check("workers", config["workers"], _OF_WORKERS)

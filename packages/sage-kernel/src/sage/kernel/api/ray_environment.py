@@ -48,6 +48,8 @@ class RayEnvironment(Environment):
               seconds without a word of it after which it is replaced (30). ``steps_timeout``:
               seconds after which one that has calls and makes no progress is replaced; it has to
               be longer than loading a model (None, never).
+            - ``grows``: True says that the cluster adds machines where processes wait for one, so
+              nothing is refused for lack of room, and a service that takes GPUs waits for them.
             - ``workers``: ``gpus``, ``cpus`` (1) and ``resources`` that each worker takes.
             - ``runtime_env``: what the cluster's processes need, as Ray has it: ``{"working_dir":
               "."}`` brings the program's modules to them.
@@ -130,7 +132,7 @@ class RayEnvironment(Environment):
                 if self.config["runtime_env"] is not None:
                     init["runtime_env"] = self.config["runtime_env"]
                 cluster = RayCluster(self.config["address"], init)
-                self._joined = cluster, Placement(cluster.nodes())
+                self._joined = cluster, Placement(cluster.nodes(), grows=self.config["grows"])
             return self._joined
 
     def _leave(self) -> None:

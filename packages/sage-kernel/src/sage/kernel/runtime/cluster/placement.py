@@ -16,9 +16,11 @@ class Placement:
 
     Args:
         nodes: the machines, with all that they have.
+        grows: whether machines are added where processes wait for one; then nothing is refused.
     """
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(self, nodes: Sequence[Node], *, grows: bool = False) -> None:
+        self.grows = grows
         self._all = list(nodes)
         self._left = list(nodes)
 
@@ -32,7 +34,7 @@ class Placement:
         Raises PlacementError if that is not the least.
         """
         places = self.places(need)
-        if places < least:
+        if places < least and not self.grows:
             raise self._error(what, need, least, places)
         for _ in range(min(most, places)):
             # Where most are, as they are spread; what is tight comes first where nothing else fits.
@@ -43,7 +45,7 @@ class Placement:
         machines = "; ".join(f"{node.name}: {_has(node)}" for node in self._all) or "none"
         if not any(_places(node, need) for node in self._all):
             problem = f"{what} needs {need} of one machine, and no machine of the cluster has that"
-            hint = "ask for less, or add a machine that has it"
+            hint = "ask for less, add a machine that has it, or say by 'grows': True that one comes"
         else:
             number = "one is" if least == 1 else f"{least} are"
             problem = f"{what} needs {need} for each process, of which {number} asked for, and the "

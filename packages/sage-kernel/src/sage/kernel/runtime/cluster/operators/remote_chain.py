@@ -86,6 +86,7 @@ class RemoteChain(AsyncMapFunction):
             name,
             partial(cluster.start, hosted, self._need),
             most=self.workers,
+            takes=str(self._need),
             replayable=True,
             ask=partial(answer, self.ctx.services, None),
             supervision=Supervision(),

@@ -24,6 +24,7 @@ from sage.kernel.runtime.cluster.mail.questions import Ask, Questions
 from sage.kernel.runtime.cluster.replicas.broadcast import Broadcast
 from sage.kernel.runtime.cluster.replicas.call_desk import CallDesk, Sends, send
 from sage.kernel.runtime.cluster.replicas.replica import Call, Replica
+from sage.kernel.runtime.cluster.replicas.start_up import StartUp
 from sage.kernel.runtime.cluster.replicas.supervision import HealthLook, Supervision
 from sage.kernel.runtime.metrics.replica_status import ReplicaStatus
 
@@ -42,6 +43,7 @@ class ReplicaSet:
         name: the service's, for errors and logs.
         start: has a process started, whose object is a HostedService.
         most: how many there are at most.
+        takes: what each takes of a machine, for whoever waits for room.
         replayable: whether a call that may have been made can be made again.
         ask: answers what a replica asks of the services here.
         most_in_flight: calls that one replica has at most; None is what its service says.
@@ -54,6 +56,7 @@ class ReplicaSet:
         start: Callable[[], Remote],
         *,
         most: int,
+        takes: str,
         replayable: bool,
         ask: Ask,
         most_in_flight: int | None = None,
@@ -75,7 +78,7 @@ class ReplicaSet:
         )
         self._broadcast = Broadcast(self._changed, self._replicas, self._desk, self._died)
         self._end: SageError | None = None  # why there are no more answers
-        self._setup_error: Exception | None = None  # the first
+        self._start_up = StartUp(name, self._replicas, self._changed, takes)
 
     # -- for its owner ----------------------------------------------------------------------------
 
@@ -88,7 +91,7 @@ class ReplicaSet:
             self._begin(replica)
         HealthLook(self._supervision, self._replicas, self._alarms, self._died).begin()
         try:
-            self._wait_until_ready(least)
+            self._start_up.wait(least)
         except BaseException:
             self.close(SageError(f"service {self._name!r} was closed, since it could not open"))
             raise
@@ -145,6 +148,7 @@ class ReplicaSet:
         """End all calls with an error, close the services, and end the processes."""
         with self._changed:
             end = self._end = self._end or error
+            self._start_up.fail(end)
             calls = self._desk.take_all()
             open_ones = [left for replica in self._replicas if (left := replica.close())]
             self._changed.notify_all()
@@ -195,29 +199,6 @@ class ReplicaSet:
 
     # -- life and death ---------------------------------------------------------------------------
 
-    def _count(self, state: str) -> int:
-        return sum(replica.state == state for replica in self._replicas)
-
-    def _wait_until_ready(self, least: int) -> None:
-        """Wait for so many replicas; raise why there will never be as many."""
-        with self._changed:
-            # The system may hand a Ctrl-C to any thread; see LocalExecutor.wait().
-            while not self._decided(least):
-                self._changed.wait(0.5)
-            error = self._setup_error or self._end
-            lost = [replica.reason for replica in self._replicas if replica.state == "given up"]
-        if error is not None:
-            raise error
-        if len(lost) > len(self._replicas) - least:
-            raise ReplicaDiedError(self._name, lost[0])
-
-    def _decided(self, least: int) -> bool:
-        """Whether so many are ready, or never will be."""
-        if self._end is not None or self._setup_error is not None:
-            return True
-        lost = self._count("given up") > len(self._replicas) - least
-        return lost or self._count("ready") >= least
-
     def _begin(self, replica: Replica) -> None:
         """Start a replica's next process."""
         questions = Questions(self._ask)
@@ -247,7 +228,7 @@ class ReplicaSet:
         except Exception as error:  # noqa: BLE001 - open() raises it, or it begins again
             with self._changed:
                 if replica.mailbox is mailbox:
-                    self._setup_error = self._setup_error or error
+                    self._start_up.fail(error)
             self._died(replica, mailbox, error)
             return
         self._broadcast.catch_up(replica, mailbox, partial(self._is_ready, replica, said))
@@ -269,9 +250,10 @@ class ReplicaSet:
             questions = replica.note_death(reason)
             given_up = self._supervision.is_over(replica)
             replica.state = "given up" if given_up else "resting"
-            if self._count("given up") == len(self._replicas):
+            if all(each.state == "given up" for each in self._replicas):
                 self._end = ReplicaDiedError(self._name, reason)
                 self._end.__cause__ = error
+                self._start_up.fail(self._end)
                 failed += [(call, self._end) for call in self._desk.take_all()]
             sends = self._desk.dispatch()
             self._changed.notify_all()

@@ -48,15 +48,16 @@ class ReplicaSettings:
     most_in_flight: int | None = None
     supervision: Supervision = field(default_factory=Supervision)
 
-    def need(self, said: Replication, nodes: Sequence[Node]) -> Need:
+    def need(self, said: Replication, nodes: Sequence[Node], *, grows: bool = False) -> Need:
         """Return what each replica takes of its machine.
 
-        A service that wants GPUs runs on processors where no machine has one. It then takes all of
-        the smallest machine's, so that no two share a machine's.
+        A service that wants GPUs runs on processors where no machine has one, or will have. It then
+        takes all of the smallest machine's, so that no two share a machine's.
         """
         gpus = said.gpus if self.gpus is None else self.gpus
         cpus = said.cpus if self.cpus is None else self.cpus
-        if self.gpus is None and gpus and not any(node.gpus for node in nodes):
+        has_gpus = grows or any(node.gpus for node in nodes)
+        if self.gpus is None and gpus and not has_gpus:
             gpus = 0
             if self.cpus is None:
                 cpus = max(1, min((node.cpus for node in nodes if node.cpus), default=1))
@@ -113,7 +114,7 @@ class ReplicatedService(BaseService):
         """Start the replicas; raises the error of a service's own setup, PlacementError."""
         settings, name = self._settings, self.ctx.name
         cluster, placement = self._join(name, lambda: self.replica_states)
-        need = settings.need(self._replication, cluster.nodes())
+        need = settings.need(self._replication, cluster.nodes(), grows=placement.grows)
         most = settings.most
         if most is None:
             most = max(settings.least, placement.places(need))
@@ -124,6 +125,7 @@ class ReplicatedService(BaseService):
             name,
             partial(cluster.start, hosted, need),
             most=most,
+            takes=str(need),
             replayable=self._replication.replayable,
             ask=partial(answer, self.ctx.services, self._replication.origin),
             most_in_flight=settings.most_in_flight,
