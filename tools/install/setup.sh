@@ -24,7 +24,7 @@ echo "Setting up .venv; the first time this takes some minutes and 3 GB." >&2
 if nvidia-smi >/dev/null 2>&1; then
     $pip install -r tools/install/requirements-dev.txt
     # shellcheck disable=SC2086 # a list of options
-    $pip install $editable -e 'packages/sage-common[vllm]'
+    $pip install $editable -e 'packages/sage-common[vllm]' -e 'packages/sage-kernel[ray]'
     exit
 fi
 

@@ -45,6 +45,7 @@ def parse() -> Namespace:
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--address", help="'auto' on a machine of a cluster, or host:port")
     parser.add_argument("--replicas", type=int, nargs=2, metavar=("LEAST", "MOST"))
+    parser.add_argument("--grows", action="store_true", help="the cluster adds machines on demand")
     parser.add_argument("--demo", action="store_true", help="show what a dying machine costs")
     arguments = parser.parse_args()
     if not arguments.demo and not (arguments.input and arguments.output and arguments.model):
@@ -68,18 +69,22 @@ def describe(env: RayEnvironment, arguments: Namespace) -> None:
 def main() -> int:
     """Run; returns the exit code."""
     arguments = parse()
-    if arguments.demo:
-        return demo(arguments)
-    settings = {"replicas": tuple(arguments.replicas)} if arguments.replicas else {}
-    services = {"vllm_service": settings}
-    env = RayEnvironment("cluster_job", {"address": arguments.address, "services": services})
-    register_vllm_service(env, config={"model_id": arguments.model, "auto_download": True})
-    describe(env, arguments)
     try:
-        env.submit(checkpoint=arguments.output.with_suffix(".checkpoint"), progress=True)
+        return demo(arguments) if arguments.demo else run(arguments)
     except KeyboardInterrupt:
         print("interrupted; run it again to go on", file=sys.stderr)
         return 130
+
+
+def run(arguments: Namespace) -> int:
+    """Answer a file on a cluster."""
+    settings = {"replicas": tuple(arguments.replicas)} if arguments.replicas else {}
+    services = {"vllm_service": settings}
+    cluster = {"address": arguments.address, "grows": arguments.grows}
+    env = RayEnvironment("cluster_job", {**cluster, "services": services})
+    register_vllm_service(env, config={"model_id": arguments.model, "auto_download": True})
+    describe(env, arguments)
+    env.submit(checkpoint=arguments.output.with_suffix(".checkpoint"), progress=True)
     return 0
 
 
