@@ -246,6 +246,21 @@ def test_calls_after_the_end_and_those_in_flight_say_so() -> None:
             manager.call_service("doubler", 1, method="double")
 
 
+def test_what_results_follow_from_is_what_the_replicas_say() -> None:
+    with served(FakeCluster(), count=2, service=Dated) as manager:
+        assert manager.identities() == {"doubler": {"version": "there"}}
+    manager = ServiceManager()
+    manager.register("doubler", replicated(FakeCluster(), 2, Dated))
+    assert manager.identities() == {"doubler": {"version": "here"}}
+
+
+class Dated(Doubler):
+    """A service that knows more of itself when it is open."""
+
+    def checkpoint_identity(self) -> dict[str, Any]:
+        return {"version": "there" if self.accepts_calls else "here"}
+
+
 def test_nothing_is_left_of_it() -> None:
     before = threading.active_count()
     cluster = FakeCluster()

@@ -106,7 +106,8 @@ class CallDesk:
 
         Returns pieces of answers, then whole ones: the pieces of an answer come before it.
         """
-        pieces, answered = [], []
+        pieces: list[tuple[Call, bytes]] = []
+        answered: list[tuple[Call, bytes]] = []
         for kind, number, data in messages:
             if kind == "result" and (call := replica.in_flight.pop(number, None)) is not None:
                 answered.append((call, data))

@@ -102,8 +102,17 @@ class HostedService:
             annotate(error, f"while starting service {self._name!r} on {self._node}")
             return error_outcome(error)
         self._running = running
-        said = {"node": self._node, "process": os.getpid(), "capacity": service.capacity}
-        return to_bytes((True, said))
+        return to_bytes(
+            (
+                True,
+                {
+                    "node": self._node,
+                    "process": os.getpid(),
+                    "capacity": service.capacity,
+                    "identity": service.checkpoint_identity(),
+                },
+            )
+        )
 
     def _report(self) -> Report:
         running, now = self._running, time.monotonic()

@@ -77,6 +77,8 @@ class ReplicaSet:
             most_in_flight=most_in_flight,
         )
         self._broadcast = Broadcast(self._changed, self._replicas, self._desk, self._died)
+        self.identity: Mapping[str, Any] | None = None
+        """What results follow from, as the first replica said; see checkpoint_identity()."""
         self._end: SageError | None = None  # why there are no more answers
         self._start_up = StartUp(name, self._replicas, self._changed, takes)
 
@@ -221,7 +223,7 @@ class ReplicaSet:
 
     def _set_up(self, replica: Replica, mailbox: Mailbox, done: Future[Any]) -> None:
         try:
-            said = read_outcome(done.result())
+            said: dict[str, Any] = read_outcome(done.result())
         except RemoteDiedError as error:
             self._died(replica, mailbox, error)
             return
@@ -233,7 +235,9 @@ class ReplicaSet:
             return
         self._broadcast.catch_up(replica, mailbox, partial(self._is_ready, replica, said))
 
-    def _is_ready(self, replica: Replica, said: Mapping[str, Any]) -> Sends:
+    def _is_ready(self, replica: Replica, said: dict[str, Any]) -> Sends:
+        identity = said.pop("identity")
+        self.identity = self.identity or identity
         replica.is_up(**said)
         if replica.deaths:
             logger.warning("a replica of service %r is up again on %s", self._name, replica.node)

@@ -144,8 +144,9 @@ class ReplicatedService(BaseService):
         self._record.close()
 
     def checkpoint_identity(self) -> Mapping[str, Any] | None:
-        """Return what the service says of itself, here and not yet opened."""
-        return self._factory.create().checkpoint_identity()
+        """Return what the service says of itself: a replica, or before one is there, one here."""
+        there = None if self._replicas is None else self._replicas.identity
+        return there or self._factory.create().checkpoint_identity()
 
     @property
     def replica_states(self) -> list[ReplicaStatus]:
