@@ -96,6 +96,14 @@ def test_a_call_to_all_replicas_may_bring_another_commit(machines: Machines) -> 
     assert machines.finder("a").get(MODEL, None).commit == commit  # one that begins anew
 
 
+def test_a_root_means_the_same_in_another_working_directory() -> None:
+    def root(given: str) -> Path | None:
+        return VLLMServiceConfig.from_dict({"model_id": MODEL, "model_root": given}).model_root
+
+    assert root("models") == Path.cwd() / "models"
+    assert str(root("~/models")) == "~/models"  # that of the machine that it is on
+
+
 def test_one_that_nobody_has_names_both_registries(machines: Machines) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         machines.finder("a").get(MODEL, None)

@@ -131,7 +131,7 @@ class VLLMServiceConfig:
             problem = f"max_wait must be seconds, 0 or more, not {self.max_wait!r}"
             raise InvalidOptionError("max_wait", self.max_wait, problem)
         memory_share(self.memory_budget)
-        if self.model_root is not None and not os.fspath(self.model_root).startswith("~"):
+        if self.model_root is not None and not str(self.model_root).startswith("~"):
             # A copy of the service on a cluster has another working directory.
             object.__setattr__(self, "model_root", local_path(self.model_root).absolute())
         if self.cache is not None:
