@@ -15,7 +15,7 @@ from sage.common.components.sage_vllm import InvalidInputError, VLLMService
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
 from sage.common.components.sage_vllm.errors import EngineStartError
 from sage.common.components.sage_vllm.testing import EchoEngine, write_echo_model
-from sage.common.model_registry import ModelNotFoundError, import_model
+from sage.common.model_registry import ModelNotFoundError, import_model, list_models
 from sage.kernel.runtime.cluster.fake_cluster import FakeCluster
 from sage.kernel.runtime.cluster.placement import Placement
 from sage.kernel.runtime.cluster.replicas.replicated_service import (
@@ -94,6 +94,36 @@ def test_a_switch_is_of_all_replicas_or_none(manager: ServiceManager) -> None:
     with pytest.raises(ModelNotFoundError, match="neither in this machine's registry at"):
         chat.switch_model("demo/third")
     assert chat.generate("one two")[0]["model_id"] == "demo/second"
+
+
+def test_an_adapter_is_brought_by_the_first_call_that_names_it(
+    manager: ServiceManager, tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    commits = [put_adapter(tmp_path / "one", here, rank=4)]
+    commits.append(put_adapter(tmp_path / "two", there, rank=8))  # another one, asked for last
+    chat = manager.proxy("chat")
+    calls = [
+        manager.call_service_async("chat", f"{n} two", method="generate", lora="demo/adapter")
+        for n in range(20)
+    ]
+    assert [call.result(10)[0]["text"] for call in calls] == [f"{n} two" for n in range(20)]
+    assert {model.commit for model in list_models(root=there) if "adapter" in model.model_id} == {
+        *commits
+    }
+    pieces = chat.stream("one two", lora=f"demo/adapter@{commits[0][:8]}")
+    assert "".join(pieces) == "one two"
+    with pytest.raises(ModelNotFoundError, match="neither in this machine's registry at"):
+        chat.generate("one two", lora="demo/no-adapter")
+    with pytest.raises(ModelNotFoundError, match="neither in this machine's registry at"):
+        next(chat.stream("one two", lora="demo/no-adapter"))
+
+
+def put_adapter(folder: Path, root: Path, *, rank: int) -> str:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(f'{{"r": {rank}}}')
+    (folder / "adapter_model.safetensors").write_bytes(bytes(8))
+    return import_model("demo/adapter", folder, root=root).commit
 
 
 def test_a_switch_that_one_replica_cannot_make_is_made_by_none(manager: ServiceManager) -> None:

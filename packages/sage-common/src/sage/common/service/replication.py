@@ -23,6 +23,18 @@ OnPiece = Callable[[Any], None]
 """Accepts a piece of an answer, on any thread; it must not wait."""
 
 
+class NotHereYet(Exception):  # noqa: N818 - the call is made again, nobody else hears of it
+    """A call of a copy needs ``what``, which is to be brought from its origin first.
+
+    The copy's host then calls ``bring`` on a thread of its own, and the method once more. The
+    method itself cannot wait for it: calls come one after the other, and the origin's answers too.
+    """
+
+    def __init__(self, what: str, bring: Callable[[], None]) -> None:
+        super().__init__(what)
+        self.bring = bring
+
+
 @dataclass(frozen=True, kw_only=True)
 class Streaming:
     """How a method whose answer comes in pieces is called in another process.

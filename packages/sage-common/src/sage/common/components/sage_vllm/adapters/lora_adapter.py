@@ -12,7 +12,9 @@ from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import LoraAdapter
 from sage.common.components.sage_vllm.errors import InvalidOptionError
+from sage.common.components.sage_vllm.pool.model_finder import ModelFinder
 from sage.common.model_registry import vllm_registry
+from sage.common.service.replication import NotHereYet
 
 _LISTED = "'sage llm model show' lists the adapters with the type lora"
 
@@ -51,16 +53,38 @@ def find_adapter(name: Any, root: Path | None) -> LoraAdapter:
 
 
 class LoraAdapters:
-    """Finds the adapters that calls name, and knows which of them calls are using."""
+    """Finds the adapters that calls name, and knows which of them calls are using.
 
-    def __init__(self, root: Path | None) -> None:
+    ``models`` brings those that are missing to a service that is one of several on a cluster.
+    """
+
+    def __init__(self, root: Path | None, models: ModelFinder | None = None) -> None:
         self._root = root
+        self._models = models
+        self._bringing = threading.Lock()
+        self._commits: dict[str, str] = {}  # that all copies have
         self._lock = threading.Lock()
         self._calls: Counter[Path] = Counter()  # that are not done, by the adapter's folder
 
     def find(self, name: str) -> LoraAdapter:
-        """Return an adapter by its id, as find_adapter does."""
-        return find_adapter(name, self._root)
+        """Return an adapter by its id, as find_adapter does.
+
+        In a copy on a cluster it is the commit that all copies have; raises NotHereYet where that
+        is not settled yet.
+        """
+        models = self._models
+        if models is None or models.call_origin is None or not isinstance(name, str):
+            return find_adapter(name, self._root)
+        commit = self._commits.get(name)
+        if commit is None:
+            raise NotHereYet(name, lambda: self._bring(models, name))
+        return find_adapter(f"{name.partition('@')[0]}@{commit}", self._root)
+
+    def _bring(self, models: ModelFinder, name: str) -> None:
+        model_id, _, revision = name.partition("@")
+        with self._bringing:
+            if name not in self._commits:
+                self._commits[name] = models.get(model_id, revision or None).commit
 
     def during(
         self, options: Iterable[Mapping[str, Any]], start: Callable[[], Future[Any]]

@@ -56,7 +56,7 @@ class EnginePool:
         self._loader = EngineLoader(config, factory)
         self.models = self._loader.models
         self._keeper = PoolKeeper(lambda: self._places.tend())
-        self.adapters = LoraAdapters(config.model_root)
+        self.adapters = LoraAdapters(config.model_root, self.models)
         self.caches = ResultCaches(config.cache)
         self.table = ModelTable(config, self._make_entry)
         self._places = Places(

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from sage.common.core.background import in_background
 from sage.common.core.context import RuntimeContext
 from sage.common.service import ServiceClosedError
+from sage.common.service.replication import NotHereYet
 from sage.kernel.runtime.annotate import annotate
 from sage.kernel.runtime.cluster.mail.carriage import (
     error_outcome,
@@ -123,7 +125,7 @@ class HostedService:
     def _receive(self, message: Message) -> None:
         kind, number, data = message
         if kind in ("call", "stream"):
-            self._start(number, data, in_pieces=kind == "stream")
+            self._start(message)
         elif kind == "answer":
             self._services.answer(number, data)
         else:
@@ -132,7 +134,8 @@ class HostedService:
             if future is not None:
                 future.cancel()
 
-    def _start(self, number: int, data: bytes, *, in_pieces: bool) -> None:
+    def _start(self, message: Message) -> None:
+        kind, number, data = message
         method = "a call"
         with self._lock:
             self._calls[number] = None
@@ -140,20 +143,39 @@ class HostedService:
             method, args, kwargs = from_bytes(data)
             if self._running is None:
                 raise ServiceClosedError(self._name, "it has not been opened yet")  # noqa: TRY301
-            if in_pieces:
+            if kind == "stream":
                 start = getattr(self._running.service, method)
                 future = start(partial(self._post_piece, number), *args, **kwargs)
             else:
                 future = self._running.endpoint(method).submit(*args, **kwargs)
+        except NotHereYet as missing:
+            self._bring(missing, message)
+            return
         except Exception as error:  # noqa: BLE001 - it is the call's
             self._post_result(number, error_outcome(error))
             return
         with self._lock:
             self._calls[number] = future
-        future.add_done_callback(partial(self._done, number, f"{self._name}.{method}()"))
+        future.add_done_callback(partial(self._done, message, f"{self._name}.{method}()"))
 
-    def _done(self, number: int, what: str, future: Future[Any]) -> None:
+    def _bring(self, missing: NotHereYet, message: Message) -> None:
+        """Get what a call lacks, and make it then."""
+
+        def brought(done: Future[Any]) -> None:
+            error = done.exception()
+            if error is None:
+                self._start(message)
+            else:
+                self._post_result(message[1], error_outcome(error))
+
+        in_background(missing.bring).add_done_callback(brought)
+
+    def _done(self, message: Message, what: str, future: Future[Any]) -> None:
+        number = message[1]
         if not future.cancelled():
+            if isinstance(missing := future.exception(), NotHereYet):
+                self._bring(missing, message)
+                return
             self._post_result(number, outcome_of(future, what))
             return
         with self._lock:
