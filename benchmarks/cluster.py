@@ -1,17 +1,19 @@
 """What a Ray cluster costs and gives: calls, workers, replicas, and a real model on it.
 
-    python benchmarks/cluster.py [--rounds 3] [--only calls workers here replicas model embed]
+    python benchmarks/cluster.py [--rounds 3] [--only calls workers here replicas start model embed]
 
 All is measured on this one machine, which is both the driver's and the cluster's. Each ratio is of
-figures of the same round.
+figures of the same round, and each goal is for the median over the rounds.
 
 - calls: service calls per second through one replica whose engine echoes, 256 in flight, beside a
-  Ray actor call for each.
+  Ray actor call for each, and beside the same service in a LocalEnvironment.
 - workers: dict records per second through three maps with parallelism=2, beside the same maps as
-  Ray Data's row maps with ``preserve_order``.
+  Ray Data's row maps with ``preserve_order``; how much memory the driver gains over all of the
+  records, and what Ray wrote to the disk because its store was full.
 - here: a pipeline of parallelism 1 in a RayEnvironment and in a LocalEnvironment.
 - replicas: engines that sleep through their steps and cost no processor time. That measures our
   coordination alone, as with a GPU for each replica; it says nothing of a model.
+- start: seconds to the first answer of the model below on a cluster that runs, and without one.
 - model: a random Llama of 28 M parameters in one replica, beside the same in a LocalEnvironment and
   beside Ray Data LLM, each given all cores, each in a process of its own.
 - embed: the same model's embeddings, one replica and local.
@@ -20,26 +22,25 @@ figures of the same round.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from against_others import ALL_CORES, RAY_VARIABLES, ray_data
+from against_others import RAY_VARIABLES
+from cluster_models import Figures, in_children
 from goals import Goals
 from rich.console import Console
 from rich.table import Table
-from workload import MODEL_ID, SAMPLING, make_prompts, write_model
+from workload import write_model
 
 from sage.common.components.sage_vllm.testing import (
     EchoEngine,
@@ -48,18 +49,20 @@ from sage.common.components.sage_vllm.testing import (
 )
 from sage.common.model_registry import import_model
 from sage.kernel.api import LocalEnvironment, RayEnvironment
-from sage.libs.operators import VLLMEmbeddingOperator, VLLMServiceGenerator
+from sage.libs.operators import VLLMServiceGenerator
 from sage.middleware.services.vllm import register_vllm_service
 
-LOGICAL_CPUS = 16  # what Ray is told: its processors are only counted
-CALLS = 20_000
-RECORDS = 200_000
+LOGICAL_CPUS = 8  # what Ray is told: its processors are only counted
+IN_FLIGHT = 256
+CALLS = 60_000
+RECORDS = 1_000_000
+RAY_DATA_RECORDS = 20_000  # it needs as long for these
 STEP_SECONDS = 0.02
 BATCH = 16
 WORDS = 20
 INIT = {"num_cpus": LOGICAL_CPUS, "object_store_memory": 200 << 20}
-
-Figures = dict[str, float]
+LONGEST_WAIT = 60.0  # seconds, for a machine that is still
+STILL = 0.1  # of it is busy at most
 
 
 def register(env: Any, folder: Path, engine: Any, **config: Any) -> None:
@@ -95,34 +98,39 @@ def calls(folder: Path) -> Figures:
     """Service calls through a replica, and Ray's own actor calls."""
     import ray
 
-    def through(env: RayEnvironment) -> None:
+    def through(env: Any, count: int) -> None:
         manager = env.service_manager
         call = partial(manager.call_service_async, "vllm_service", method="generate", max_tokens=1)
-        waiting = [call("one two") for _ in range(256)]
-        for number in range(CALLS):
-            waiting[number % 256].result()
-            waiting[number % 256] = call("one two")
+        keep_in_flight(partial(call, "one two"), count)
 
-    with on_ray(folder, EchoEngine, replicas=1) as env:
-        through(env)
-        ours = rate_of(CALLS, partial(through, env))
+    with on_ray(folder, EchoEngine, replicas=1, max_in_flight=IN_FLIGHT) as env:
+        through(env, CALLS // 4)
+        ours = rate_of(CALLS, partial(through, env, CALLS))
+    with LocalEnvironment("bench") as here:
+        register(here, folder, EchoEngine)
+        here.call_service("vllm_service", "warm up", method="generate", max_tokens=1)
+        local = rate_of(CALLS, partial(through, here, CALLS))
 
     class Echo:
         async def call(self, data: bytes) -> bytes:
             return data
 
     actor = ray.remote(Echo).remote()
-
-    def each() -> None:
-        waiting = [actor.call.remote(b"one two").future() for _ in range(256)]
-        for number in range(CALLS // 5):
-            waiting[number % 256].result()
-            waiting[number % 256] = actor.call.remote(b"one two").future()
-
-    each()
-    rays = rate_of(CALLS // 5, each)
+    each = partial(keep_in_flight, lambda: actor.call.remote(b"one two").future())
+    each(CALLS // 40)
+    rays = rate_of(CALLS // 10, partial(each, CALLS // 10))
     ray.kill(actor)
-    return {"calls": ours, "one Ray call each": rays}
+    return {"calls": ours, "one Ray call each": rays, "local": local}
+
+
+def keep_in_flight(call: Callable[[], Any], count: int) -> None:
+    """Make calls, each once an earlier one is answered."""
+    waiting = [call() for _ in range(IN_FLIGHT)]
+    for number in range(count - IN_FLIGHT):
+        waiting[number % IN_FLIGHT].result()
+        waiting[number % IN_FLIGHT] = call()
+    for each in waiting:
+        each.result()
 
 
 # -- workers --------------------------------------------------------------------------------------
@@ -145,42 +153,71 @@ def third(row: dict[str, Any]) -> dict[str, Any]:
 
 def workers(_folder: Path) -> Figures:
     """Three maps with parallelism, ours and Ray Data's."""
-    import ray
 
     def rows() -> Iterator[dict[str, Any]]:
         for number in range(RECORDS):
             yield {"id": number, "text": "a record"}
 
-    seen: list[int] = []
-    last = [0.0, 0.0]
+    taken, began, ended = 0, 0.0, 0.0
+    resident = [0]  # now and then
 
     def take(row: dict[str, Any]) -> None:
-        if not seen:
-            last[0] = time.perf_counter()
-        seen.append(row["id"])
-        last[1] = time.perf_counter()
+        nonlocal taken, began, ended
+        assert row["id"] == taken  # noqa: S101 - or the rate means nothing
+        ended = time.perf_counter()
+        began = began or ended
+        if taken % 5_000 == 0:
+            resident.append(resident_bytes())
+        taken += 1
 
     with RayEnvironment("bench") as env:
         stream = env.from_source(rows)
         for function in (first, second, third):
             stream = stream.map(function, parallelism=2)
         stream.sink(take)
-        env.submit()
-    assert seen == list(range(RECORDS))  # noqa: S101 - or the rate means nothing
-    ours = (RECORDS - 1) / (last[1] - last[0])
+        env.submit(autostop=False)
+        resident[0] = resident_bytes()
+        env.wait()
+        spilled = spilled_bytes()
+    return {
+        "records": (taken - 1) / (ended - began),
+        "Ray Data row maps": ray_data_rows(),
+        "driver's growth, MB": (max(resident) - resident[0]) / 1e6,
+        "spilled, MB": spilled / 1e6,
+    }
 
-    count = RECORDS // 10
+
+def ray_data_rows() -> float:
+    """Return how many rows a second Ray Data's maps of one row make."""
+    import ray
+
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     began = time.perf_counter()
-    data = ray.data.from_items([{"id": n, "text": "a record"} for n in range(count)])
+    data = ray.data.from_items([{"id": n, "text": "a record"} for n in range(RAY_DATA_RECORDS)])
     for function in (first, second, third):
         data = data.map(function, compute=ray.data.TaskPoolStrategy(2))
     found = [row["id"] for row in data.iter_rows()]
-    theirs = count / (time.perf_counter() - began)
-    assert found == list(range(count))  # noqa: S101
-    return {"records": ours, "Ray Data row maps": theirs}
+    seconds = time.perf_counter() - began
+    assert found == list(range(RAY_DATA_RECORDS))  # noqa: S101
+    return RAY_DATA_RECORDS / seconds
+
+
+def resident_bytes() -> int:
+    """Return how much memory this process has."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def spilled_bytes() -> int:
+    """Return what Ray wrote to the disk so far because its store was full."""
+    import ray
+    from ray._private import internal_api  # nothing that is public says it
+
+    state = internal_api.get_state_from_address(ray.get_runtime_context().gcs_address)
+    spilled: int = internal_api.get_memory_info_reply(state).store_stats.spilled_bytes_total
+    return spilled
 
 
 def here(_folder: Path) -> Figures:
@@ -189,11 +226,11 @@ def here(_folder: Path) -> Figures:
     def run(make: Callable[[str], Any]) -> float:
         taken: list[int] = []
         with make("bench") as env:
-            stream = env.from_collection(range(5 * RECORDS))
+            stream = env.from_collection(range(3 * RECORDS))
             for _ in range(3):
                 stream = stream.map(abs)
             stream.sink(taken.append)
-            return rate_of(5 * RECORDS, env.submit)
+            return rate_of(3 * RECORDS, env.submit)
 
     kinds = {"on Ray": RayEnvironment, "local": LocalEnvironment}
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -241,114 +278,58 @@ def replicas(folder: Path) -> Figures:
 # -- a real model, each way in a process of its own -----------------------------------------------
 
 
-def model_environment(model: Path, kind: str) -> Any:
-    """Return an environment with the 28 M model."""
-    if kind == "local":
-        env: Any = LocalEnvironment("bench")
-    else:
-        cores = len(os.sched_getaffinity(0))
-        services = {"vllm_service": {"replicas": 1, "gpus": 0, "cpus": cores}}
-        env = RayEnvironment("bench", {"services": services, "ray_init": {"num_cpus": cores}})
-    root = model.parent / "registry"
-    register_vllm_service(env, config={"model_id": MODEL_ID, "model_root": root})
-    return env
+def start(folder: Path) -> Figures:
+    """Return the seconds to the first answer: on the cluster that there is, and without one."""
+    import ray
 
-
-def through_model(
-    kind: str, operator: str, model: Path, prompts: list[str], began: float
-) -> Figures:
-    """Return the steady rate and the seconds from the program's start to its end."""
-    units, ended = 0, 0.0
-
-    def generated(record: dict[str, Any]) -> None:
-        nonlocal units, ended
-        units += record["generation"]["tokens_used"]["completion"]
-        ended = time.perf_counter()
-
-    def embedded(_record: dict[str, Any]) -> None:
-        nonlocal units, ended
-        units += 1
-        ended = time.perf_counter()
-
-    with model_environment(model, kind) as env:
-        if operator == "generate":
-            env.call_service("vllm_service", prompts[0], method="generate", max_tokens=1)
-        else:
-            env.call_service("vllm_service", prompts[0], method="embed")
-        stream = env.from_collection(prompts[1:])
-        if operator == "generate":
-            stream.map(VLLMServiceGenerator, **SAMPLING).sink(generated)
-        else:
-            stream.map(VLLMEmbeddingOperator).sink(embedded)
-        start = time.perf_counter()
-        env.submit(autostop=False)
-        env.wait()
-    return {"steady": units / (ended - start), "in all": time.time() - began}
-
-
-def by_ray_data(model: Path, prompts: list[str], began: float) -> Figures:
-    """Ray Data LLM."""
-    found = ray_data(model, prompts, began)
-    return {"steady": found["tokens_per_second"], "in all": found["in_all"]}
-
-
-CHILDREN: Mapping[str, Callable[[Path, list[str], float], Figures]] = {
-    "on Ray": partial(through_model, "ray", "generate"),
-    "local": partial(through_model, "local", "generate"),
-    "Ray Data LLM": by_ray_data,
-    "embed on Ray": partial(through_model, "ray", "embed"),
-    "embed local": partial(through_model, "local", "embed"),
-}
-
-
-def in_children(names: tuple[str, ...], folder: Path) -> Figures:
-    """Run ways each in a process of its own; return their figures by way and name."""
-    found: Figures = {}
-    for name in names:
-        variables = {**RAY_VARIABLES, **(ALL_CORES if name == "Ray Data LLM" else {})}
-        child = subprocess.run(
-            [sys.executable, __file__, "--way", name, "--folder", str(folder)],
-            env={
-                **os.environ,
-                "VLLM_LOGGING_LEVEL": "ERROR",
-                **variables,
-                "BEGAN": str(time.time()),
-            },
-            stdout=subprocess.PIPE,
-            check=True,
-            text=True,
-        )
-        figures = json.loads(child.stdout.splitlines()[-1])
-        found |= {f"{name}, {key}": value for key, value in figures.items()}
-    return found
+    address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    return in_children(("start on Ray",), folder, address) | in_children(("start local",), folder)
 
 
 # -- tables ---------------------------------------------------------------------------------------
 
-IN_PROCESS = {"calls": calls, "workers": workers, "here": here, "replicas": replicas}
-APART = {"model": ("on Ray", "local", "Ray Data LLM"), "embed": ("embed on Ray", "embed local")}
+ON_OUR_CLUSTER = {
+    "calls": calls,
+    "workers": workers,
+    "here": here,
+    "replicas": replicas,
+    "start": start,
+}
+ALONE = {
+    "model": partial(in_children, ("on Ray", "local", "Ray Data LLM")),
+    "embed": partial(in_children, ("embed on Ray", "embed local")),
+}
 
 
 def goals_of(name: str, rounds: list[Figures], goals: Goals) -> None:
     """Add what the figures of a part are to be."""
 
+    def median(figure: str) -> float:
+        return statistics.median(figures[figure] for figures in rounds)
+
     def ratio(one: str, other: str, by: float = 1) -> float:
         return statistics.median(figures[one] / figures[other] / by for figures in rounds)
 
     if name == "calls":
-        rate = statistics.median(figures["calls"] for figures in rounds)
-        goals.at_least("service calls/s through a replica", rate, 20_000, "{:,.0f}")
+        goals.at_least("service calls/s through a replica", median("calls"), 20_000, "{:,.0f}")
         goals.at_least("the same / one Ray call each", ratio("calls", "one Ray call each"), 6)
     elif name == "workers":
-        rate = statistics.median(figures["records"] for figures in rounds)
-        goals.at_least("records/s through workers", rate, 50_000, "{:,.0f}")
+        goals.at_least("records/s through workers", median("records"), 50_000, "{:,.0f}")
         goals.at_least("the same / Ray Data row maps", ratio("records", "Ray Data row maps"), 10)
+        growth = "driver's growth, MB"
+        goals.at_most(f"{growth}, {RECORDS:,} records", median(growth), 50, "{:.0f}")
+        goals.at_most("spilled, MB", median("spilled, MB"), 0, "{:.0f}")
     elif name == "here":
         goals.at_least("parallelism 1, RayEnvironment / local", ratio("on Ray", "local"), 0.98)
     elif name == "replicas":
         goals.at_least("efficiency at 4 sleeping replicas", ratio("4", "1", 4), 0.95)
         goals.at_least("efficiency at 8", ratio("8", "1", 8), 0.9)
         goals.at_least("at 4, log-normal", ratio("4, skewed", "1, skewed", 4), 0.85)
+    elif name == "start":
+        more = statistics.median(
+            figures["start on Ray, seconds"] - figures["start local, seconds"] for figures in rounds
+        )
+        goals.at_most("first answer on a running cluster, above local", more, 3, "{:.1f} s")
     elif name == "model":
         goals.at_least("28 M, one replica / local", ratio("on Ray, steady", "local, steady"), 0.9)
         ours, theirs = "on Ray, steady", "Ray Data LLM, steady"
@@ -360,53 +341,69 @@ def goals_of(name: str, rounds: list[Figures], goals: Goals) -> None:
         goals.at_least("embeddings, one replica / local", found, 0.85)
 
 
-def measure(names: list[str], rounds: int, folder: Path) -> None:
-    """Measure the parts in turn, and print their figures beside the goals."""
-    out, goals = Console(width=100), Goals()
-    for name in names:
-        found = []
-        for _ in range(rounds):
-            if name in APART:
-                found.append(in_children(APART[name], folder))
-                continue
-            import ray
+@contextmanager
+def our_cluster() -> Iterator[None]:
+    """Start a cluster, and wait until it is still: it starts a process for each processor."""
+    import ray
 
-            ray.init(log_to_driver=False, logging_level="ERROR", **INIT)
-            try:
-                found.append(IN_PROCESS[name](folder))
-            finally:
-                ray.shutdown()
-        table = Table("", "median", "lowest", "highest", title=name)
-        for key in found[0]:
-            values = [figures[key] for figures in found]
-            row = (statistics.median(values), min(values), max(values))
-            table.add_row(key, *(f"{value:,.1f}" for value in row))
-        out.print(table)
-        goals_of(name, found, goals)
-    out.print(goals.table)
+    ray.init(log_to_driver=False, logging_level="ERROR", **INIT)
+    try:
+        deadline = time.monotonic() + LONGEST_WAIT
+        while (busy := busy_share()) > STILL and time.monotonic() < deadline:
+            pass
+        if busy > STILL:
+            print(f"the machine does other things: {busy:.0%} of it is busy", file=sys.stderr)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def busy_share() -> float:
+    """Return which share of the processors is in use, over a second."""
+
+    def times() -> tuple[int, int]:
+        fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
+        each = [int(field) for field in fields]
+        return sum(each), each[3] + each[4]  # idle, and waiting for a disk
+
+    before = times()
+    time.sleep(1)
+    total, idle = (now - then for now, then in zip(times(), before, strict=True))
+    return 1 - idle / total
+
+
+def a_round(name: str, folder: Path) -> Figures:
+    """Measure a part once."""
+    if name in ALONE:
+        return ALONE[name](folder)
+    with our_cluster():
+        return ON_OUR_CLUSTER[name](folder)
 
 
 def main() -> None:
-    """Measure all, or one way as a child."""
+    """Measure the parts in turn, and print their figures beside the goals."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parts = [*ON_OUR_CLUSTER, *ALONE]
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=[*IN_PROCESS, *APART])
-    parser.add_argument("--prompts", type=int, default=512)
-    parser.add_argument("--way", choices=sorted(CHILDREN), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     arguments = parser.parse_args()
-    prompts = make_prompts(arguments.prompts + 1)
-    if arguments.way:
-        run = CHILDREN[arguments.way]
-        print(json.dumps(run(arguments.folder / "model", prompts, float(os.environ["BEGAN"]))))
-        return
     os.environ.update(RAY_VARIABLES)
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # for the cluster's processes
+    out, goals = Console(width=100), Goals()
     with tempfile.TemporaryDirectory(prefix="sage-bench-") as scratch:
         write_model(Path(scratch))
-        measure(arguments.only or [*IN_PROCESS, *APART], arguments.rounds, Path(scratch))
+        for name in arguments.only:
+            found = [a_round(name, Path(scratch)) for _ in range(arguments.rounds)]
+            table = Table("", "median", "lowest", "highest", title=f"{name}, {len(found)} rounds")
+            for key in found[0]:
+                values = [figures[key] for figures in found]
+                row = (statistics.median(values), min(values), max(values))
+                table.add_row(key, *(f"{value:,.1f}" for value in row))
+            out.print(table)
+            goals_of(name, found, goals)
+    out.print(goals.table)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class PrefixRouter:
         if not loads:
             return None
         least = min(loads, key=loads.__getitem__)
-        if not prefix:
+        if not prefix or len(loads) == 1:
             return least
         ranked = sorted(loads, key=lambda number: _weight(prefix, number), reverse=True)
         chosen = min(ranked[:2], key=loads.__getitem__)

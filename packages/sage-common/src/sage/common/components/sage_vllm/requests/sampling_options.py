@@ -144,6 +144,8 @@ def check_sampling_options(
             check_unicode(value, f"{name} in {where}")
         except ValueError as error:
             raise InvalidOptionError(name, value, str(error)) from error
+    if len(options.keys() & STRUCTURE_OPTIONS.keys()) < 2:  # nearly all calls
+        return
     structures = [name for name in STRUCTURE_OPTIONS if prescribes(options, name)]
     if len(structures) > 1:
         problem = f"{' and '.join(structures)} in {where}: a text can follow only one"

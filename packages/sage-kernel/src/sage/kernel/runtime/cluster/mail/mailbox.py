@@ -1,10 +1,11 @@
 """Mailbox: calls to a process of the cluster, many in each message, and the results of all.
 
 A call of a cluster's own costs a fraction of a millisecond of this process's time, and most calls
-of a service last no longer. So two calls carry them all: ``submit`` hands over what has gathered
-since the last one was acknowledged, at once if nothing was, and one ``take`` is always open, which
-returns all results that have gathered, or none after a heartbeat. So it is also how the process
-says that it is alive.
+of a service last no longer. So two calls carry them all. ``submit`` hands over what has gathered
+since the last one was acknowledged, at once if nothing was. Where many have gathered they do not
+wait for that: the process has them when it has gone through the batch before. One ``take`` is
+always open, which returns all results that have gathered, or none after a heartbeat. So it is also
+how the process says that it is alive.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from sage.kernel.runtime.alarms import Alarms
@@ -23,6 +25,7 @@ from sage.kernel.runtime.cluster.errors import RemoteUnavailableError
 from sage.kernel.runtime.cluster.mail.messages import Message, take_batch
 
 _AGAIN_AFTER = 0.025  # heartbeats, where a message was lost
+_MANY = 32  # messages, which do not wait until the batch before them is acknowledged
 
 
 class Mailbox:
@@ -55,7 +58,7 @@ class Mailbox:
         self._died = died
         self._lock = threading.Lock()
         self._waiting: deque[Message] = deque()
-        self._batch = b""  # on its way
+        self._on_the_way: dict[int, bytes] = {}  # batches, by their numbers
         self._batches = 0
         self._received = 0
         self._closed = False
@@ -68,10 +71,8 @@ class Mailbox:
         """Send messages, in order with those before; those to a process that is gone are lost."""
         with self._lock:
             self._waiting.extend(messages)
-            if self._batch or self._closed:
-                return
-            self._next_batch()
-        self._submit()
+            batch = self._next_batch()
+        self._submit(batch)
 
     def ask(self, method: str, heard: Callable[[Future[Any]], None]) -> None:
         """Call another method of the object, again where that was lost; ``heard`` gets the outcome.
@@ -102,22 +103,27 @@ class Mailbox:
 
     # -- there ------------------------------------------------------------------------------------
 
-    def _next_batch(self) -> None:
-        self._batch = pickle.dumps(take_batch(self._waiting), 5)
+    def _next_batch(self) -> int | None:
+        """Put what waits on its way, if it is time; return the batch's number. Under the lock."""
+        most = 2 if len(self._waiting) >= _MANY else 1
+        if self._closed or not self._waiting or len(self._on_the_way) >= most:
+            return None
         self._batches += 1
+        self._on_the_way[self._batches] = pickle.dumps(take_batch(self._waiting), 5)
+        return self._batches
 
-    def _submit(self) -> None:
-        self.remote.call("submit", self._batches, self._batch).add_done_callback(self._submitted)
+    def _submit(self, number: int | None) -> None:
+        if number is not None:
+            submitting = self.remote.call("submit", number, self._on_the_way[number])
+            submitting.add_done_callback(partial(self._submitted, number))
 
-    def _submitted(self, done: Future[Any]) -> None:
-        if self._must_repeat(done, self._submit):
+    def _submitted(self, number: int, done: Future[Any]) -> None:
+        if self._must_repeat(done, partial(self._submit, number)):
             return
         with self._lock:
-            self._batch = b""
-            if self._closed or not self._waiting:
-                return
-            self._next_batch()
-        self._submit()
+            del self._on_the_way[number]
+            batch = self._next_batch()
+        self._submit(batch)
 
     # -- and back ---------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ class Postbox:
         self._report = report
         self._receiving = threading.Lock()
         self._received = 0  # batches
+        self._early: dict[int, bytes] = {}  # batches that came before the one before them
         self._changed = threading.Condition()
         self._outbox: deque[Message] = deque()
         self._kept: deque[Message] = deque()  # taken, and perhaps not arrived
@@ -34,11 +35,13 @@ class Postbox:
         self._closed = False
 
     def submit(self, number: int, batch: bytes) -> int:
-        """Receive a batch, unless it came before; return its number."""
+        """Receive a batch, in its turn, unless it came before; return its number."""
         with self._receiving:
-            if number == self._received + 1:
-                self._received = number
-                for message in pickle.loads(batch):
+            if number > self._received:
+                self._early[number] = batch
+            while (following := self._early.pop(self._received + 1, None)) is not None:
+                self._received += 1
+                for message in pickle.loads(following):
                     self._receive(message)
         return number
 

@@ -63,10 +63,9 @@ class HostedService:
         self._opening = threading.Lock()
         self._opened: bytes | None = None
         self._running: RunningService | None = None
-        self._calls: dict[int, Future[Any] | None] = {}
+        self._calls: dict[int, Future[Any]] = {}
         self._steps: int | None = None
         self._look_again_at = 0.0
-        self._lock = threading.Lock()
 
     def setup(self) -> bytes:
         """Open the service, once; return the outcome: what it says of itself, or its error."""
@@ -128,17 +127,11 @@ class HostedService:
             self._start(message)
         elif kind == "answer":
             self._services.answer(number, data)
-        else:
-            with self._lock:
-                future = self._calls.get(number)
-            if future is not None:
-                future.cancel()
+        elif (future := self._calls.get(number)) is not None:
+            future.cancel()
 
     def _start(self, message: Message) -> None:
         kind, number, data = message
-        method = "a call"
-        with self._lock:
-            self._calls[number] = None
         try:
             method, args, kwargs = from_bytes(data)
             if self._running is None:
@@ -154,8 +147,7 @@ class HostedService:
         except Exception as error:  # noqa: BLE001 - it is the call's
             self._post_result(number, error_outcome(error))
             return
-        with self._lock:
-            self._calls[number] = future
+        self._calls[number] = future
         future.add_done_callback(partial(self._done, message, f"{self._name}.{method}()"))
 
     def _bring(self, missing: NotHereYet, message: Message) -> None:
@@ -178,16 +170,13 @@ class HostedService:
                 return
             self._post_result(number, outcome_of(future, what))
             return
-        with self._lock:
-            self._calls.pop(number, None)
         # By whom it was: if by the other side, nobody hears this.
         closed = ServiceClosedError(self._name, "it was closed before the call could run")
-        self._box.post(("result", number, error_outcome(closed)))
+        self._post_result(number, error_outcome(closed))
 
     def _post_piece(self, number: int, piece: Any) -> None:
         self._box.post(("piece", number, to_bytes(piece)))
 
     def _post_result(self, number: int, outcome: bytes) -> None:
-        with self._lock:
-            self._calls.pop(number, None)
+        self._calls.pop(number, None)
         self._box.post(("result", number, outcome))
