@@ -327,3 +327,39 @@ def test_replicas_have_orders_of_their_own() -> None:
     env.close()
     assert sorted(out) == list(range(60))
     assert env.metrics().operator("remote").start_order == ({"order": "ascending"},) * 3
+
+
+class Holding(Ascending):
+    """Holds what is done in a window that is not wide else."""
+
+    held_batches = 3
+
+    def __init__(self, held_bytes: int) -> None:
+        super().__init__(0)
+        self._held_bytes = held_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        return self._held_bytes
+
+
+@pytest.mark.parametrize(("held_bytes", "started"), [(10_000, 12), (100, 10), (0, 4)])
+def test_others_start_in_the_place_of_records_that_are_held(
+    start: Any, held_bytes: int, started: int
+) -> None:
+    backend, source = Backend(), Source(*range(20), None)
+    env, out = start(source, Remote, backend, Holding(held_bytes), max_in_flight=4)
+    backend.wait_for(4)
+    first, backend.open = backend.open[0], backend.open[1:]
+    backend.complete(min(started, 11) - 1)
+    backend.wait_for(started)
+    all_taken(source, started + 1)  # and the one that waits for room
+    time.sleep(0.05)
+    assert (len(backend.started), source.taken, out) == (started, started + 1, [])
+    metrics = env.metrics().operator("remote")
+    assert metrics.in_flight + metrics.held == started
+    first.set_result(0)
+    backend.complete(20 - min(started, 11))
+    env.wait()
+    assert out == list(range(20))
+    assert backend.most <= 4

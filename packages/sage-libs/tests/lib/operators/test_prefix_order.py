@@ -158,9 +158,9 @@ def test_stems_that_come_one_after_the_other_are_no_reason() -> None:
 def test_auto_sees_in_a_larger_sample_what_a_small_one_does_not_have() -> None:
     by, texts = order(), prompts(1024, 600)
     assert placed(by, texts[:64]) == "off"
-    assert by.window_bytes == 0
+    assert (by.window_bytes, by.held_bytes) == (0, 10**6)
     assert placed(by, texts[64:]) == "on"
-    assert by.window_bytes == 10**6
+    assert (by.window_bytes, by.held_bytes) == (10**6, 10**6)
 
 
 def test_auto_decides_again() -> None:

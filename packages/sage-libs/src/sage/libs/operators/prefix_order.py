@@ -39,8 +39,8 @@ class PrefixOrder(StartOrder):
             texts at least a tenth more in common than in the order in which they come, off else.
             Only what lets a prompt share 256 letters more counts, since an engine shares whole
             blocks. A system prompt of all records is no reason: it is shared in any order.
-        window_bytes: how much the records that are looked at may take: their prompts, answers of
-            ``max_tokens``, and 2 KB each.
+        window_bytes: how much the records that are looked at, or held, may take: their prompts,
+            answers of ``max_tokens``, and 2 KB each.
         read: gives prompts and options. What it raises is left for the record's start to raise.
     """
 
@@ -57,6 +57,11 @@ class PrefixOrder(StartOrder):
     def window_bytes(self) -> int:
         """How much the records of the window may take; 0 while it is off."""
         return self._window_bytes if self._on else 0
+
+    @property
+    def held_bytes(self) -> int:
+        """How much the records may take of which some are held; on or off."""
+        return self._window_bytes
 
     def place(self, record: Any) -> tuple[Any, int]:
         """Return a record's place in the order: by its priority, its adapter, its text."""

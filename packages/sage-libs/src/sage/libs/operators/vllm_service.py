@@ -101,7 +101,9 @@ class VLLMServiceGenerator(ServiceOperator):
             input order in any case.
         prefix_window_bytes: how much the records may take among which prompts that begin alike
             are looked for. At most 32 times ``max_in_flight`` records are: so far the source is
-            read ahead, and half of it is the work that a kill may lose.
+            read ahead, and half of it is the work that a kill may lose. In any order but
+            ``"off"`` so much is also kept, for at most 4 times ``max_in_flight`` records, where
+            some are done and wait for an earlier one: others are generated meanwhile.
         **options: the service's options for every record, such as ``max_tokens=64``. They override
             the service's ``sampling``, which overrides the model's own defaults.
     """

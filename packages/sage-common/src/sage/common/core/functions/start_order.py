@@ -26,6 +26,19 @@ class StartOrder(ABC):
     answers a kill loses that wait behind it: half a window.
     """
 
+    held_batches: int = 4
+    """How many times ``max_in_flight`` records the window holds at most where some are held: done,
+    and waiting for an earlier one to be emitted."""
+
+    @property
+    def held_bytes(self) -> int:
+        """How much the records of a window may take in which some are held.
+
+        So far others are started in the place of these, and a record that lasts long leaves
+        nobody idle. With 0 those that are held count as those at work.
+        """
+        return 0
+
     @property
     @abstractmethod
     def window_bytes(self) -> int:

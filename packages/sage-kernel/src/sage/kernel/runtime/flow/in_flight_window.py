@@ -51,7 +51,7 @@ _WAKE = object()
 class InFlightWindow:
     """The upstream thread pushes records; one emitter thread runs, and alone settles them.
 
-    A record holds its place in the window from ``push`` until it was emitted, which bounds both
+    A record has its place in the window from ``push`` until it was emitted, which bounds both
     what is in flight and what waits for an earlier record of an ordered stream. Completions
     arrive on one queue, written by whichever threads complete the Futures; the emitter sleeps on
     it until the next completion, timeout or retry.
@@ -243,6 +243,7 @@ class InFlightWindow:
         with self._lock:
             self._unsettled.pop(entry, None)
         self._counts.settled += 1
+        self._room.hold()
         if not self._function.ordered:
             self._deliver(entry)
 

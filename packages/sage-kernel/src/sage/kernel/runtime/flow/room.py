@@ -11,13 +11,13 @@ from sage.kernel.runtime.cancelled import PipelineCancelledError
 class Room:
     """Has room for ``size`` records, or for more as far as a StartOrder's window goes.
 
-    A record is in it from ``enter`` until ``leave``.
+    A record is in it from ``enter`` until ``leave``, and held from ``hold`` on.
     """
 
     def __init__(self, size: int, order: StartOrder | None) -> None:
         self._size = size
         self._order = order
-        self._records = self._bytes = 0
+        self._records = self._bytes = self._held = 0
         self._changed = threading.Condition()
         self._cancelled = False
 
@@ -31,9 +31,16 @@ class Room:
             self._records += 1
             self._bytes += size
 
-    def leave(self, size: int) -> None:
-        """Let a record go."""
+    def hold(self) -> None:
+        """Note that a record is done, and stays until those before it are."""
         with self._changed:
+            self._held += 1
+            self._changed.notify()
+
+    def leave(self, size: int) -> None:
+        """Let a record go that is held."""
+        with self._changed:
+            self._held -= 1
             self._records -= 1
             self._bytes -= size
             self._changed.notify()
@@ -54,8 +61,10 @@ class Room:
         if self._records < self._size:
             return True
         order = self._order
-        return (
-            order is not None
-            and self._records < order.window_batches * self._size
-            and self._bytes + size <= order.window_bytes
-        )
+        if order is None:
+            return False
+        batches, total = self._records / self._size, self._bytes + size
+        if batches < order.window_batches and total <= order.window_bytes:
+            return True
+        is_short_of_work = self._records - self._held < self._size
+        return is_short_of_work and batches < order.held_batches and total <= order.held_bytes
