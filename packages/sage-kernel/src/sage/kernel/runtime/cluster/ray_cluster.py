@@ -20,7 +20,7 @@ from sage.kernel.runtime.cluster.errors import RemoteDiedError, RemoteUnavailabl
 from sage.kernel.runtime.cluster.mail.carriage import from_bytes
 from sage.kernel.runtime.cluster.ray_connection import RayConnection, reason_of
 
-_THREADS = 16  # of an actor: two at work, the others for calls that were lost on their way
+_THREADS = 16  # of an actor: three at work, the others for calls that were lost on their way
 _OWN_RESOURCES = ("node:", "accelerator_type:", "memory", "object_store_memory")  # Ray's
 
 
@@ -94,6 +94,7 @@ class _RayRemote:
                 max_concurrency=_THREADS,
                 max_restarts=0,
                 max_task_retries=0,
+                enable_task_events=False,  # of each call, which nobody reads
                 scheduling_strategy="SPREAD",
             )
             .remote(hosted)
