@@ -60,7 +60,7 @@ RAY_DATA_RECORDS = 20_000  # it needs as long for these
 STEP_SECONDS = 0.02
 BATCH = 16
 WORDS = 20
-INIT = {"num_cpus": LOGICAL_CPUS, "object_store_memory": 200 << 20}
+INIT = {"address": "local", "num_cpus": LOGICAL_CPUS, "object_store_memory": 200 << 20}
 LONGEST_WAIT = 60.0  # seconds, for a machine that is still
 STILL = 0.1  # of it is busy at most
 

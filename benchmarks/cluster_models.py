@@ -32,8 +32,9 @@ def model_environment(model: Path, kind: str) -> Any:
     else:
         cores = len(os.sched_getaffinity(0))
         services = {"vllm_service": {"replicas": 1, "gpus": 0, "cpus": cores}}
-        init = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": cores}
-        env = RayEnvironment("bench", {"services": services, "ray_init": init})
+        own = {"address": "local", "ray_init": {"num_cpus": cores}}
+        where = {} if "RAY_ADDRESS" in os.environ else own
+        env = RayEnvironment("bench", {"services": services, **where})
     root = model.parent / "registry"
     register_vllm_service(env, config={"model_id": MODEL_ID, "model_root": root})
     return env
