@@ -129,6 +129,7 @@ def show(arguments: Namespace, folder: Path, kill: Any) -> int:
             time.sleep(0.05)
         where = Counter(replica.node for replica in env.metrics().services["vllm_service"])
         print(f"replicas are on {', '.join(map(str, where))}; one of the two machines dies now")
+        print("Ray notices it after some seconds; until then the calls of that machine wait")
         threading.Thread(target=kill, daemon=True).start()
         env.wait()
         replicas = env.metrics().services["vllm_service"]

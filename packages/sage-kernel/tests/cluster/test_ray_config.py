@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sage.common.service import BaseService, Replication
-from sage.kernel.api import RayEnvironment
+from sage.kernel.api import NoClusterError, RayEnvironment
 from sage.kernel.api.ray_config import replica_settings
 from sage.kernel.runtime.cluster.cluster import Node
 
@@ -82,6 +83,16 @@ def test_what_a_replica_takes() -> None:
     assert str(settings().need(said, nodes[1:], grows=True)) == "2 GPUs and 1 CPU"  # it waits
     assert str(settings(gpus=0, cpus=2).need(said, nodes)) == "2 CPUs"
     assert settings(health_timeout=5).supervision.health_timeout == 5
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "no-such-host.invalid:6379", "head:port"])
+def test_where_there_is_no_cluster_is_said_at_once(address: str) -> None:
+    env = RayEnvironment("label", {"address": address})
+    env.from_collection([1]).map(abs, parallelism=2).sink(print)
+    began = time.monotonic()
+    with pytest.raises(NoClusterError, match=f"cannot join the cluster at '{address}'.*ray start"):
+        env.submit()
+    assert time.monotonic() - began < 10
 
 
 def test_ray_is_loaded_by_nothing_but_a_run() -> None:

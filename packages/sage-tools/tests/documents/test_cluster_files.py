@@ -49,11 +49,11 @@ def test_the_script_of_slurm_starts_ray_on_all_machines(tmp_path: Path) -> None:
     for name, code in {"scontrol": 'printf "one\\ntwo\\n"', "srun": 'echo "$@"'}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{code}\n")
         (tmp_path / name).chmod(0o755)
-    slurm = {"SLURM_JOB_NODELIST": "one,two", "SLURM_JOB_ID": "123456", "SLURM_JOB_NUM_NODES": "2"}
+    slurm = {"SLURM_JOB_NODELIST": "one,two", "SLURM_JOB_NUM_NODES": "2"}
     done = subprocess.run(
         ["sh", str(EXAMPLES / "cluster" / "slurm.sh"), "python", "job.py", "a b"],
         env={**os.environ, **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    started = "ray symmetric-run --address one:23456 --min-nodes 2 -- python job.py a b"
+    started = "ray symmetric-run --address one:6379 --min-nodes 2 -- python job.py a b"
     assert done.stdout.strip() == started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, wait
@@ -14,6 +15,7 @@ from sage.kernel.runtime.cluster.errors import NoClusterError
 from sage.kernel.runtime.cluster.leftovers import watch
 
 _LONGEST_REASON = 300  # letters
+_ANSWERS_WITHIN = 10.0  # seconds
 
 _FOR_RAY = {
     # Ray reports its use to its makers, and warns of what comes, unless these say otherwise.
@@ -99,6 +101,7 @@ def _join(address: str | None, init: Mapping[str, Any]) -> bool | None:
             reason = f"this program belongs to the one at {here!r} already"
             raise NoClusterError(str(address), reason, "leave the address out, or end that first")
         return None
+    _check_that_it_answers(os.environ.get("RAY_ADDRESS", "") if address is None else address)
     for name, value in _FOR_RAY.items():
         os.environ.setdefault(name, value)
     arguments = {**_QUIET, **init}
@@ -113,6 +116,18 @@ def _join(address: str | None, init: Mapping[str, Any]) -> bool | None:
         hint = "start one by `ray start --head`, or leave the address out to use this machine alone"
         raise NoClusterError(address or "RAY_ADDRESS", reason_of(error), hint) from error
     return address == "local"
+
+
+def _check_that_it_answers(address: str) -> None:
+    """Raise NoClusterError if nothing is at ``host:port``: Ray would try for two minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "://" in address:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWERS_WITHIN).close()
+    except (OSError, ValueError, OverflowError) as error:
+        hint = "see which machine ran `ray start --head`, and that its port, 6379, is reached"
+        raise NoClusterError(address, str(error), hint) from None
 
 
 def reason_of(error: BaseException) -> str:
