@@ -12,6 +12,7 @@ from sage.common.components.sage_vllm.fine_tuning import (
     FineTuneRequest,
 )
 from sage.common.components.sage_vllm.fine_tuning.job_folder import read_job
+from sage.tuning.estimate import refuse_for_want_of_memory
 from sage.tuning.job.launch import launch
 from sage.tuning.job.making import check_unchanged, make_job
 from sage.tuning.plan import make_plan
@@ -33,11 +34,15 @@ class TuningBackend:
 
         Raises FineTuneRequestError for all that is wrong with the request.
         """
-        return make_plan(request).report()
+        plan = make_plan(request)
+        if request.while_training != "pause":  # else there will be more memory when it starts
+            refuse_for_want_of_memory(request, plan.needs)
+        return plan.report()
 
     def start(self, request: FineTuneRequest, *, idle: bool = False) -> FineTuneJob:
         """Check a request and start its job; raises FineTuneRequestError."""
         plan = make_plan(request)
+        refuse_for_want_of_memory(request, plan.needs)
         folder = make_job(plan)
         launch(folder, threads=plan.settings.threads, idle=idle)
         return FineTuneJob.open(folder)

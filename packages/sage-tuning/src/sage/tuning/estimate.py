@@ -28,6 +28,8 @@ _START_SECONDS = 25.0
 _PER_ACTIVATION, _PER_INNER = 68, 24
 """Bytes that one layer keeps for each number of a token's hidden state, and of what is within its
 MLP, for the way back: with an adapter of 28 M parameters the peak was 1.74 GB."""
+_USED = 0.8
+"""The share of what is free that the rows which are trained at once are chosen to fit in."""
 _EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "wpe", "word_embeddings")
 
 
@@ -66,9 +68,11 @@ def estimate(request: FineTuneRequest, settings: Settings, data: Dataset) -> Est
     trained = parameters if request.strategy == "full" else adapter
     lengths = data.training.lengths + data.replay.lengths
     longest = max(lengths + data.rejected.lengths)
-    micro = settings.micro_batch_size or settings.batch_size
     sides = 2 if data.method == "dpo" else 1
-    activations = sides * micro * longest * _bytes_per_token(request, settings)
+    row = sides * longest * _bytes_per_token(request, settings)
+    fixed, free = _PROGRAM + 4 * parameters + 16 * trained, available_memory()
+    fits = max(1, int(_USED * free - fixed) // row)
+    micro = _micro_batch(settings.batch_size, settings.micro_batch_size or fits)
     own = len(data.training)
     steps = settings.steps(own + replayed_rows_of(request, own, len(data.replay)))
     tokens = steps * settings.batch_size * sum(lengths) / len(lengths) * sides
@@ -78,12 +82,17 @@ def estimate(request: FineTuneRequest, settings: Settings, data: Dataset) -> Est
         trained_parameters=trained,
         steps=steps,
         micro_batch_size=micro,
-        memory_bytes=_PROGRAM + 4 * parameters + 16 * trained + activations,
-        free_bytes=available_memory(),
+        memory_bytes=fixed + micro * row,
+        free_bytes=free,
         disk_bytes=3 * kept + 4 * sum(lengths) + (16 << 20),
         free_disk_bytes=shutil.disk_usage(_existing(request.output_dir)).free,
         seconds=_START_SECONDS + tokens * (_SECONDS_PER_TOKEN + 6 * parameters / _FLOPS_PER_SECOND),
     )
+
+
+def _micro_batch(size: int, most: int) -> int:
+    """Return how many rows are trained at once: the largest part of a batch that divides it."""
+    return next(count for count in range(min(most, size), 0, -1) if size % count == 0)
 
 
 def replayed_rows_of(request: FineTuneRequest, own: int, replay: int) -> int:
@@ -92,8 +101,8 @@ def replayed_rows_of(request: FineTuneRequest, own: int, replay: int) -> int:
     return min(replay, round(own * share / (1 - share)))
 
 
-def refuse_what_does_not_fit(request: FineTuneRequest, needs: Estimate) -> None:
-    """Raise FineTuneRequestError where memory or disk will not do."""
+def refuse_for_want_of_memory(request: FineTuneRequest, needs: Estimate) -> None:
+    """Raise FineTuneRequestError where the memory that is free now will not do."""
     if needs.memory_bytes > needs.free_bytes:
         reason = (
             f"it needs about {format_bytes(needs.memory_bytes)} of memory, and "
@@ -101,9 +110,14 @@ def refuse_what_does_not_fit(request: FineTuneRequest, needs: Estimate) -> None:
         )
         hint = (
             f"Set the hyperparameter micro_batch_size below {needs.micro_batch_size}, max_length, "
-            "or gradient_checkpointing=true, or end what else uses memory."
+            "or gradient_checkpointing=true, or end what else uses memory; a service makes room "
+            'with while_training="pause".'
         )
         raise FineTuneRequestError(request.base_model, reason, "hyperparameters", hint=hint)
+
+
+def refuse_for_want_of_disk(request: FineTuneRequest, needs: Estimate) -> None:
+    """Raise FineTuneRequestError where the disk that is free will not do."""
     if needs.disk_bytes > needs.free_disk_bytes:
         reason = (
             f"output_dir {str(request.output_dir)!r} needs about "

@@ -9,8 +9,9 @@ from sage.common.components.sage_vllm.fine_tuning import FineTuneRequest, FineTu
 from sage.tuning.data.base_tokenizer import BaseTokenizer
 from sage.tuning.data.dataset import Dataset, read_dataset
 from sage.tuning.data.rendering import pieces
-from sage.tuning.estimate import Estimate, estimate, refuse_what_does_not_fit
+from sage.tuning.estimate import Estimate, estimate, refuse_for_want_of_disk
 from sage.tuning.settings import Settings, read_settings
+from sage.tuning.stop_token import row_is_empty
 
 _SHOWN = 2
 
@@ -41,11 +42,31 @@ class Plan:
                 "learning_rate": self.settings.rate(self.request.strategy, self.data.method),
             },
             "needs": self.needs.to_json(),
+            "warnings": self.warnings(),
         }
+
+    def warnings(self) -> list[str]:
+        """Return what will be trained in vain."""
+        request = self.request
+        row = self.data.training[0]
+        stop = row.ids[row.spans[-1][1] - 1]
+        if request.strategy == "full" or stop not in self.tokenizer.stop_ids:
+            return []
+        matrix = row_is_empty(request.base_model, request.base_model_path, stop)
+        if matrix is None:
+            return []
+        return [
+            f"answers end with {self.tokenizer.text_of([stop])!r}, and {request.base_model!r} was "
+            f"never trained to say it: its row of {matrix} is next to zero, which no adapter "
+            "changes, so answers will not end; the strategy full trains it"
+        ]
 
 
 def make_plan(request: FineTuneRequest) -> Plan:
-    """Check all of a request and return what follows from it; raises FineTuneRequestError."""
+    """Check all of a request but its memory, and return what follows from it.
+
+    Raises FineTuneRequestError.
+    """
     settings = read_settings(request)
     _refuse_what_cannot_be(request)
     tokenizer = BaseTokenizer(request.base_model, request.base_model_path)
@@ -53,7 +74,7 @@ def make_plan(request: FineTuneRequest) -> Plan:
     if data.method == "dpo":
         _refuse_what_preferences_lack(request)
     needs = estimate(request, settings, data)
-    refuse_what_does_not_fit(request, needs)
+    refuse_for_want_of_disk(request, needs)
     return Plan(request=request, settings=settings, tokenizer=tokenizer, data=data, needs=needs)
 
 

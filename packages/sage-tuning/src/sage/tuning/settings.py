@@ -45,7 +45,8 @@ class Settings:
 
     - ``epochs``, or ``max_steps`` in its place.
     - ``learning_rate``: None is 2e-4 for adapters, 1e-5 for all weights, 5e-6 for preferences.
-    - ``batch_size``: examples for each step; ``micro_batch_size`` of them at once.
+    - ``batch_size``: examples for each step; ``micro_batch_size`` of them at once, None as many
+      as fit in memory.
     - ``rank``, ``alpha`` (None is twice the rank), ``dropout``, ``target_modules`` of adapters.
     - ``schedule`` of the rate after ``warmup_ratio`` of the steps: cosine, linear or constant.
     - ``max_length`` in tokens, None the model's context; ``overlong`` examples are refused,
@@ -53,7 +54,7 @@ class Settings:
     - ``train_on``: every answer of the assistant, the last one, or all tokens.
     - ``eval_every`` steps, None ten times in all; ``early_stopping``: the evaluations without
       progress after which it ends.
-    - ``checkpoint_every`` steps, None twenty times in all.
+    - ``checkpoint_every`` steps, None twenty times in all, in a fiftieth of the time at most.
     - ``beta``: how far preferences may lead from the base model.
     - ``threads`` to train with, None as many as there are cores.
     """

@@ -10,8 +10,7 @@ from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import Prompt
 from sage.common.components.sage_vllm.fine_tuning import FineTuneRequest, FineTuneRequestError
-from sage.common.components.sage_vllm.fine_tuning.errors import refuse_lines
-from sage.common.components.sage_vllm.fine_tuning.example_lines import examples_of
+from sage.common.components.sage_vllm.fine_tuning.example_lines import ExampleFiles, Place
 from sage.tuning.data.base_tokenizer import BaseTokenizer
 from sage.tuning.data.rendering import Renderer, Row, UnfitExampleError, prompt_of
 from sage.tuning.data.rows import Rows
@@ -27,19 +26,20 @@ _SHAPES = {
 
 @dataclass(kw_only=True)
 class Examples:
-    """The rows of one file. A preference has two, the rejected one in ``rejected``."""
+    """The rows of some files. A preference has two, the rejected one in ``rejected``."""
 
+    files: ExampleFiles
     shape: str
-    count: int
-    rows: Rows
-    rejected: Rows
-    prompts: list[bytes]
+    count: int = 0
+    rows: Rows = field(default_factory=Rows)
+    rejected: Rows = field(default_factory=Rows)
+    prompts: list[bytes] = field(default_factory=list)
     """A digest of each row's prompt."""
-    lines: list[int]
-    turns: list[int]
-    """The line of each row, and the turn of it that the row answers with first."""
-    overlong: list[int]
-    """The lines that have more tokens than fit."""
+    places: list[Place] = field(default_factory=list)
+    turns: list[int] = field(default_factory=list)
+    """Where each row stands, and the turn there that the row answers with first."""
+    overlong: list[Place] = field(default_factory=list)
+    """Where there are more tokens than fit."""
     duplicates: int = 0
 
 
@@ -68,28 +68,27 @@ def read_dataset(request: FineTuneRequest, settings: Settings, tokenizer: BaseTo
     Raises FineTuneRequestError, which names the lines that cannot be trained on.
     """
     reader = _Reader(request, settings, tokenizer)
-    own = reader.read("dataset_path", request.dataset_path)
+    own = reader.read("dataset_path", request.dataset_paths)
     method = request.method or settings.method_of(own.shape)
     if (method == "dpo") != (own.shape == "preferences"):
         reason = f"method {method!r} cannot learn from {own.shape}"
         hint = "Method dpo needs lines with chosen and rejected answers, sft all others."
         raise FineTuneRequestError(request.base_model, reason, "method", hint=hint)
     if request.eval_dataset_path is not None:
-        held = reader.read("eval_dataset_path", request.eval_dataset_path, own.shape)
-        _refuse_leaks(request, own, held)
+        held = reader.read("eval_dataset_path", (request.eval_dataset_path,), own.shape)
+        _refuse_leaks(own, held)
         kept = list(range(len(own.rows)))
         apart = (held.rows, held.rejected)
-        prompts = _prompts_of(request.eval_dataset_path, held, range(len(held.rows)))
+        prompts = _prompts_of(held, range(len(held.rows)))
     else:
         kept, out = _split(own, request.eval_fraction, settings.seed)
         apart = (own.rows.chosen(out), own.rejected.chosen(out if own.rejected else []))
-        prompts = _prompts_of(request.dataset_path, own, out)
+        prompts = _prompts_of(own, out)
     if not kept:
-        reason = f"dataset_path {str(request.dataset_path)!r}: nothing is left to train on"
-        raise FineTuneRequestError(request.base_model, reason, "dataset_path")
+        own.files.refuse(["nothing is left to train on"], "Add examples, or hold fewer out.")
     replay = Rows()
     if request.replay_path is not None and request.replay_share:
-        replay = reader.read("replay_path", request.replay_path).rows
+        replay = reader.read("replay_path", (request.replay_path,)).rows
     training = own.rows.chosen(kept)
     return Dataset(
         method=method,
@@ -113,39 +112,15 @@ class _Reader:
         self._limit = settings.length_limit(tokenizer.context)
         self._overlong = settings.overlong
 
-    def read(self, name: str, file: Path, shape: str = "") -> Examples:
-        """Return the examples of a file; raises FineTuneRequestError with all that is wrong."""
-        found = Examples(
-            shape=shape,
-            count=0,
-            rows=Rows(),
-            rejected=Rows(),
-            prompts=[],
-            lines=[],
-            turns=[],
-            overlong=[],
-        )
-        problems: list[str] = []
+    def read(self, name: str, paths: tuple[Path, ...], shape: str = "") -> Examples:
+        """Return the examples of files; raises FineTuneRequestError with all that is wrong."""
+        found = Examples(files=ExampleFiles(self._request.base_model, name, paths), shape=shape)
         seen: set[bytes] = set()
-        try:
-            for number, example in examples_of(file):
-                found.count += 1
-                problem = (
-                    example
-                    if isinstance(example, str)
-                    else self._take(found, number, example, seen)
-                )
-                if problem:
-                    problems.append(f"line {number} {problem}")
-        except OSError as error:
-            problems.append(f"cannot be read ({error.strerror})")
-        if not found.count and not problems:
-            problems.append("it holds no examples")
-        refuse_lines(self._request.base_model, name, file, problems)
+        found.count = found.files.read(lambda place, each: self._take(found, place, each, seen))
         return found
 
     def _take(
-        self, found: Examples, number: int, example: Mapping[str, Any], seen: set[bytes]
+        self, found: Examples, place: Place, example: Mapping[str, Any], seen: set[bytes]
     ) -> str | None:
         """Add an example's rows; return what is wrong with it, None if nothing is."""
         shape = _shape_of(example)
@@ -155,8 +130,8 @@ class _Reader:
         if self._tokenizer.chat_template is None and _is_conversation(example):
             raise FineTuneRequestError(
                 self._request.base_model,
-                f"{self._request.base_model!r} has no chat template, and line {number} of "
-                f"{str(self._request.dataset_path)!r} is a conversation",
+                f"{self._request.base_model!r} has no chat template, and line {place[1]} of "
+                f"{str(found.files.paths[place[0]])!r} is a conversation",
                 "base_model",
                 hint="Use examples with a prompt and a completion as texts, or an "
                 "instruction-tuned model.",
@@ -169,16 +144,16 @@ class _Reader:
             )
         except UnfitExampleError as error:
             return str(error)
-        return self._add(found, number, rows, seen)
+        return self._add(found, place, rows, seen)
 
     def _add(
-        self, found: Examples, number: int, rows: Sequence[tuple[Row, ...]], seen: set[bytes]
+        self, found: Examples, place: Place, rows: Sequence[tuple[Row, ...]], seen: set[bytes]
     ) -> str | None:
         """Add rows, each alone or as a chosen and a rejected one; return what is wrong."""
         for sides in rows:
             longest = max(len(row.ids) for row in sides)
             if longest > self._limit:
-                found.overlong.append(number)
+                found.overlong.append(place)
                 if self._overlong == "refuse":
                     return (
                         f"has {longest} tokens, and {self._limit} fit: shorten it, or set the "
@@ -194,7 +169,7 @@ class _Reader:
             seen.add(digest)
             found.rows.append(sides[0])
             found.prompts.append(_digest(sides[0].prompt))
-            found.lines.append(number)
+            found.places.append(place)
             found.turns.append(sides[0].turn)
             if len(sides) > 1:
                 found.rejected.append(sides[1])
@@ -214,7 +189,7 @@ def _is_conversation(example: Mapping[str, Any]) -> bool:
 
 def _cut(row: Row, length: int) -> Row:
     spans = tuple((start, min(end, length)) for start, end in row.spans if start < length)
-    return Row(row.ids[:length], spans)
+    return Row(row.ids[:length], spans, row.turn)
 
 
 def _digest(value: object) -> bytes:
@@ -235,29 +210,24 @@ def _split(own: Examples, share: float, seed: int) -> tuple[list[int], list[int]
     return kept, [index for index, prompt in enumerate(own.prompts) if prompt in apart]
 
 
-def _prompts_of(file: Path, examples: Examples, rows: Sequence[int]) -> list[Prompt | None]:
-    """Return the prompts of rows, as a caller passes them; the file is read again."""
-    wanted = {examples.lines[row] for row in rows}
-    found = {number: example for number, example in examples_of(file) if number in wanted}
-    return [
-        prompt_of(example, examples.turns[row])
-        if not isinstance(example := found[examples.lines[row]], str)
-        else None
-        for row in rows
-    ]
+def _prompts_of(examples: Examples, rows: Sequence[int]) -> list[Prompt | None]:
+    """Return the prompts of rows, as a caller passes them; their lines are read again."""
+    found = examples.files.at({examples.places[row] for row in rows})
+    return [prompt_of(found[examples.places[row]], examples.turns[row]) for row in rows]
 
 
-def _refuse_leaks(request: FineTuneRequest, own: Examples, held: Examples) -> None:
+def _refuse_leaks(own: Examples, held: Examples) -> None:
     """Refuse an evaluation of what was trained: it would tell of memory alone."""
-    known = dict(zip(own.prompts, own.lines, strict=True))
-    leaks = [
-        f"line {line} asks what line {known[prompt]} of the training data asks"
-        for prompt, line in zip(held.prompts, held.lines, strict=True)
-        if prompt in known
-    ]
-    if leaks and request.eval_dataset_path is not None:
-        field = "eval_dataset_path"
-        refuse_lines(request.base_model, field, request.eval_dataset_path, leaks)
+    known = dict(zip(own.prompts, own.places, strict=True))
+    held.files.refuse(
+        [
+            f"{held.files.name(place)} asks what {own.files.name(known[prompt])} of the training "
+            "data asks"
+            for prompt, place in zip(held.prompts, held.places, strict=True)
+            if prompt in known
+        ],
+        "Take the examples that are in both out of one of the files.",
+    )
 
 
 def _report(
@@ -279,7 +249,10 @@ def _report(
             "total": total,
             "trained": sum(row.trained for row in own.rows),
         },
-        "overlong": {"count": len(own.overlong), "lines": own.overlong[:20]},
+        "overlong": {
+            "count": len(own.overlong),
+            "lines": [own.files.short_name(place) for place in own.overlong[:20]],
+        },
         "duplicates": own.duplicates,
         "unknown_share": _unknown_share(own.rows, total, tokenizer),
     }

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from sage.common.components.sage_vllm.fine_tuning import FineTuneJobError
 from sage.common.components.sage_vllm.fine_tuning.job_folder import LOCK, LOG
 from sage.common.components.sage_vllm.host.usable_cores import usable_cores
+from sage.tuning.job.writer import JobWriter
 
 _WAIT_FOR_READERS = 1.0
 """Seconds; whoever looks whether a job is running holds its lock for an instant."""
@@ -55,10 +58,24 @@ def launch(folder: Path, *, threads: int | None, idle: bool) -> None:
         lock.flush()
 
     def follow() -> None:
-        process.wait()
+        code = process.wait()
         os.close(held)  # kept until then: its end tells the process that this one is gone
+        if code < 0:
+            with suppress(OSError):  # the folder may be gone, too
+                JobWriter(folder).tell("killed", message=_WHY_KILLED.get(-code, _signalled(-code)))
 
     threading.Thread(target=follow, name=f"fine-tuning-{process.pid}", daemon=True).start()
+
+
+_WHY_KILLED: dict[int, str] = {
+    signal.SIGKILL: "its process was killed (SIGKILL), by hand, or by the kernel for want of "
+    "memory: a smaller micro_batch_size needs less",
+    signal.SIGTERM: "it was asked twice to stop, so it did not wait for a checkpoint",
+}
+
+
+def _signalled(number: int) -> str:
+    return f"its process was ended by the signal {number} ({signal.strsignal(number)})"
 
 
 def _take(lock: IO[bytes], folder: Path) -> None:

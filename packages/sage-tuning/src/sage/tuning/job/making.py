@@ -66,7 +66,7 @@ def check_unchanged(request: FineTuneRequest, job: dict[str, Any]) -> None:
 
 def dataset_files(request: FineTuneRequest) -> list[Path]:
     """Return the files with examples that a request names."""
-    named = (request.dataset_path, request.eval_dataset_path, request.replay_path)
+    named = (*request.dataset_paths, request.eval_dataset_path, request.replay_path)
     return [path for path in named if path is not None]
 
 

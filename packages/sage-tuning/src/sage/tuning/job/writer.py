@@ -55,6 +55,11 @@ class JobWriter:
         return self.folder / "result"
 
     @property
+    def micro_batch(self) -> int:
+        """How many rows are trained at once, as it was found to fit when the job was made."""
+        return int(self.job["needs"]["micro_batch_size"])
+
+    @property
     def has_events(self) -> bool:
         """Whether somebody worked on the job before."""
         return (self.folder / EVENTS).exists()

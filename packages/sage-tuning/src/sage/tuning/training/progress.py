@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 _OVER = 5.0  # seconds
+_SAVING = 0.02
+"""The share of the time that checkpoints may take, those of the best evaluations aside."""
 
 
 class Stop:
@@ -128,6 +131,34 @@ class Pace:
             "tokens_per_second": round(tokens / seconds, 1),
             "seconds_per_step": round(seconds / steps, 6),
         }
+
+
+class Saves:
+    """When a checkpoint is due.
+
+    Args:
+        every: after so many steps; None is twenty times in all, but not so often that checkpoints
+            would take more than a fiftieth of the time.
+        steps: how many there are in all.
+    """
+
+    def __init__(self, every: int | None, steps: int) -> None:
+        self._every = every or max(1, math.ceil(steps / 20))
+        self._share = _SAVING if every is None else math.inf
+        self._began = self._rests_until = -math.inf
+
+    def is_due(self, step: int) -> bool:
+        """Whether one is to be written after a step."""
+        return step % self._every == 0 and time.monotonic() >= self._rests_until
+
+    def begin(self) -> None:
+        """Note that one is being written now."""
+        self._began = time.monotonic()
+
+    def end(self) -> None:
+        """Note that it is written."""
+        now = time.monotonic()
+        self._rests_until = now + (now - self._began) / self._share
 
 
 def most_memory() -> int:

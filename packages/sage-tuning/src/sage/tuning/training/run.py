@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ from sage.tuning.training.order import order_of
 from sage.tuning.training.progress import EvaluationLog, Pace, Stop
 
 _COMPARED = 32
+_NO_MEMORY = ("allocate memory", "out of memory")
 
 
 class CancelledError(Exception):
     """Somebody asked the job to stop; it has a checkpoint to go on from."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """What was to be trained at once did not fit in memory."""
 
 
 def train(job: JobWriter, stop: Stop) -> None:
@@ -28,18 +34,38 @@ def train(job: JobWriter, stop: Stop) -> None:
     checkpoint = latest_checkpoint(job.checkpoints)
     log = EvaluationLog.of_checkpoint(checkpoint)
     since = -1 if checkpoint is None else int(checkpoint.name)
-    job.enter("training", **({"resumed_from": since} if job.has_events else {}))
-    trainer, watcher = make_trainer(job, log, stop)
-    if log.before is None:
-        watcher.evaluate(trainer.model, 0)
-    if not log.is_over(job.settings.early_stopping):
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if job.has_events:
+        job.enter("training", resumed_from=since)
+    else:
+        job.enter("training")
+        for warning in job.job["report"]["warnings"]:
+            job.tell("warning", message=warning)
+    with _memory_errors(job.micro_batch):
+        trainer, watcher = make_trainer(job, log, stop)
+        if log.before is None:
+            watcher.evaluate(trainer.model, 0)
+        if not log.is_over(job.settings.early_stopping):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     last = latest_checkpoint(job.checkpoints)
     if last is None:
         raise RuntimeError("training ended without a checkpoint")
     if stop.is_asked:
         raise CancelledError
     _write_result(job, log, last)
+
+
+@contextmanager
+def _memory_errors(micro: int) -> Iterator[None]:
+    """Have an allocation that fails say what to do; torch's errors for it are of several kinds."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or any(said in str(error) for said in _NO_MEMORY):
+            raise OutOfMemoryError(
+                f"memory ran out with {micro} rows at once: set the hyperparameter "
+                "micro_batch_size below that, max_length, or gradient_checkpointing=true"
+            ) from error
+        raise
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -66,8 +92,9 @@ def make_trainer(job: JobWriter, log: EvaluationLog, stop: Stop) -> tuple[Any, A
     )
     # Checkpoints would be refused for settings that only generate; the base's file is published.
     model.generation_config = type(model.generation_config)()
-    order = _order(job)
-    pace = Pace(_tokens_of_steps(rows, rejected, order, job.settings.batch_size))
+    lengths = _lengths(rows, rejected)
+    order = _order(job, lengths)
+    pace = Pace(_tokens_of_steps(lengths, order, job.settings.batch_size))
     watcher = trainers.Watcher(job, _evaluator(job, own_tokenizer.pad_id), log, pace, stop)
     dpo = job.job["method"] == "dpo"
     make, arguments = (
@@ -77,7 +104,7 @@ def make_trainer(job: JobWriter, log: EvaluationLog, stop: Stop) -> tuple[Any, A
     )
     trainer = make(
         model=model,
-        args=arguments(job, micro_batch(job), on_gpu=on_gpu),
+        args=arguments(job, job.micro_batch, on_gpu=on_gpu),
         train_dataset=_dataset(rows, rejected),
         processing_class=tokenizer,
         callbacks=[watcher],
@@ -88,19 +115,24 @@ def make_trainer(job: JobWriter, log: EvaluationLog, stop: Stop) -> tuple[Any, A
     return trainer, watcher
 
 
-def _order(job: JobWriter) -> list[int]:
+def _order(job: JobWriter, lengths: Sequence[int]) -> list[int]:
     own, replay = len(job.rows("training")), len(job.rows("replay"))
     replayed = replayed_rows_of(job.request, own, replay)
     steps = int(job.job["steps"])
-    return order_of(job.settings, steps=steps, own=own, replayed=replayed, replay=replay)
+    return order_of(
+        job.settings, steps=steps, own=own, replayed=replayed, replay=replay, lengths=lengths
+    )
 
 
-def _tokens_of_steps(
-    rows: Sequence[Row], rejected: Sequence[Row], order: Sequence[int], size: int
-) -> list[int]:
+def _lengths(rows: Sequence[Row], rejected: Sequence[Row]) -> list[int]:
+    """Return how many tokens each row has, a preference those of both its answers."""
     lengths = [len(row.ids) for row in rows]
     if rejected:
-        lengths = [one + len(other.ids) for one, other in zip(lengths, rejected, strict=True)]
+        return [one + len(other.ids) for one, other in zip(lengths, rejected, strict=True)]
+    return lengths
+
+
+def _tokens_of_steps(lengths: Sequence[int], order: Sequence[int], size: int) -> list[int]:
     return [
         sum(lengths[row] for row in order[start : start + size])
         for start in range(0, len(order), size)
@@ -133,13 +165,6 @@ def _evaluator(job: JobWriter, pad_id: int) -> Callable[[Any], dict[str, float]]
         beta = job.settings.beta
         return lambda model: evaluate_pairs(model, held_out, rejected, beta=beta, pad_id=pad_id)
     return lambda model: evaluate(model, held_out, pad_id)
-
-
-def micro_batch(job: JobWriter) -> int:
-    """Return how many rows are trained at once: a part of the batch that divides it."""
-    size = job.settings.batch_size
-    most = job.settings.micro_batch_size or size
-    return next(count for count in range(min(most, size), 0, -1) if size % count == 0)
 
 
 def _adapter(job: JobWriter) -> Any:

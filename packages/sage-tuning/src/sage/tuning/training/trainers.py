@@ -16,7 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from sage.tuning.job.writer import JobWriter, whole_folder, write_json
-from sage.tuning.training.progress import EvaluationLog, Pace, Stop, most_memory
+from sage.tuning.training.progress import EvaluationLog, Pace, Saves, Stop, most_memory
 from sage.tuning.training.rows_in_torch import trained_scores
 
 
@@ -169,7 +169,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]  # transformers is Any her
         steps = int(job.job["steps"])
         self._steps = steps
         self._eval_every = job.settings.eval_every or max(1, math.ceil(steps / 10))
-        self._save_every = job.settings.checkpoint_every or max(1, math.ceil(steps / 20))
+        self._saves = Saves(job.settings.checkpoint_every, steps)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Begin to measure."""
@@ -203,14 +203,17 @@ class Watcher(TrainerCallback):  # type: ignore[misc]  # transformers is Any her
             self.evaluate(model, step)
             control.should_save |= self._log.best_step == step
             control.should_training_stop |= self._log.is_over(self._job.settings.early_stopping)
-        control.should_save |= is_last or step % self._save_every == 0
+        control.should_save |= is_last or self._saves.is_due(step)
         if self._stop.is_asked or control.should_training_stop:
             control.should_save = control.should_training_stop = True
+        if control.should_save:
+            self._saves.begin()
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Tell of a checkpoint, and remove those that nobody needs any more."""
         step = state.global_step
+        self._saves.end()
         self._job.tell("checkpoint", step=step)
         self._log.remove_others(self._job.checkpoints, step)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def publish(job: JobWriter, report: dict[str, Any]) -> ModelInfo:
         "base_commit": job.job["base_commit"],
         "method": job.job["method"],
         "strategy": request.strategy,
-        "dataset_sha256": next(iter(job.job["datasets"].values())),
+        "dataset_sha256": _digest_of_dataset(job),
         "examples": job.job["report"]["examples"],
     }
     if report["kind"] == "lora":
@@ -34,6 +35,12 @@ def publish(job: JobWriter, report: dict[str, Any]) -> ModelInfo:
     if report["verification"] is not None and "exact_match_vllm" in report["verification"]:
         tags["exact_match"] = f"{report['verification']['exact_match_vllm']:.3f}"
     return import_model(str(request.output_model), job.result, tags=tags, root=request.root)
+
+
+def _digest_of_dataset(job: JobWriter) -> str:
+    """Return the digest of the file with examples; of several, that of their digests."""
+    digests = [job.job["datasets"][str(path)] for path in job.request.dataset_paths]
+    return digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
 
 
 def provenance(job: JobWriter, report: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +54,10 @@ def provenance(job: JobWriter, report: dict[str, Any]) -> dict[str, Any]:
         "request": request,
         "settings": job.job["settings"],
         "base_commit": job.job["base_commit"],
-        "datasets": {Path(path).name: digest for path, digest in job.job["datasets"].items()},
+        "datasets": [
+            {"name": Path(path).name, "sha256": digest}
+            for path, digest in job.job["datasets"].items()
+        ],
         "data": {name: value for name, value in job.job["report"].items() if name != "mask"},
         "versions": job.job["versions"],
         "report": {

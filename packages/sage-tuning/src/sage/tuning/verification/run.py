@@ -31,7 +31,8 @@ def verify(job: JobWriter, stop: Stop) -> None:
     if trained["after"] is not None:
         job.enter("verifying")
         figures, samples = _figures(job, trained)
-        check_alike(figures)
+        before = trained["before"]
+        check_alike(figures, before.get("chosen_loss", before["loss"]))
     if stop.is_asked:
         job.enter("cancelled")
         return
@@ -55,7 +56,7 @@ def _figures(job: JobWriter, trained: dict[str, Any]) -> tuple[Figures, list[dic
     questions = _questions(job, tokenizer, rows)
     short = [row for row in rows if len(row.ids) < tokenizer.context]
     found = _served_beside(job, tokenizer, questions, short)
-    before, beside, after = (found.before, found.beside, found.after)
+    before, after = found.before, found.after
     expected = [question.expected for question in questions]
     commonest = [answer for answer, _ in Counter(expected).most_common(1)] * len(expected)
     figures = Figures(
@@ -69,8 +70,9 @@ def _figures(job: JobWriter, trained: dict[str, Any]) -> tuple[Figures, list[dic
         lost=_turned(after, before, expected),
         gained_on_commonest=_turned(commonest, after, expected),
         lost_on_commonest=_turned(after, commonest, expected),
-        changed=len(questions) - _equal(before, after),
-        plain_changed=len(questions) - _equal(before, beside),
+        changed=len(questions) - _equal(found.base, after),
+        plain_changed=len(questions) - _equal(found.base, found.beside),
+        loss_baseline=found.loss_baseline,
     )
     samples = [
         {"prompt": _shown(question), "expected": question.expected, "before": one, "after": other}
@@ -81,13 +83,18 @@ def _figures(job: JobWriter, trained: dict[str, Any]) -> tuple[Figures, list[dic
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """Answers of the base alone, of the base beside the result, and of the result."""
+    """Answers of the base alone, and beside the result; of what to compare with; of the result.
 
-    before: list[str]
+    What to compare with is the base itself, but where a baseline was asked for.
+    """
+
+    base: list[str]
     beside: list[str]
+    before: list[str]
     after: list[str]
     loss: float
     dtype: str
+    loss_baseline: float | None = None
 
 
 def _served_beside(
@@ -108,17 +115,27 @@ def _served_beside(
             (after,) = serving.answers(questions, [None])
             loss = serving.loss(rows, None)
         # Rounded to the base's type, whatever the engine computes with.
-        return _Found(before=before, beside=before, after=after, loss=loss, dtype="as stored")
+        return _Found(
+            base=before, beside=before, before=before, after=after, loss=loss, dtype="as stored"
+        )
     rank = job.settings.rank
     name = request.baseline
     baseline = None if name is None else find_adapter(name, request.root)
     adapter = LoraAdapter(name="trained", commit="trained", path=job.result, rank=rank)
     ranks = [rank, *([] if baseline is None else [baseline.rank])]
     with served(base, path, rank=max(ranks), longest=longest, room=room) as serving:
-        (before,) = serving.answers(questions, [baseline])
-        beside, after = serving.answers(questions, [baseline, adapter])
-        loss = serving.loss(rows, adapter)
-        return _Found(before=before, beside=beside, after=after, loss=loss, dtype=serving.dtype)
+        compared = [None] if baseline is None else [None, baseline]
+        alone = serving.answers(questions, compared)
+        *beside, after = serving.answers(questions, [*compared, adapter])
+        return _Found(
+            base=alone[0],
+            beside=beside[0],
+            before=alone[-1],
+            after=after,
+            loss=serving.loss(rows, adapter),
+            dtype=serving.dtype,
+            loss_baseline=None if baseline is None else serving.loss(rows, baseline),
+        )
 
 
 def _questions(job: JobWriter, tokenizer: BaseTokenizer, rows: Sequence[Row]) -> list[Question]:
@@ -166,7 +183,9 @@ def _report(
         "registered": False,
         "better": reason is None,
         "reason": reason,
+        "warnings": job.job["report"]["warnings"],
         "gate": request.gate,
+        "baseline": request.baseline,
         "kind": "lora" if job.makes_adapter else "text",
         "output_dir": str(job.folder),
         "steps": trained["steps"],

@@ -69,12 +69,11 @@ class Serving:
     @staticmethod
     def _told(question: Question, asked: Future[Any]) -> str:
         generation = asked.result()
-        trained = question.row.spans[0][0]
-        if generation.prompt_token_count != trained:
+        read, trained = list(generation.prompt_token_ids), question.row.prompt
+        if read != trained:
             raise RenderedOtherwiseError(
-                f"vLLM reads {str(question.prompt)[:80]!r} as {generation.prompt_token_count} "
-                f"tokens, and {trained} were trained: the model's chat template depends on more "
-                "than the conversation"
+                f"vLLM reads {str(question.prompt)[:80]!r} as {_difference(read, trained)}: the "
+                "model's chat template depends on more than the conversation"
             )
         text: str = generation.completions[0].text
         return text
@@ -90,6 +89,13 @@ class Serving:
                 total -= sum(found[place : end - 1])
                 tokens += end - 1 - place
         return total / tokens
+
+
+def _difference(read: Sequence[int], trained: Sequence[int]) -> str:
+    if len(read) != len(trained):
+        return f"{len(read)} tokens, and {len(trained)} were trained"
+    place = next(place for place, token in enumerate(read) if token != trained[place])
+    return f"{read[place]} in place {place}, where {trained[place]} was trained"
 
 
 @contextmanager

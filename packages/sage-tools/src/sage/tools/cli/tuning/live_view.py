@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from sage.common.model_registry.vllm_registry import format_bytes, format_seconds
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sage.tools.cli.commands.options.model_options import Display
 
 _BAR = 24
+_SHOW_EVERY, _ENDING = 0.1, 10.0  # seconds
 _DOING = {
     "queued": "starting",
     "verifying": "verifying in vLLM",
@@ -31,7 +33,8 @@ _DOING = {
 def follow(display: Display) -> Iterator[Callable[[FineTuneJob], None]]:
     """Give whom to tell the job; what happens is then shown until the block ends.
 
-    Ctrl-C has the job stop after its step, waits for that, and raises Interrupted.
+    Ctrl-C, by which whoever waits for the job asks it to stop after its step, waits for that and
+    raises Interrupted; another Ctrl-C meanwhile ends it at once.
     """
     jobs: list[FineTuneJob] = []
     threads: list[threading.Thread] = []
@@ -48,8 +51,14 @@ def follow(display: Display) -> Iterator[Callable[[FineTuneJob], None]]:
         except KeyboardInterrupt:
             if not jobs:
                 raise
-            jobs[0].cancel()
-            jobs[0].wait()
+            line("")
+            write_note(
+                "Stopping after this step; Ctrl-C again ends it at once.", quiet=display.is_bare
+            )
+            try:
+                jobs[0].wait()
+            except KeyboardInterrupt:
+                _end(jobs[0])
             hint = f"Run `sage llm fine-tune resume {jobs[0].folder}` to go on."
             raise Interrupted(hint) from None
         finally:
@@ -57,14 +66,31 @@ def follow(display: Display) -> Iterator[Callable[[FineTuneJob], None]]:
                 thread.join(timeout=2)
 
 
+def _end(job: FineTuneJob) -> None:
+    """Have a job that was asked to stop end now; two wishes in an instant would be one to it."""
+    end = time.monotonic() + _ENDING
+    while job.cancel() and time.monotonic() < end:
+        time.sleep(_SHOW_EVERY)
+    with suppress(TimeoutError):  # it ends with this process, at the latest
+        job.wait(_ENDING)
+
+
 def _show(job: FineTuneJob, line: Callable[[str], None], display: Display) -> None:
     says_milestones = not (display.quiet or display.as_json or is_rich(sys.stderr))
+    shown = 0.0
+    line(_status(job))  # the first event takes as long as torch's import
     for event in job.events(follow=True):
         if display.as_json:
             print(json.dumps(event), file=sys.stderr, flush=True)
+        elif event["type"] == "warning":
+            line("")
+            write_note(f"Warning: {event['message']}.", quiet=display.quiet)
         elif says_milestones and (text := _milestone(event)):
             write_note(text)
-        elif event["type"] in ("step", "state"):
+        elif event["type"] == "state" or (
+            event["type"] == "step" and time.monotonic() - shown > _SHOW_EVERY
+        ):
+            shown = time.monotonic()
             line(_status(job))
     line("")
 

@@ -32,6 +32,8 @@ def write_plan(request: FineTuneRequest, report: Mapping[str, Any]) -> None:
         f"none     overlong {report['overlong']['count']}   duplicates {report['duplicates']}"
         + (f"   unknown tokens {unknown:.1%}" if unknown else ""),
     )
+    for warning in report["warnings"]:
+        _line("warning", warning)
     for example in report["mask"]:
         print(f"  {'mask':<9}{_masked(example)}")
     of = f"{_count(needs['trained_parameters'])} of {_count(needs['parameters'])} trained"

@@ -76,3 +76,5 @@ def _write_figures(report: Mapping[str, Any]) -> None:
     if checked and "exact_match_vllm" in checked:
         one, other = checked["exact_match_before"], checked["exact_match_vllm"]
         write_data(f"  {'exact in vLLM':<20}{one:>10.1%}{other:>10.1%}")
+    if report.get("baseline"):
+        write_data(f"  before, in vLLM, is {report['baseline']}")

@@ -12,6 +12,7 @@ from sage.common.components.sage_vllm.fine_tuning.hook import (
     fine_tune,
     preview_fine_tuning,
     resume_fine_tuning,
+    review_fine_tuning,
     start_fine_tuning,
 )
 from sage.common.components.sage_vllm.fine_tuning.job import (
@@ -34,5 +35,6 @@ __all__ = [
     "fine_tune_jobs",
     "preview_fine_tuning",
     "resume_fine_tuning",
+    "review_fine_tuning",
     "start_fine_tuning",
 ]

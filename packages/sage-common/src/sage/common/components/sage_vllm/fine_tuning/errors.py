@@ -8,6 +8,7 @@ FineTuneJobError        (SageError, LookupError)            a folder is no job, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,6 @@ _EXAMPLE_SHAPES = (
 _LINES_SHOWN = 5
 _HINTS = {
     "dataset_path": f"An example is one line of JSON: {_EXAMPLE_SHAPES}.",
-    "eval_dataset_path": "Take the examples that are in both out of one of the files.",
     "output_dir": "Name a folder that is empty or does not exist yet.",
     "strategy": f"The strategies are {', '.join(STRATEGIES)}.",
 }
@@ -96,12 +96,18 @@ class FineTuneJobError(SageError, LookupError):
         self.folder = folder
 
 
-def refuse_lines(model_id: str, field: str, file: Path, problems: list[str]) -> None:
-    """Raise FineTuneRequestError for a dataset of which there is something to tell."""
+def refuse_lines(
+    model_id: str, field: str, where: str, problems: Sequence[str], hint: str | None = None
+) -> None:
+    """Raise FineTuneRequestError for a dataset of which there is something to tell.
+
+    ``where`` is what the dataset is called behind its field; without a ``hint``, it says what an
+    example is.
+    """
     if not problems:
         return
     more = len(problems) - _LINES_SHOWN
     shown = "; ".join(problems[:_LINES_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-    reason = f"{field} {str(file)!r}: {shown}"
-    hint = _HINTS["dataset_path"]
+    reason = f"{field} {where}: {shown}"
+    hint = hint or _HINTS["dataset_path"]
     raise FineTuneRequestError(model_id, reason, field, hint=hint, problems=tuple(problems))

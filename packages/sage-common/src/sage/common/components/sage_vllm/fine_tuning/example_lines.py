@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +12,80 @@ from sage.common.components.sage_vllm.fine_tuning.errors import refuse_lines
 
 Example = dict[str, Any]
 
+Place = tuple[int, int]
+"""Where an example stands: the number of its file, from 0, and that of its line, from 1."""
 
-def examples_of(file: Path) -> Iterator[tuple[int, Example | str]]:
-    """Yield each line that is not blank: its number, and its example or what is wrong with it."""
-    with file.open("rb") as lines:
+
+@dataclass(frozen=True)
+class ExampleFiles:
+    """The files of a dataset, which are read one after the other.
+
+    ``field`` is the field of the request that names them.
+    """
+
+    model_id: str
+    field: str
+    paths: tuple[Path, ...]
+
+    def read(self, take: Callable[[Place, Example], str | None] = lambda *_: None) -> int:
+        """Hand each example over with its place, and return how many there are.
+
+        ``take`` returns what is wrong with an example, None if nothing is. Raises
+        FineTuneRequestError with all that is wrong, once everything is read.
+        """
+        count, problems = 0, []
+        for number, path in enumerate(self.paths):
+            before = count
+            try:
+                for line_number, line in _lines_of(path):
+                    count += 1
+                    place, example = (number, line_number), read_example(line)
+                    problem = example if isinstance(example, str) else take(place, example)
+                    if problem:
+                        problems.append(f"{self.name(place)} {problem}")
+            except OSError as error:
+                problems.append(f"{self._subject(path, '')}cannot be read ({error.strerror})")
+            else:
+                if count == before:
+                    problems.append(f"{self._subject(path, 'it ')}holds no examples")
+        self.refuse(problems)
+        return count
+
+    def at(self, places: Collection[Place]) -> dict[Place, Example]:
+        """Return the examples at these places, which ``read`` has found; it reads once more."""
+        found: dict[Place, Example] = {}
+        for number, path in enumerate(self.paths):
+            for line_number, line in _lines_of(path):
+                if (number, line_number) in places:
+                    found[number, line_number] = json.loads(line)
+        return found
+
+    def name(self, place: Place) -> str:
+        """Return what a place is called: its line, and its file where there are several."""
+        number, line_number = place
+        file = f" of {str(self.paths[number])!r}" if len(self.paths) > 1 else ""
+        return f"line {line_number}{file}"
+
+    def short_name(self, place: Place) -> int | str:
+        """Return the number of a place's line, or where there are several files, its name."""
+        return place[1] if len(self.paths) == 1 else self.name(place)
+
+    def refuse(self, problems: Sequence[str], hint: str | None = None) -> None:
+        """Raise FineTuneRequestError if there are any problems."""
+        one = len(self.paths) == 1
+        where = repr(str(self.paths[0])) if one else f"of {len(self.paths)} files"
+        refuse_lines(self.model_id, self.field, where, problems, hint)
+
+    def _subject(self, path: Path, alone: str) -> str:
+        return alone if len(self.paths) == 1 else f"{str(path)!r} "
+
+
+def _lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the number and the text of each line that is not blank."""
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield number, read_example(line)
-
-
-def count_examples(model_id: str, field: str, file: Path) -> int:
-    """Check every line of a dataset and return how many examples it has.
-
-    Raises FineTuneRequestError, which names the lines that are none.
-    """
-    count, wrong = 0, []
-    try:
-        for number, found in examples_of(file):
-            count += 1
-            if isinstance(found, str):
-                wrong.append(f"line {number} {found}")
-    except OSError as error:
-        wrong.append(f"cannot be read ({error.strerror})")
-    if not count and not wrong:
-        wrong.append("it holds no examples")
-    refuse_lines(model_id, field, file, wrong)
-    return count
+                yield number, line
 
 
 def read_example(line: bytes) -> Example | str:

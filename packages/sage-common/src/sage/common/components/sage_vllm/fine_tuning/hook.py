@@ -134,15 +134,24 @@ def resume_fine_tuning(folder: str | os.PathLike[str], *, idle: bool = False) ->
 def preview_fine_tuning(
     request: Mapping[str, Any], *, root: str | os.PathLike[str] | None = None
 ) -> tuple[FineTuneRequest, dict[str, Any]]:
-    """Check all of a request and return it with the backend's report; nothing is written.
+    """Check all of a request as ``review_fine_tuning`` does, also where no backend is installed.
 
-    The report is empty where the backend makes none, or none is installed. Errors are those of
-    ``fine_tune``, but for a backend that is missing.
+    The report is empty then.
     """
     try:
-        checked, (_, backend) = _prepare(request, root)
+        return review_fine_tuning(request, root=root)
     except FineTuningPendingError as error:
         return error.request, {}
+
+
+def review_fine_tuning(
+    request: Mapping[str, Any], *, root: str | os.PathLike[str] | None = None
+) -> tuple[FineTuneRequest, dict[str, Any]]:
+    """Check all of a request and return it with the backend's report; nothing is written.
+
+    The report is empty where the backend makes none. Errors are those of ``fine_tune``.
+    """
+    checked, (_, backend) = _prepare(request, root)
     if not isinstance(backend, JobBackend):
         return checked, {}
     report = dict(backend.check(checked))

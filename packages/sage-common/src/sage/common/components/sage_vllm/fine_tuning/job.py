@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,6 +28,7 @@ from sage.common.components.sage_vllm.fine_tuning.job_folder import (
 )
 
 _LOOK_EVERY = 0.1  # seconds
+_OF_ENDS = ("state", "killed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +59,16 @@ class FineTuneJob:
         self._job = read_job(self.folder)
         self._events: list[Event] = []
         self._offset = 0
+        self._reading = threading.Lock()
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> FineTuneJob:
         """Return the job of a folder; raises FineTuneJobError if it has none."""
         return cls(folder)
+
+    def __reduce__(self) -> tuple[type[FineTuneJob], tuple[Path]]:
+        """Be pickled as what it is: a view of a folder."""
+        return FineTuneJob, (self.folder,)
 
     @property
     def id(self) -> str:
@@ -158,6 +165,8 @@ class FineTuneJob:
             if end is not None and time.monotonic() > end:
                 raise TimeoutError(f"the fine-tuning in {str(self.folder)!r} is {self.state}")
             time.sleep(_LOOK_EVERY)
+        if self.state == "interrupted":
+            time.sleep(_LOOK_EVERY)  # its starter may have yet to tell what ended the process
         return self.state
 
     def result(self, timeout: float | None = None) -> dict[str, Any]:
@@ -175,16 +184,20 @@ class FineTuneJob:
     @property
     def reason(self) -> str:
         """Why it is not running, if it ended otherwise than well."""
-        if (state := self.state) == "interrupted":
-            return "the process that worked on it is no more"
-        errors = [event for event in self._read() if event.get("type") == "error"]
+        state, events = self.state, self._read()
+        told = next((each for each in reversed(events) if each.get("type") in _OF_ENDS), {})
+        if state == "interrupted":
+            gone = "the process that worked on it is no more"
+            return str(told["message"]) if told.get("type") == "killed" else gone
+        errors = [event for event in events if event.get("type") == "error"]
         if state == "failed" and errors:
             return str(errors[-1].get("message"))
         return "it was asked to stop"
 
     def _read(self) -> list[Event]:
-        found, self._offset = events_after(self.folder, self._offset)
-        self._events += found
+        with self._reading:  # a display may look at it beside whoever waits
+            found, self._offset = events_after(self.folder, self._offset)
+            self._events += found
         return self._events
 
 

@@ -10,8 +10,9 @@
     report.json     the outcome
 
 An event is ``{"at": seconds since 1970, "type": ..., ...}``; its types are ``state``, ``step``,
-``evaluation``, ``checkpoint`` and ``error``. A state with ``resumed_from`` says that the steps
-behind that one are done again, with -1 that all are.
+``evaluation``, ``checkpoint``, ``warning``, ``error``, and ``killed``, which whoever started a
+process appends when a signal has ended it. A state with ``resumed_from`` says that the steps behind
+that one are done again, with -1 that all are.
 """
 
 from __future__ import annotations

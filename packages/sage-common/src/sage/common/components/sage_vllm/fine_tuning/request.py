@@ -13,13 +13,16 @@ from sage.common.components.sage_vllm.fine_tuning.errors import (
     STRATEGIES,
     FineTuneRequestError,
 )
-from sage.common.components.sage_vllm.fine_tuning.example_lines import count_examples
+from sage.common.components.sage_vllm.fine_tuning.example_lines import ExampleFiles
 from sage.common.core.errors import nearest
 from sage.common.core.local_path import local_path
 from sage.common.model_registry.vllm_registry import get_model, registry_root
 
 METHODS = ("sft", "dpo")
 """Learn the answers; prefer the chosen answers to the rejected ones."""
+
+WHILE_TRAINING = ("serve", "pause")
+"""What the engines of a service do meanwhile: go on, or make room and have their calls wait."""
 
 GATES = ("better", "proven")
 """As many held-out answers exact and a lower loss, or more; so many more that it is no chance."""
@@ -29,8 +32,8 @@ GATES = ("better", "proven")
 class FineTuneRequest:
     """A request that was checked: what a backend is called with.
 
-    ``base_model_path`` is the model's folder in the registry. ``dataset_path`` is a JSONL file of
-    ``example_count`` examples, each a conversation (``messages``), a ``prompt`` with its
+    ``base_model_path`` is the model's folder in the registry. ``dataset_paths`` are JSONL files of
+    ``example_count`` examples in all, each a conversation (``messages``), a ``prompt`` with its
     ``completion``, a ``prompt`` with a ``chosen`` and a ``rejected`` answer, or a ``text``.
     ``output_dir`` is empty or does not exist yet. The rest is optional:
 
@@ -44,12 +47,13 @@ class FineTuneRequest:
     - ``gate``: one of GATES, how much better it has to be.
     - ``baseline``: the id of an adapter that it has to be better than; None is the base model.
     - ``merge``: register a whole model, the adapter added to its weights.
+    - ``while_training``: one of WHILE_TRAINING; only a service has engines that could pause.
     - ``root``: the registry's root; None is the usual one.
     """
 
     base_model: str
     base_model_path: Path
-    dataset_path: Path
+    dataset_paths: tuple[Path, ...]
     output_dir: Path
     strategy: str
     example_count: int
@@ -65,7 +69,20 @@ class FineTuneRequest:
     keep_worse: bool = False
     gate: str = "better"
     baseline: str | None = None
+    while_training: str = "serve"
     root: Path | None = None
+
+    @property
+    def dataset_path(self) -> Path:
+        """The file with examples, for a backend that reads a single one.
+
+        Raises FineTuneRequestError where the request names several.
+        """
+        if len(self.dataset_paths) > 1:
+            reason = f"the backend reads one file with examples, not {len(self.dataset_paths)}"
+            hint = "Put all examples into one file."
+            raise FineTuneRequestError(self.base_model, reason, "dataset_path", hint=hint)
+        return self.dataset_paths[0]
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data, without the options that were left at their defaults."""
@@ -75,7 +92,9 @@ class FineTuneRequest:
             if each.default is not MISSING and value == each.default:
                 continue
             plain[each.name] = str(value) if isinstance(value, Path) else value
-        return plain | {"hyperparameters": dict(self.hyperparameters)}
+        files = [str(path) for path in plain.pop("dataset_paths")]
+        dataset = {"dataset_path": files if len(files) > 1 else files[0]}
+        return plain | dataset | {"hyperparameters": dict(self.hyperparameters)}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> FineTuneRequest:
@@ -84,12 +103,14 @@ class FineTuneRequest:
         given: dict[str, Any] = {
             name: Path(value) if name in paths else value for name, value in plain.items()
         }
-        return cls(**given)
+        files = given.pop("dataset_path")
+        files = [files] if isinstance(files, str) else files
+        return cls(**given, dataset_paths=tuple(map(Path, files)))
 
 
 _OPTIONAL = (
     "hyperparameters", "revision", "method", "eval_dataset_path", "eval_fraction", "replay_path",
-    "replay_share", "output_model", "merge", "keep_worse", "gate", "baseline",
+    "replay_share", "output_model", "merge", "keep_worse", "gate", "baseline", "while_training",
 )  # fmt: skip
 
 
@@ -111,7 +132,7 @@ def check_request(
     model_id = str(request.get("base_model", ""))
     _check_names(model_id, request)
     _check_values(model_id, request)
-    dataset = _path(model_id, request, "dataset_path")
+    dataset = _paths(model_id, request, "dataset_path")
     output = _path(model_id, request, "output_dir")
     _check_output(model_id, output, registry_root(root))
     optional_paths = {
@@ -127,11 +148,11 @@ def check_request(
             **optional_paths,
             "base_model": model_id,
             "base_model_path": base.path,
-            "dataset_path": dataset,
+            "dataset_paths": dataset,
             "output_dir": output,
             "strategy": request["strategy"],
             "example_count": (
-                count_examples(model_id, "dataset_path", dataset) if read_examples else 0
+                ExampleFiles(model_id, "dataset_path", dataset).read() if read_examples else 0
             ),
             "hyperparameters": dict(request.get("hyperparameters") or {}),
             "root": None if root is None else registry_root(root),
@@ -152,7 +173,12 @@ def _check_names(model_id: str, request: Mapping[str, Any]) -> None:
 
 
 def _check_values(model_id: str, request: Mapping[str, Any]) -> None:
-    choices = (("strategy", STRATEGIES), ("method", METHODS), ("gate", GATES))
+    choices = (
+        ("strategy", STRATEGIES),
+        ("method", METHODS),
+        ("gate", GATES),
+        ("while_training", WHILE_TRAINING),
+    )
     for name, known in choices:
         value = request.get(name)
         if value not in known and (value is not None or name == "strategy"):
@@ -176,6 +202,19 @@ def _check_values(model_id: str, request: Mapping[str, Any]) -> None:
         if not isinstance(value := request.get(name, False), bool):
             reason = f"{name} must be True or False, not {value!r}"
             raise FineTuneRequestError(model_id, reason, name)
+
+
+def _paths(model_id: str, request: Mapping[str, Any], name: str) -> tuple[Path, ...]:
+    """Return the files that a field names, one or a list of them."""
+    given = request[name]
+    several = isinstance(given, list | tuple)
+    if several and not given:
+        raise FineTuneRequestError(model_id, f"{name} must name a file, not {given!r}", name)
+    paths = [_path(model_id, {name: each}, name) for each in (given if several else [given])]
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        reason = f"{name} names {str(twice[0])!r} twice"
+        raise FineTuneRequestError(model_id, reason, name, hint="Name each file once.")
+    return tuple(paths)
 
 
 def _path(model_id: str, request: Mapping[str, Any], name: str) -> Path:

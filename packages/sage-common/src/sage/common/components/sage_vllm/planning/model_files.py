@@ -37,12 +37,16 @@ class BrokenModelError(EngineError, ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """One tensor of a weight file; ``dtype`` is the file's name of it, such as ``"BF16"``."""
+    """One tensor of a weight file; ``dtype`` is the file's name of it, such as ``"BF16"``.
+
+    Its ``stored_bytes`` bytes begin at the byte ``start`` of the file.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     stored_bytes: int
+    start: int
 
     @property
     def elements(self) -> int:
@@ -105,6 +109,7 @@ def read_tensors(model_id: str, file: Path) -> list[Tensor]:
                 dtype=str(entry["dtype"]),
                 shape=tuple(map(int, entry["shape"])),
                 stored_bytes=int(entry["data_offsets"][1]) - int(entry["data_offsets"][0]),
+                start=8 + length + int(entry["data_offsets"][0]),
             )
             for name, entry in header.items()
             if name != "__metadata__"

@@ -33,7 +33,7 @@ from sage.common.components.sage_vllm.requests.results import engine_stats_recor
 logger = logging.getLogger(__name__)
 
 ServiceState = Literal[
-    "loading", "ready", "degraded", "recovering", "switching", "failed", "closed"
+    "loading", "ready", "degraded", "recovering", "switching", "paused", "failed", "closed"
 ]
 
 
@@ -55,11 +55,11 @@ class EnginePool:
         self.notes = CallNotes()
         self._loader = EngineLoader(config, factory)
         self.models = self._loader.models
-        self._keeper = PoolKeeper(lambda: self._places.tend())
+        self._keeper = PoolKeeper(lambda: self.places.tend())
         self.adapters = LoraAdapters(config.model_root, self.models)
         self.caches = ResultCaches(config.cache)
         self.table = ModelTable(config, self._make_entry)
-        self._places = Places(
+        self.places = Places(
             config,
             self.table,
             self._loader,
@@ -68,6 +68,7 @@ class EnginePool:
             is_serving=lambda: self._has_opened and self._phase in ("ready", "failed"),
             on_done=self._keeper.wake,
             on_error=self._note_error,
+            on_loss=self._lose,
         )
 
     def _make_entry(
@@ -97,7 +98,7 @@ class EnginePool:
                 self._settle_specs()
                 for entry in self.table.configured:
                     if entry.settings.preload:
-                        self._places.load(entry)
+                        self.places.load(entry)
             except BaseException as error:
                 self._phase = "failed"
                 self._last_error = error
@@ -114,7 +115,7 @@ class EnginePool:
         specs = self._loader.shared(*(each.spec for each in sharing if each.spec is not None))
         for entry, spec in zip(sharing, specs, strict=True):
             entry.spec, entry.arguments = spec, spec.arguments
-        self._places.settle()
+        self.places.settle()
 
     def close(self) -> None:
         """End calls in flight with EngineClosedError and free all engines.
@@ -134,11 +135,12 @@ class EnginePool:
     def state(self) -> ServiceState:
         """What the service can do now."""
         if self._phase == "ready":
-            engines = [entry.engine for entry in self.table.all()]
+            engines = (entry.engine for entry in self.table.all())
             states = {engine.state for engine in engines if engine is not None}
             for state in ("failed", "recovering", "degraded", "closed"):
                 if state in states:
                     return state
+            return "paused" if self.places.is_paused else "ready"
         return self._phase
 
     def health(self) -> dict[str, Any]:
@@ -253,7 +255,7 @@ class EnginePool:
             role=entry.role,
             engine=entry.arguments,
         )
-        spec, held = self._places.planned(entry, self._loader.spec(entry.name, settings))
+        spec, held = self.places.planned(entry, self._loader.spec(entry.name, settings))
         if (old := entry.engine) is not None:
             same = spec == self._loader.spec_of(old)
             if same and old.state in ("ready", "degraded", "recovering"):
@@ -264,24 +266,24 @@ class EnginePool:
                 entry.slot,
                 old,
                 spec,
-                load=self._places.build,
+                load=self.places.build,
                 on_loss=lambda why: self._lose(entry, why),
             )
             entry.note_load(time.perf_counter() - began, 0)
         entry.spec, entry.planned_bytes, entry.last_error = spec, held, None
         for each in self.table.all():
             if each.source is entry:  # an embedding engine that is the converted model of before
-                self._places.unload(each)
+                self.places.unload(each)
                 each.spec = None
 
     def _lose(self, entry: PoolEntry, error: Exception) -> None:
         """Leave an entry without an engine: the old one cannot be built again either."""
         if entry.settings.pin:
-            if self._phase == "switching":  # else it was closed meanwhile
+            if self._phase != "closed":
                 self._phase = "failed"
             entry.slot.refuse(error)
         else:
-            self._places.fail(entry, error)
+            self.places.fail(entry, error)
 
     def _note_error(self, error: Exception) -> None:
         self._last_error = error

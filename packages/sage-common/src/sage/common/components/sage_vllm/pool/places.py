@@ -31,10 +31,12 @@ class Places:
     Args:
         config: says whether there is a budget: where several models are named, or a size is.
         changing: the lock that is held while engines are loaded, unloaded or replaced. Callers of
-            these methods hold it, except of ``tend``, which takes its steps on other threads.
+            these methods hold it, except of ``tend``, which takes its steps on other threads, and
+            of ``freed``.
         is_serving: returns whether steps may be taken now.
         on_done: is called after each step.
         on_error: is called with the error of a load that failed.
+        on_loss: is called with an entry whose engine cannot be built again, and why.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Places:
         is_serving: Callable[[], bool],
         on_done: Callable[[], None],
         on_error: Callable[[Exception], None],
+        on_loss: Callable[[PoolEntry, Exception], None],
     ) -> None:
         self._table = table
         self._loader = loader
@@ -56,10 +59,13 @@ class Places:
         self._is_serving = is_serving
         self._on_done = on_done
         self._on_error = on_error
+        self._on_loss = on_loss
         self._rule: Placement = FairPlacement(config.max_wait)
         several = bool(config.models) or config.on_demand
         self._is_limited = several or config.memory_budget is not None
         self._is_acting = False
+        self._pausing = threading.Lock()  # held while ``freed`` lasts
+        self.is_paused = False
 
     # -- what there is room for -----------------------------------------------------------------
 
@@ -136,6 +142,35 @@ class Places:
             self._on_error(error)
         entry.slot.fail_waiting(error)
 
+    @contextmanager
+    def freed(self) -> Iterator[None]:
+        """Free all engines while the block lasts: something else needs their memory.
+
+        Calls in flight are finished first. Those that come meanwhile wait, their deadlines count,
+        and they are served by the engines that are built afterwards. Two blocks take turns.
+        """
+        with self._pausing:
+            freed: list[PoolEntry] = []
+            try:
+                with self._changing:
+                    self.is_paused = True
+                    for entry in self._table.all():
+                        if entry.engine is not None:
+                            freed.append(entry)
+                            self.unload(entry)
+                yield
+            finally:
+                with self._changing:
+                    for entry in freed:
+                        try:
+                            self.load(entry)
+                        except Exception as error:  # noqa: BLE001 - it belongs to the entry's calls
+                            if not isinstance(error, EngineClosedError):
+                                self._on_error(error)
+                            self._on_loss(entry, error)
+                    self.is_paused = False
+                self._on_done()
+
     # -- step by step ---------------------------------------------------------------------------
 
     def tend(self) -> float | None:
@@ -143,7 +178,7 @@ class Places:
         now = time.perf_counter()
         entries = self._table.all()
         due = [at - now for each in entries if (at := each.slot.expire(now)) is not None]
-        if self._is_serving() and not self._is_acting:
+        if self._may_act() and not self._is_acting:
             step = self._next_step()
             if step.acts:
                 self._is_acting = True
@@ -153,6 +188,9 @@ class Places:
         if self._is_acting or any(each.slot.demand().waiting for each in entries):
             due.append(math.inf)
         return min(due, default=None)
+
+    def _may_act(self) -> bool:
+        return self._is_serving() and not self.is_paused
 
     def _next_step(self) -> Step:
         now = time.perf_counter()
@@ -164,7 +202,7 @@ class Places:
         """Take the step that is due once nobody else changes the engines."""
         try:
             with self._changing:
-                if self._is_serving():
+                if self._may_act():
                     self._take(self._next_step())
         except Exception:
             logger.exception("no place could be made for a model")

@@ -48,6 +48,7 @@ def write_tiny_model(
     seed: int = 0,
     chat_template: bool | str = True,
     extra_tokens: Sequence[str] = (),
+    can_end: bool = False,
 ) -> Path:
     """Write the model into ``folder``, made where it is missing, and return ``folder``.
 
@@ -55,6 +56,7 @@ def write_tiny_model(
     prompt and never ends by itself: every completion runs to ``max_tokens`` or a stop string.
     ``chat_template`` is the model's own, none, or another one. ``extra_tokens`` are marks that are
     tokens of their own, such as ``<think>``; the model does not say them by itself.
+    ``can_end`` makes it as likely to end as to say anything else, so that a training can teach it.
 
     Raises:
         ValueError: ``hidden_size`` is no even multiple of ``heads``, or ``vocab_size`` is too
@@ -73,6 +75,8 @@ def write_tiny_model(
     write_json(folder / "config.json", config)
     write_json(folder / "tokenizer_config.json", tokenizer_config(context, chat_template))
     speakable = write_tokenizer(folder, vocab_size, seed, extra_tokens)
+    if can_end:
+        speakable.append(SPECIAL_TOKENS.index(EOS))
     write_weights(folder / "model.safetensors", text_shapes(config), speakable, seed)
     return folder
 

@@ -28,11 +28,12 @@ class Examples:
     """What is trained on and evaluated on."""
 
     dataset: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             "--dataset",
+            metavar="PATH",
             help="JSON Lines: messages, prompt and completion, prompt with chosen and rejected, "
-            "or text in each.",
+            "or text in each. May be repeated.",
         ),
     ] = None
     eval_dataset: Annotated[
@@ -160,7 +161,7 @@ def _request(
         "--output": result.output,
     }
     for flag, value in needed.items():
-        if value is None:
+        if not value:
             raise USAGE_ERROR(f"Missing option '{flag}'.", ctx=context)  # type: ignore[call-arg]
     return {
         "base_model": base_model,
