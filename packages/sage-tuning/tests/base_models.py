@@ -6,7 +6,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
+from sage.common.components.sage_vllm.testing.tiny_model import (
+    SPECIAL_TOKENS,
+    text_config,
+    text_shapes,
+    write_json,
+    write_tiny_model,
+    write_weights,
+)
 from sage.tools.demo_model.tokens import CHAT_TEMPLATE as DEMO
 
 
@@ -69,6 +76,7 @@ _ENDLESS = (
     "{% for message in messages %}### {{ message.role }}:\n{{ message.content }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}### assistant:\n{% endif %}"
 )
+SPOKEN = 512
 _IM = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 
 TEMPLATES = {
@@ -99,7 +107,11 @@ TEMPLATES = {
 def write_base(folder: Path, name: str) -> Path:
     """Write a model of random weights with one of the templates, and the tokens it needs."""
     template = TEMPLATES[name]
-    write_tiny_model(folder, chat_template=False)
+    write_tiny_model(folder, vocab_size=SPOKEN, chat_template=False)
+    model = text_config(64, 2, 4, SPOKEN + 8, 512)  # with a row for each of the template's tokens
+    write_json(folder / "config.json", model)
+    speakable = list(range(len(SPECIAL_TOKENS), SPOKEN))
+    write_weights(folder / "model.safetensors", text_shapes(model), speakable, seed=0)
     from tokenizers import AddedToken, Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

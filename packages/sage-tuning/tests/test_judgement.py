@@ -44,6 +44,22 @@ def test_what_is_not_the_same_in_vllm_is_an_error(changed: dict[str, Any], said:
         check_alike(Figures(**{**GOOD, **changed}))
 
 
+def test_an_adapter_that_changed_no_answer_is_used_where_the_loss_says_so() -> None:
+    figures = Figures(**{**GOOD, "changed": 0, "exact_after": 0, "gained": 0})
+    check_alike(figures, 4.0)
+    assert "none of 50 held-out answers changed" in str(why_not_better(*LOSSES, figures))
+    with pytest.raises(UnlikeInServingError, match="it has learned nothing, or vLLM ignores it"):
+        check_alike(figures, 1.005)
+
+
+def test_a_baseline_is_compared_by_its_own_loss() -> None:
+    same = {**GOOD, "exact_before": 40, "gained": 0}
+    assert why_not_better(*LOSSES, Figures(**same, loss_baseline=1.2)) is None
+    reason = why_not_better(*LOSSES, Figures(**same, loss_baseline=0.9))
+    assert reason == "the loss of the held-out examples is 1.0010 and was 0.9000"
+    assert Figures(**same, loss_baseline=0.9).to_json()["loss_baseline"] == 0.9
+
+
 def test_exact_answers_decide_and_then_the_loss() -> None:
     assert why_not_better(*LOSSES, Figures(**GOOD)) is None
     fewer = Figures(**{**GOOD, "exact_before": 41})

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sage.common.components.sage_vllm.fine_tuning import (
+    FineTuneRequest,
     FineTuneRequestError,
     FineTuningPendingError,
     check_request,
@@ -157,6 +158,35 @@ def test_all_bad_lines_are_found_and_the_first_ones_named(
     assert "line 7" not in error.problem
     assert error.problem.endswith("; and 3 more.")
     assert '{"prompt": ..., "completion": ...}' in error.hint
+
+
+def test_a_dataset_may_be_several_files(
+    request_fields: dict[str, Any], root: Path, tmp_path: Path
+) -> None:
+    files = [tmp_path / name for name in ("data.jsonl", "more.jsonl", "last.jsonl")]
+    files[1].write_text('{"text": "b"}\n')
+    files[2].write_text('{"text": "c"}\n\n{"text": "d"}\n')
+    checked = check_request({**request_fields, "dataset_path": list(map(str, files))}, root=root)
+    assert (checked.dataset_paths, checked.example_count) == (tuple(files), 6)
+    assert FineTuneRequest.from_json(json.loads(json.dumps(checked.to_json()))) == checked
+    with pytest.raises(FineTuneRequestError, match="reads one file with examples, not 3"):
+        _ = checked.dataset_path  # what a backend of one file asks for
+    (alone,) = files[:1]
+    checked = check_request({**request_fields, "dataset_path": [alone]}, root=root)
+    assert checked.dataset_path == alone
+    assert checked.to_json()["dataset_path"] == str(alone)
+
+    files[1].write_text('{"text": "b"}\nnonsense\n')
+    files[2].write_text("\n")
+    files.append(tmp_path / "none.jsonl")
+    error = refusal({**request_fields, "dataset_path": files}, root)
+    assert error.problems[0].startswith(f"line 2 of {str(files[1])!r} is not JSON")
+    assert error.problems[1] == f"{str(files[2])!r} holds no examples"
+    assert error.problems[2] == f"{str(files[3])!r} cannot be read (No such file or directory)"
+    assert f"dataset_path of 4 files: line 2 of {str(files[1])!r}" in str(error)
+    assert "names" in str(refusal({**request_fields, "dataset_path": [alone, alone]}, root))
+    assert "must name a file" in str(refusal({**request_fields, "dataset_path": []}, root))
+    assert "a path, not 7" in str(refusal({**request_fields, "dataset_path": [alone, 7]}, root))
 
 
 def test_a_dataset_that_cannot_be_read(

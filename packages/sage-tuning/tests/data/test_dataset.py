@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples_file import as_lines
 
 from sage.common.components.sage_vllm.fine_tuning import FineTuneRequestError, preview_fine_tuning
-from sage.common.model_registry.vllm_registry import list_models
+from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
+from sage.common.model_registry.vllm_registry import import_model, list_models
 from sage.tuning.data.base_tokenizer import BaseTokenizer
 from sage.tuning.data.dataset import read_dataset
 from sage.tuning.data.rows import Rows
@@ -49,6 +51,22 @@ def test_a_report_tells_what_would_be_trained(make_request: MakeRequest, root: P
     assert report["needs"]["steps"] == 7  # three epochs of 36 in steps of 16
     assert report["needs"]["memory_bytes"] < report["needs"]["free_bytes"]
     assert json.loads(json.dumps(report)) == report
+
+
+def test_a_base_that_cannot_say_the_end_of_an_answer_is_warned_of(
+    make_request: MakeRequest, root: Path, tmp_path: Path
+) -> None:
+    lines = [asked(n) for n in range(9)]
+    _, report = preview_fine_tuning(make_request(lines), root=root)
+    (warning,) = report["warnings"]
+    assert "answers end with '<|end|>', and 'test/tiny' was never trained to say it" in warning
+    assert "its row of lm_head.weight is next to zero" in warning
+    _, report = preview_fine_tuning(make_request(lines, strategy="full"), root=root)
+    assert report["warnings"] == []
+    other = tmp_path / "root"
+    import_model("test/ends", write_tiny_model(tmp_path / "ends", can_end=True), root=other)
+    _, report = preview_fine_tuning(make_request(lines, base_model="test/ends"), root=other)
+    assert report["warnings"] == []
 
 
 def test_three_kinds_of_mistake_are_told_at_once(make_request: MakeRequest, root: Path) -> None:
@@ -114,9 +132,35 @@ def test_a_leak_between_the_halves_is_refused(
     error = refusal(request, root)
     assert error.field == "eval_dataset_path"
     assert error.problems == ("line 2 asks what line 4 of the training data asks",)
+    assert "Take the examples that are in both out" in str(error)
     other.write_text(json.dumps(asked(50)) + "\n")
     _, report = preview_fine_tuning(request, root=root)
     assert (report["trained_on"], report["held_out"]) == (9, 1)
+
+
+def test_several_files_are_one_dataset(
+    make_request: MakeRequest, root: Path, tmp_path: Path
+) -> None:
+    other, third = tmp_path / "other.jsonl", tmp_path / "eval.jsonl"
+    other.write_text(as_lines([asked(n) for n in range(20, 30)]))
+    request = make_request([asked(n) for n in range(20)], eval_dataset_path=third)
+    request["dataset_path"] = [request["dataset_path"], other]
+    third.write_text(as_lines([asked(50)]))
+    _, report = preview_fine_tuning(request, root=root)
+    assert (report["examples"], report["trained_on"], report["held_out"]) == (30, 30, 1)
+    third.write_text(as_lines([asked(50), asked(21)]))
+    error = refusal(request, root)
+    assert error.problems == (
+        f"line 2 asks what line 2 of {str(other)!r} of the training data asks",
+    )
+    other.write_text(as_lines([asked(20), {"text": "another kind"}]))
+    assert f"line 2 of {str(other)!r} is of texts" in refusal(request, root).problem
+
+
+def test_what_is_held_out_may_be_truncated(make_request: MakeRequest, root: Path) -> None:
+    lines = [asked(n, "It is " + "so " * 900) for n in range(4)]
+    request = make_request(lines, hyperparameters={"overlong": "truncate"})
+    assert preview_fine_tuning(request, root=root)[1]["held_out"] == 1
 
 
 def test_duplicates_are_counted(make_request: MakeRequest, root: Path) -> None:
@@ -178,6 +222,18 @@ def test_what_does_not_fit_is_refused_with_the_figures(
     error = refusal(request, root)
     assert "of memory, and" in error.problem
     assert "micro_batch_size" in str(error.hint)
+
+
+def test_as_many_rows_at_once_as_fit(make_request: MakeRequest, root: Path) -> None:
+    lines = [asked(n, "so " * 150) for n in range(3)]
+    _, report = preview_fine_tuning(make_request(lines), root=root)
+    assert report["needs"]["micro_batch_size"] == 16
+    request = make_request(lines, hyperparameters={"batch_size": 2**20})
+    needs = preview_fine_tuning(request, root=root)[1]["needs"]
+    assert needs["memory_bytes"] <= needs["free_bytes"] < 8 * needs["memory_bytes"]
+    assert 2**20 % needs["micro_batch_size"] == 0
+    request = make_request(lines, hyperparameters={"batch_size": 16, "micro_batch_size": 7})
+    assert preview_fine_tuning(request, root=root)[1]["needs"]["micro_batch_size"] == 4
 
 
 def test_rows_are_kept_in_files(tmp_path: Path, make_request: MakeRequest, root: Path) -> None:

@@ -54,6 +54,13 @@ def test_early_stopping_ends_before_the_last_step(told: dict[str, Any]) -> None:
     assert told["early"]["best_step"] < told["early"]["steps"] < 60
 
 
+def test_memory_that_runs_out_says_what_would_need_less(told: dict[str, Any]) -> None:
+    assert told["no memory"]["error"] == (
+        "memory ran out with 1024 rows at once: set the hyperparameter micro_batch_size below "
+        "that, max_length, or gradient_checkpointing=true"
+    )
+
+
 def test_a_full_disk_leaves_the_last_checkpoint_whole(told: dict[str, Any]) -> None:
     assert told["full disk"]["kept"] == ["000004", "000005"]
     assert told["full disk"]["error"]

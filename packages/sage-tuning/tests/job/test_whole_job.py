@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from examples_file import as_lines
+from peft_model import apart, ids, peft_answers
 from skills import style
 
 from sage.common.components.sage_vllm.fine_tuning import (
@@ -32,6 +33,7 @@ from sage.tools.demo_model import MODEL_ID
 
 RATE = {"learning_rate": 3e-3, "epochs": 10, "threads": 1, "checkpoint_every": 20, "eval_every": 50}
 ASKED = 60
+GREEDY = {"temperature": 0, "max_tokens": 32, "ignore_eos": True, "logprobs": 1}
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
@@ -72,10 +74,23 @@ def service(root: Path, report: dict[str, Any]) -> Iterator[VLLMService]:
     config = {
         "model_id": MODEL_ID,
         "model_root": root,
-        "engine": {"enable_lora": True, "max_lora_rank": 16, "max_loras": 2, "max_num_seqs": 16},
+        "engine": {
+            "enable_lora": True,
+            "max_lora_rank": 16,
+            "max_loras": 2,
+            "max_num_seqs": 16,
+            "dtype": "float32",
+        },
     }
     with VLLMService(config) as opened:
         yield opened
+
+
+def questions(folder: Path) -> list[Any]:
+    """Return 200 prompts, of which 60 were held out."""
+    files = [folder / f"{name}.jsonl" for name in ("eval", "train")]
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    return [json.loads(line)["messages"][:1] for line in lines[:200]]
 
 
 def test_the_report_says_that_it_is_better_and_the_same_in_vllm(report: dict[str, Any]) -> None:
@@ -90,6 +105,9 @@ def test_the_report_says_that_it_is_better_and_the_same_in_vllm(report: dict[str
     assert checked["plain_changed"] == 0
     assert checked["loss_gap"] < 0.03
     assert report["steps"] == 188
+    needs = json.loads((Path(report["output_dir"]) / "job.json").read_text())["needs"]
+    assert report["peak_memory_bytes"] <= 1.2 * needs["memory_bytes"]
+    assert needs["memory_bytes"] <= 1.5 * report["peak_memory_bytes"]
     assert all(sample["after"].endswith("Over.") for sample in report["samples"])
 
 
@@ -113,8 +131,10 @@ def test_what_is_registered_while_a_service_runs_is_used_at_its_next_call(
     service: VLLMService, root: Path, report: dict[str, Any], folder: Path
 ) -> None:
     plain = service.generate(QUESTION)[0]["text"]
+    began = time.monotonic()
     first = import_model("my/hot", folder / "style" / "result", root=root)
     assert service.generate(QUESTION, lora="my/hot")[0]["text"] == f"{plain} Over."
+    assert time.monotonic() - began < 1
     assert {facts["loads"] for facts in service.stats()["models"].values()} == {1}
     again = shutil.copytree(folder / "style" / "result", folder / "again")
     (again / "notes.txt").write_text("trained again")
@@ -134,6 +154,7 @@ def test_a_call_that_is_cancelled_stops_the_work(
         "output_dir": folder / "called",
         "hyperparameters": {**RATE, "epochs": 1000},
     }
+    before = own_memory()
     future = service.process_async({"task": "fine_tune", "inputs": fields})
     end = time.monotonic() + 30
     while not is_worked_on(folder / "called"):
@@ -146,6 +167,54 @@ def test_a_call_that_is_cancelled_stops_the_work(
     state = FineTuneJob.open(folder / "called").wait(120)  # it has what others leave of processors
     assert state in ("cancelled", "interrupted")
     assert service.generate(QUESTION)[0]["text"]
+    assert own_memory() - before < 50e6
+
+
+def own_memory() -> int:
+    """Return the bytes that this process has in memory now."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmRSS"))
+
+
+def test_vllm_says_token_by_token_what_transformers_with_peft_says(
+    service: VLLMService, root: Path, folder: Path
+) -> None:
+    prompts = questions(folder)
+    theirs = peft_answers(root, folder / "style" / "result", prompts, folder)
+    ours = service.generate(prompts, lora="my/style", **GREEDY)
+    differences = [apart(one["logprobs"], other) for one, other in zip(ours, theirs, strict=True)]
+    assert len(differences) == 200
+    assert max(differences) <= 2e-3
+
+
+def test_beside_adapted_prompts_plain_ones_are_those_of_an_engine_without_adapters(
+    service: VLLMService, root: Path, folder: Path
+) -> None:
+    prompts = questions(folder)
+    both: list[Any] = []
+    for prompt in prompts:
+        both += [{"messages": prompt}, {"messages": prompt, "options": {"lora": "my/style"}}]
+    mixed = service.generate(both, **GREEDY)[::2]
+    config = {"model_id": MODEL_ID, "model_root": root, "engine": {"dtype": "float32"}}
+    with VLLMService(config) as plain:
+        alone = plain.generate(prompts, **GREEDY)
+    assert [ids(answer) for answer in mixed] == [ids(answer) for answer in alone]
+
+
+def test_a_fine_tuning_can_have_the_engine_make_room(
+    service: VLLMService, folder: Path, request_fields: dict[str, Any]
+) -> None:
+    text = service.generate(QUESTION, lora="my/style")[0]["text"]
+    short = {**RATE, "max_steps": 2}
+    fields = {**request_fields, "output_dir": folder / "other" / "paused", "output_model": None}
+    fields |= {"eval_dataset_path": None, "eval_fraction": 0, "hyperparameters": short}
+    job = service.fine_tune_async({**fields, "while_training": "pause"})
+    assert service.health()["state"] == "paused"
+    waiting = service.generate_async(QUESTION, lora="my/style")
+    assert not waiting.done()
+    assert job.wait(120) == "succeeded"
+    assert waiting.result(60)[0]["text"] == text
+    assert service.health()["state"] == "ready"
 
 
 def test_what_is_registered_says_where_it_comes_from_and_nothing_of_this_machine(
@@ -208,6 +277,7 @@ def test_killed_three_times_it_makes_the_same_adapter(
         assert worker is not None
         os.kill(worker, signal.SIGKILL)
         assert job.wait(10) == "interrupted"
+        assert "was killed (SIGKILL), by hand, or by the kernel for want of memory" in job.reason
         with pytest.raises(FineTuneError, match="was interrupted"):
             job.result()
         half = job.folder / "checkpoints" / ".000777.new"

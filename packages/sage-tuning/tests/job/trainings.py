@@ -112,3 +112,13 @@ except Exception as error:  # noqa: BLE001 - of whatever kind it is
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 train(job, Stop())
 told("full disk resumed", job)
+
+# Memory that runs out.
+job = made("no memory", batch_size=4096, micro_batch_size=1024)
+status = Path("/proc/self/status").read_text().splitlines()
+mapped = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, (mapped + (64 << 20), resource.RLIM_INFINITY))
+try:
+    train(job, Stop())
+except Exception as error:  # noqa: BLE001
+    print(json.dumps({"name": "no memory", "error": str(error)}), flush=True)
