@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import sqlite3
 import traceback
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import pytest
@@ -157,6 +159,56 @@ def test_a_service_without_process_asks_for_a_method(env: LocalEnvironment) -> N
         env.call_service("plain")
     with pytest.raises(NotImplementedError, match="did you mean method= by methd='get'"):
         env.call_service("plain", methd="get")
+
+
+def test_what_a_service_keeps_is_no_method_though_it_can_be_called(env: LocalEnvironment) -> None:
+    class Keeps(BaseService):
+        row_type = dict  # a class can be called, too
+
+        def __init__(self) -> None:
+            self.connection = sqlite3.connect(":memory:")
+            self.double = partial(int.__mul__, 2)
+
+        def find(self) -> None:
+            """Find nothing."""
+
+        def cleanup(self) -> None:
+            self.connection.close()
+
+    env.register_service("keeps", Keeps)
+    with pytest.raises(NotImplementedError, match="'keeps' has: double, find$"):
+        env.call_service("keeps")
+    assert env.call_service("keeps", 4, method="double") == 8
+
+
+def test_a_method_in_the_place_of_the_first_argument_is_told(env: LocalEnvironment) -> None:
+    note = ["'add' is a method of service 'calculator', and was passed as an argument of "
+            "process(); name it by method='add'"]  # fmt: skip
+    for call in (
+        lambda: env.call_service("calculator", "add", 1),
+        lambda: env.call_service("calculator", "add", 1, timeout=10),
+        lambda: env.service_manager.call_service_async("calculator", "add", 1).result(10),
+    ):
+        with pytest.raises(TypeError, match="3 were given") as caught:
+            call()
+        assert caught.value.__notes__ == note
+    assert env.call_service("calculator", "add") == "add"  # a payload like any other
+    with pytest.raises(TypeError) as caught:
+        env.call_service("calculator", "no method", 1)
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_arguments_that_do_not_fit_are_found_at_registration(env: LocalEnvironment) -> None:
+    class Prices(BaseService):
+        def __init__(self, path: str, *, currency: str = "EUR") -> None:
+            self.path, self.currency = path, currency
+
+    says = r"register_service\(\) builds Prices\(path, \*, currency='EUR'\): missing.*'path'"
+    with pytest.raises(TypeError, match=says):
+        env.register_service("prices", Prices)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'curency'"):
+        env.register_service("prices", Prices, "prices.csv", curency="USD")
+    env.register_service("prices", Prices, "prices.csv", currency="USD")
 
 
 def test_a_proxy_has_the_services_methods(env: LocalEnvironment) -> None:

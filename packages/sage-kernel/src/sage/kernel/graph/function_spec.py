@@ -19,6 +19,7 @@ from sage.common.core.functions import (
     SinkFunction,
     SourceFunction,
 )
+from sage.kernel.graph.call_check import check_call, name_of, without_arguments
 from sage.kernel.graph.coroutine_settings import SETTINGS, check_settings
 from sage.kernel.graph.unused_cleanup import refuse_unused_cleanup
 
@@ -88,8 +89,7 @@ class FunctionSpec:
     @property
     def name(self) -> str:
         """The class's or callable's own name; a partial's is that of its function."""
-        target = _without_arguments(self.target)
-        return getattr(target, "__name__", None) or type(target).__name__
+        return name_of(self.target)
 
     @property
     def is_async(self) -> bool:
@@ -137,17 +137,9 @@ class FunctionSpec:
         """Raise TypeError for what cannot be called so: of a callable before the first record."""
         builds = _is_function_class(self.target)
         record = () if builds or self.kind == "source" else (None,)
-        try:  # a decorator's own arguments, not those of what it wraps
-            signature = inspect.signature(self.target, follow_wrapped=False)
-        except (TypeError, ValueError):  # such as some functions written in C
-            return
-        try:
-            signature.bind(*self.args, *record, **self.kwargs)
-        except TypeError as error:
-            plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
-            call = f"{self.name}{inspect.Signature(plain)}"
-            made = "builds" if builds else f"calls, with {'a' if record else 'no'} record,"
-            raise TypeError(f"{self.kind}() {made} {call}: {error}") from None
+        made = "builds" if builds else f"calls, with {'a' if record else 'no'} record,"
+        args = (*self.args, *record)
+        check_call(self.target, args, self.kwargs, f"{self.kind}() {made}")
 
     def _check_class(self, cls: type[BaseFunction]) -> None:
         refuse_unused_cleanup(cls, BaseFunction, ("close", "teardown"))
@@ -170,11 +162,5 @@ def _is_async(function: Any) -> bool:
 
 def _called(function: Callable[..., Any]) -> tuple[Any, ...]:
     """Return what may be the code that runs when a callable is called."""
-    target = _without_arguments(function)
+    target = without_arguments(function)
     return () if isinstance(target, type) else (target, type(target).__call__)
-
-
-def _without_arguments(target: Callable[..., Any]) -> Callable[..., Any]:
-    while isinstance(target, partial):
-        target = target.func
-    return target

@@ -8,12 +8,14 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass
-from inspect import iscoroutinefunction
+from functools import cached_property, partial
+from inspect import iscoroutinefunction, isroutine
 from typing import Any, NoReturn
 
 from sage.common.core.context import ContextBound
 from sage.common.core.errors import near_name
 from sage.common.service import BaseService, ServiceClosedError, ServiceMethodNotFoundError
+from sage.kernel.runtime.annotate import annotate
 from sage.kernel.runtime.service.daemon_threads import DaemonThreads
 
 _LIFECYCLE = {"setup", "start", "stop", "cleanup", "open", "close"}
@@ -97,7 +99,7 @@ class RunningService:
     def _resolve(self, method: str) -> Endpoint:
         function = getattr(self.service, method, None) if is_callable_name(method) else None
         if not callable(function):
-            raise ServiceMethodNotFoundError(self.name, method, self._methods())
+            raise ServiceMethodNotFoundError(self.name, method, list(self.methods))
         twin: Any = getattr(self.service, f"{method}_async", None)
         if twin is None and iscoroutinefunction(function):
             raise TypeError(
@@ -138,24 +140,40 @@ class RunningService:
         return Endpoint(call, kept, futures_only=callable(twin))
 
     def _refuse_without_method(self, *_: Any, **kwargs: Any) -> NoReturn:
-        methods = sorted({*self._methods()} - {"process"})
+        methods = sorted({*self.methods} - {"process"})
         problem = f"{type(self.service).__name__} defines no process(); name a method="
         has = f"service {self.name!r} has: {', '.join(methods) or 'no methods to call'}"
         if misspelt := near_name("method", kwargs):
             has = f"did you mean method= by {misspelt}={kwargs[misspelt]!r}? {has}"
         raise NotImplementedError(f"{problem}; {has}")
 
-    def _methods(self) -> list[str]:
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """What can be called by name. A connection that the service keeps can be called too, and
+        is no method of the service.
+        """
         of_class = type(self.service)
-        own = [name for name, value in vars(self.service).items() if callable(value)]
-        names = [*own, *(name for name in dir(of_class) if callable(getattr(of_class, name)))]
-        return [
-            name
-            for name in names
-            if is_callable_name(name) and not iscoroutinefunction(getattr(self.service, name))
-        ]
+        values = {name: getattr(of_class, name, None) for name in dir(of_class)}
+        values |= vars(self.service)
+        return tuple(
+            name for name, value in values.items() if is_callable_name(name) and _is_method(value)
+        )
+
+    def note_method(self, error: BaseException, first: object) -> None:
+        """Say with the error of a call without ``method=`` that its first argument is a method."""
+        if isinstance(first, str) and first in self.methods:
+            annotate(
+                error,
+                f"{first!r} is a method of service {self.name!r}, and was passed as an argument "
+                f"of process(); name it by method={first!r}",
+            )
 
 
 def is_callable_name(method: str) -> bool:
     """Whether callers may call a service's method of this name."""
     return not (method.startswith("_") or method in _NOT_TO_BE_CALLED)
+
+
+def _is_method(value: object) -> bool:
+    is_plain = isroutine(value) or isinstance(value, partial)
+    return is_plain and not iscoroutinefunction(value)

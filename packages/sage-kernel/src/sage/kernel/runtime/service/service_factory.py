@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sage.common.service import BaseService
+from sage.kernel.graph.call_check import check_call
 from sage.kernel.graph.unused_cleanup import refuse_unused_cleanup
 
 
@@ -26,6 +27,7 @@ class ServiceFactory:
                 f"a service must be a subclass of BaseService, not {self.service_class!r}"
             )
         refuse_unused_cleanup(self.service_class, BaseService, ("teardown",))
+        check_call(self.service_class, self.args, self.kwargs, "register_service() builds")
 
     def create(self) -> BaseService:
         """Return a new instance, not yet opened."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from sage.common.core.context import RuntimeContext
@@ -120,10 +121,21 @@ class ServiceManager:
         ServiceTimeoutError after cancelling the call. A plain method that has begun cannot be
         interrupted: it keeps its slot until it ends. A method with an ``_async`` twin can be.
         """
-        endpoint = self._service(name).endpoint(method)
-        if timeout is None and not endpoint.futures_only:
-            return endpoint.call(*args, **kwargs)
-        future = endpoint.submit(*args, **kwargs)
+        running = self._service(name)
+        endpoint = running.endpoint(method)
+        try:
+            if timeout is None and not endpoint.futures_only:
+                return endpoint.call(*args, **kwargs)
+            future = endpoint.submit(*args, **kwargs)
+            return self._result(future, name, method, timeout)
+        except Exception as error:
+            if args and method in ("process", None):
+                running.note_method(error, args[0])
+            raise
+
+    def _result(
+        self, future: Future[Any], name: str, method: str | None, timeout: float | None
+    ) -> Any:
         try:
             return future.result(timeout)
         except CancelledError:
@@ -154,7 +166,10 @@ class ServiceManager:
         After ``timeout`` seconds the call is cancelled, and the Future raises ServiceTimeoutError,
         as it raises everything that ``call_service`` does.
         """
-        future = self._service(name).endpoint(method).submit(*args, **kwargs)
+        running = self._service(name)
+        future = running.endpoint(method).submit(*args, **kwargs)
+        if method in ("process", None) and args and isinstance(args[0], str):
+            future.add_done_callback(partial(_note_method, running, args[0]))
         if timeout is None:
             return future
         late = ServiceTimeoutError(name, method or "process", timeout)
@@ -240,3 +255,8 @@ class ServiceManager:
             raise RuntimeError(f"cannot register service {name!r}: the services are {state}")
         if name in self.names:
             raise ValueError(f"a service named {name!r} is already registered; choose another name")
+
+
+def _note_method(running: RunningService, first: str, done: Future[Any]) -> None:
+    if not done.cancelled() and (error := done.exception()) is not None:
+        running.note_method(error, first)
