@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sage.common.core.functions import AsyncMapFunction, SinkFunction, UnreadableRecord
+from sage.common.service import BaseService, ServiceNotFoundError
 from sage.kernel.api import DataStream, LocalEnvironment
 from sage.kernel.runtime.failed_record import FailedRecord
 
@@ -239,6 +240,32 @@ def test_system_exit_of_an_async_map_is_never_skipped(
         env.submit()
     assert env.failure is not None
     assert (env.failure.operator, env.failure.record) == ("Leaves", BAD)
+
+
+def test_what_is_no_records_error_is_never_skipped() -> None:
+    class Asks(AsyncMapFunction):
+        def submit(self, record: int) -> Future[Any]:
+            return self.call_service_async("prizes", record)
+
+    class Prices(BaseService):
+        def process(self, record: int) -> int:
+            return record
+
+    class NoLicenseError(Exception):
+        skippable = False
+
+    def unlicensed(record: int) -> int:
+        raise NoLicenseError(f"of {record} nothing is known")
+
+    letters: list[FailedRecord] = []
+    for function, error in ((Asks, ServiceNotFoundError), (unlicensed, NoLicenseError)):
+        for on_error in ("skip", letters.append):
+            env = LocalEnvironment("mistake")
+            env.register_service("prices", Prices)
+            env.from_collection(range(3)).map(function, on_error=on_error)
+            with pytest.raises(error):
+                env.submit()
+    assert letters == []
 
 
 def test_a_flatmap_that_fails_half_way_keeps_what_it_had_emitted() -> None:

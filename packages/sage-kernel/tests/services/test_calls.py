@@ -176,7 +176,7 @@ def test_what_a_service_keeps_is_no_method_though_it_can_be_called(env: LocalEnv
             self.connection.close()
 
     env.register_service("keeps", Keeps)
-    with pytest.raises(NotImplementedError, match="'keeps' has: double, find$"):
+    with pytest.raises(NotImplementedError, match=r"'keeps' has: double, find$"):
         env.call_service("keeps")
     assert env.call_service("keeps", 4, method="double") == 8
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sage.common.components.sage_vllm.errors import InvalidOptionError
+from sage.common.components.sage_vllm.errors import InvalidOptionError, WrongModelTypeError
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.testing.echo_engine import write_echo_model
+from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine, write_echo_model
+from sage.common.model_registry.errors import ModelNotFoundError
 from sage.common.model_registry.vllm_registry import import_model
+from sage.common.service import ServiceNotFoundError
 from sage.kernel.api import LocalEnvironment
-from sage.libs.operators import VLLMServiceEmbedder, VLLMServiceGenerator
+from sage.libs.operators import (
+    VLLMClassifyOperator,
+    VLLMScoreOperator,
+    VLLMServiceEmbedder,
+    VLLMServiceGenerator,
+)
 from sage.middleware.services.vllm import register_vllm_service
 
 pytest_plugins = ["sage.libs.testing"]
@@ -70,9 +78,58 @@ def test_a_record_may_name_another_model_than_its_operator(served: LocalEnvironm
         assert record["generation"]["model_id"] == expected
 
 
-def test_a_name_that_there_is_not_stops_the_run_with_the_nearest(served: LocalEnvironment) -> None:
-    stream = served.from_collection(["hi"]).map(VLLMServiceGenerator, model="writter")
-    with pytest.raises(InvalidOptionError, match="unknown model 'writter'; did you mean 'writer'"):
-        stream.collect()
+GENERATE, EMBED, SCORE = VLLMServiceGenerator, VLLMServiceEmbedder, VLLMScoreOperator
+CLASSIFY, AB = VLLMClassifyOperator, ["a", "b"]
+WRONG = [
+    (GENERATE, {"model": "writter"}, InvalidOptionError, "unknown.*'writter'; did.*'writer'"),
+    (GENERATE, {"model": "vectors"}, WrongModelTypeError, "embeds, and cannot.*: text, writer, j"),
+    (GENERATE, {"lora": "own/none"}, ModelNotFoundError, "own/none"),
+    (GENERATE, {"service_name": "vllm", "max_in_flight": 4}, ServiceNotFoundError, "vllm_service"),
+    (EMBED, {"model": "vector"}, InvalidOptionError, "unknown model 'vector'; did you mean 'vect"),
+    (EMBED, {"dimensions": -1}, InvalidOptionError, "dimensions must be a whole.*not -1"),
+    (EMBED, {"prompt_name": "query"}, InvalidOptionError, "has no prompt 'query'"),
+    (SCORE, {"query": "q"}, WrongModelTypeError, "'test/echo' generates, and cannot score"),
+    (SCORE, {"query": "q", "top_n": 1, "model": "x"}, InvalidOptionError, "unknown model 'x'"),
+    (CLASSIFY, {"model": "judge"}, WrongModelTypeError, "generates, and cannot score"),
+    (CLASSIFY, {"model": "vectors", "labels": AB}, WrongModelTypeError, "and cannot generate"),
+]
+
+
+@pytest.mark.parametrize(("operator", "options", "error", "says"), WRONG)
+def test_a_mistake_in_an_operators_options_ends_the_run_before_a_record_moves(
+    served: LocalEnvironment, operator: Any, options: Any, error: type[Exception], says: str
+) -> None:
+    moved: list[str] = []
+
+    def records() -> Iterator[str]:
+        moved.append("one")
+        yield "a text"
+
+    with pytest.raises(error, match=says):  # though every record's error would be skipped
+        served.from_source(records).map(operator, on_error="skip", **options).collect()
+    assert moved == []
+
+
+def test_of_several_models_each_record_or_the_operator_names_one(tmp_path: Path) -> None:
+    root, folder = tmp_path / "own", write_echo_model(tmp_path / "echo")
+    config: dict[str, Any] = {"models": {}, "model_root": root}
+    for name in "ab":
+        import_model(f"own/{name}", folder, root=root)
+        config["models"][name] = f"own/{name}"
+
+    def run(record: Any, **options: Any) -> Any:
+        env = LocalEnvironment("several")
+        env.register_service("vllm_service", VLLMService, config, engine_factory=EchoEngine)
+        stream = env.from_collection([record])
+        (answered,) = stream.map(VLLMServiceGenerator, on_error="skip", **options).collect()
+        return answered["generation"]["model_id"]
+
+    assert run({"prompt": "hi", "how": {"model": "b"}}, options_key="how") == "own/b"
+    assert run("hi", model="a") == "own/a"
+    with pytest.raises(InvalidOptionError, match=r"several models generate.*one of a, b"):
+        run("hi")
+
+
+def test_a_name_that_is_none_is_refused_by_the_operator() -> None:
     with pytest.raises(InvalidOptionError, match="model in VLLMServiceGenerator must be a string"):
         VLLMServiceGenerator(model=3)  # type: ignore[arg-type]  # as a caller without types may

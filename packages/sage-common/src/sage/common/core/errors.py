@@ -89,6 +89,9 @@ class SageError(Exception):
 
     retryable = False
     """Whether trying the same thing again can succeed; operators retry only such errors."""
+    skippable = True
+    """Whether it may be one record's. False where no other record would do better, as without a
+    service: then the run ends, whatever ``on_error`` says."""
 
     problem: str = ""
     settings: tuple[Setting, ...] = ()
@@ -173,6 +176,8 @@ class RecordTimeoutError(SageError, TimeoutError):
 
 class PackageNotInstalledError(SageError, ImportError):
     """An optional feature was asked for whose package is not installed; ``extra`` installs it."""
+
+    skippable = False
 
     def __init__(self, package: str, extra: str, reason: str = "") -> None:
         why = f" ({reason})" if reason else ""

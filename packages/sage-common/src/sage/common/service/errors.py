@@ -18,6 +18,8 @@ class ServiceError(SageError):
 class ServiceNotFoundError(ServiceError, LookupError):
     """No service of that name is registered."""
 
+    skippable = False
+
     def __init__(self, service: str, registered: list[str]) -> None:
         problem = f"no service {service!r} is registered"
         register = "register it before submit(), by register_vllm_service() or register_service()"
@@ -28,6 +30,8 @@ class ServiceNotFoundError(ServiceError, LookupError):
 
 class ServiceMethodNotFoundError(ServiceError, AttributeError):
     """The service has no such public method."""
+
+    skippable = False
 
     def __init__(self, service: str, method: str, methods: list[str]) -> None:
         problem = f"service {service!r} has no method {method!r}"
@@ -51,6 +55,8 @@ class ServiceTimeoutError(ServiceError, TimeoutError):
 
 class ServiceClosedError(ServiceError, RuntimeError):
     """The service is not running: closed, or not started yet."""
+
+    skippable = False
 
     def __init__(
         self, service: str, why: str = "it has been closed", **way_out: Unpack[WayOut]

@@ -52,6 +52,11 @@ class GenerationRecords:
         self._merge_fields = merge_fields
         self._details_key = details_key
 
+    @property
+    def have_options(self) -> bool:
+        """Whether records may have options of their own."""
+        return self._options_key is not None
+
     def prompt(self, record: Any) -> Any:
         """Return a record's prompt: a text, or a conversation; raises ValueError."""
         if self._template is None:

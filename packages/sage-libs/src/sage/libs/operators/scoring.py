@@ -74,7 +74,8 @@ class VLLMScoreOperator(ServiceOperator):
         self.query_key = query_key
         self.top_n = top_n
         special = given(chat_template=chat_template, model=model)
-        self.options: dict[str, Any] = {"truncate": truncate, "activation": activation, **special}
+        self.task = "score" if top_n is None else "rerank"
+        self.options = {"truncate": truncate, "activation": activation, **special}
         self._forms = RecordForms(
             input_key=text_key, key_argument="text_key", output_key=output_key
         )
@@ -84,10 +85,9 @@ class VLLMScoreOperator(ServiceOperator):
         """Start the scoring of one record."""
         query, texts = self._query(record), self._forms.read(record)
         options = self.options
-        method = "score"
         if self.top_n is not None:
-            method, options = "rerank", {**options, "top_n": self.top_n}
-        return self.call_service_async(self.service_name, query, texts, method=method, **options)
+            options = {**options, "top_n": self.top_n}
+        return self.call_service_async(self.service_name, query, texts, method=self.task, **options)
 
     def complete(self, record: Any, result: dict[str, Any]) -> Any:
         """Return the record with its score, or with its best texts."""
@@ -139,6 +139,8 @@ class VLLMClassifyOperator(ServiceOperator):
         retries: how often a record is tried again when the engine, not the record, failed.
     """
 
+    task = "classify"
+
     def __init__(
         self,
         service_name: str = "vllm_service",
@@ -170,7 +172,7 @@ class VLLMClassifyOperator(ServiceOperator):
             prompt_template=prompt_template,
             model=model,
         )
-        self.options: dict[str, Any] = {"truncate": truncate, **special}
+        self.options = {"truncate": truncate, **special}
         self.details_key = details_key
         self._forms = RecordForms(
             input_key=text_key,

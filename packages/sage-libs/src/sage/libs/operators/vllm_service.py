@@ -109,6 +109,7 @@ class VLLMServiceGenerator(ServiceOperator):
     """
 
     free_arguments = ServiceOperator.free_arguments | {"prefix_order", "prefix_window_bytes"}
+    task = "generate"
 
     def __init__(
         self,
@@ -182,7 +183,9 @@ class VLLMServiceGenerator(ServiceOperator):
         )
 
     def setup(self) -> None:
-        """Make what leads conversations of several turns, where there may be any."""
+        """Check the options, and make what leads conversations of several turns."""
+        if "model" in self.options or not self._records.have_options:  # they may name each its own
+            super().setup()
         rules, schema = self._rules, self.options.get("json_schema")
         if rules.tools or rules.validate or isinstance(schema, TypedSchema):
             self._turns = Turns(self.ctx.name, rules, self._ask)
@@ -259,6 +262,8 @@ class VLLMEmbeddingOperator(ServiceOperator):
         retries: how often a record is tried again when the engine, not the record, failed.
     """
 
+    task = "embed"
+
     def __init__(
         self,
         service_name: str = "vllm_service",
@@ -286,7 +291,7 @@ class VLLMEmbeddingOperator(ServiceOperator):
         special = given(
             dimensions=dimensions, prompt_name=prompt_name, model=model, truncate=truncate or None
         )
-        self.options: dict[str, Any] = {"normalize": normalize, **special}
+        self.options = {"normalize": normalize, **special}
         self._forms = RecordForms(
             input_key=text_key, key_argument="text_key", output_key=output_key
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from sage.common.components.sage_vllm.engine_contract import EngineSpec
 
@@ -56,6 +56,15 @@ class ReportsDeath(Protocol):
 
         By then ``state`` is "recovering", and requests in flight wait for the next engine.
         """
+        ...
+
+
+@runtime_checkable
+class ChecksOptions(Protocol):
+    """What an engine may do besides: look at a generation's options before there is a prompt."""
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Raise InvalidRequestError for options that no prompt could have; as of Engine.submit."""
         ...
 
 

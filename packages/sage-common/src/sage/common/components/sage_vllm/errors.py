@@ -128,6 +128,8 @@ class EngineDeadError(EngineError, RuntimeError):
 class EngineClosedError(EngineError, RuntimeError):
     """The engine was closed, before the request was done or before it was made."""
 
+    skippable = False
+
     def __init__(self, model_id: str) -> None:
         problem = f"the engine of {model_id!r} was closed, so this request has no result"
         super().__init__(model_id, problem)

@@ -31,6 +31,7 @@ from sage.common.components.sage_vllm.service_record import ServiceRecord
 from sage.common.components.sage_vllm.tasks.dispatch import start_task, tasks_of
 from sage.common.components.sage_vllm.tasks.fine_tuning_calls import FineTuningCalls
 from sage.common.components.sage_vllm.tasks.logprob_calls import LogprobCalls
+from sage.common.components.sage_vllm.tasks.option_checks import OptionChecks
 from sage.common.components.sage_vllm.tasks.registry_calls import RegistryCalls
 from sage.common.components.sage_vllm.tasks.scoring_calls import ScoringCalls
 from sage.common.core.futures import errors_in_future
@@ -41,7 +42,13 @@ __all__ = ["VLLMService", "VLLMServiceConfig"]
 
 
 class VLLMService(
-    AsyncioCalls, ScoringCalls, LogprobCalls, RegistryCalls, FineTuningCalls, ReplicableService
+    AsyncioCalls,
+    ScoringCalls,
+    LogprobCalls,
+    OptionChecks,
+    RegistryCalls,
+    FineTuningCalls,
+    ReplicableService,
 ):
     """Generates, embeds, scores and classifies with models of the registry; thread-safe.
 

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 class ErrorPolicy:
     """Applies an operator's ``on_error``: stop the pipeline, skip the record, or dead-letter it.
 
+    What is no record's error, one that is not ``skippable``, stops the pipeline in any case.
     ``counts`` says how often each of these happened.
     """
 
@@ -38,7 +39,8 @@ class ErrorPolicy:
         failed = FailedRecord(
             operator=self._operator, record=record, error=error, attempts=attempts
         )
-        if self._on_error == "raise" or not isinstance(error, Exception):  # such as SystemExit
+        skippable = isinstance(error, Exception) and getattr(error, "skippable", True)
+        if self._on_error == "raise" or not skippable:  # such as SystemExit
             with counts.lock:
                 counts.failed += 1
             self._fail(failed)

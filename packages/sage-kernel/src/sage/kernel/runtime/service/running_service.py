@@ -149,9 +149,7 @@ class RunningService:
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
-        """What can be called by name. A connection that the service keeps can be called too, and
-        is no method of the service.
-        """
+        """What can be called by name; not a connection that is kept, though one can be called."""
         of_class = type(self.service)
         values = {name: getattr(of_class, name, None) for name in dir(of_class)}
         values |= vars(self.service)

@@ -102,6 +102,11 @@ class VLLMRenderer(TextBatches):
         reader = self._readers.prepare(prompt, options, rendered, params, arguments)
         return rendered, params, arguments, reader
 
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Raise InvalidRequestError for options that no prompt could have."""
+        self.parameters.of(options)
+        self.request_arguments(options)
+
     def proof_params(self) -> Any:
         """Return the parameters of the shortest work that there is."""
         if not self._generates:

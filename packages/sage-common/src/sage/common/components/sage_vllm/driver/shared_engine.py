@@ -119,6 +119,10 @@ class SharedEngine:
         """Whether it accepts requests; while it recovers, requests wait."""
         return self._driver.state
 
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Raise InvalidRequestError for options that no prompt could have; see ChecksOptions."""
+        self._open_renderer().check_options(options)
+
     def submit(
         self, prompt: Prompt, options: Mapping[str, Any], on_text: OnText | None = None
     ) -> Future[Generation]:

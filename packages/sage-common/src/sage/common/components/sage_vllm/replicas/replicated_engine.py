@@ -28,9 +28,9 @@ from sage.common.components.sage_vllm.engine_contract import (
 )
 from sage.common.components.sage_vllm.engine_stats import EngineStats
 from sage.common.components.sage_vllm.errors import EngineClosedError, EngineDeadError
+from sage.common.components.sage_vllm.replicas.first_of_equals import FirstOfEquals
 from sage.common.components.sage_vllm.replicas.prompt_prefix import prefix_of
 from sage.common.components.sage_vllm.replicas.replica_call import ReplicaCall
-from sage.common.components.sage_vllm.replicas.token_reading import FirstReadsTokens
 from sage.common.core.background import in_background
 from sage.common.replicas.router import PrefixRouter, Router
 
@@ -40,7 +40,7 @@ _SERVES: tuple[EngineState, ...] = ("ready", "recovering", "failed")  # the best
 _MOST_DEATHS = 2  # in which a call was: with one more, it may be what kills them
 
 
-class ReplicatedEngine(FirstReadsTokens):
+class ReplicatedEngine(FirstOfEquals):
     """Engines that serve one model together; see the Engine protocol.
 
     A call goes where the router says. If its engine dies, it moves to another one that is ready,

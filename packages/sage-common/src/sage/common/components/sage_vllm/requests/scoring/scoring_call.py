@@ -75,8 +75,8 @@ class ScoringCall:
     def __call__(self, engine: Engine) -> Future[Any]:
         """Submit the inputs; return a Future of the result. Raises WrongModelTypeError."""
         info = engine.info
-        if self._gives_score and len(info.classes) != 1:
-            raise _tells_classes_apart(info, self._task)
+        if self._gives_score:
+            check_gives_score(info, self._task)
         return_errors = self._return_errors
 
         def combine(found: Sequence[Classification | Exception]) -> Any:
@@ -101,12 +101,17 @@ class ScoringCall:
         return gather(submitted, combine, return_errors=return_errors, item="text")
 
 
-def _tells_classes_apart(info: EngineInfo, task: str) -> WrongModelTypeError:
+def check_gives_score(info: EngineInfo, task: str) -> None:
+    """Raise WrongModelTypeError, which is no single record's, for a head of several classes."""
+    if len(info.classes) == 1:
+        return
     shown = ", ".join(info.classes[:4]) + (", ..." if info.classes[4:] else "")
-    return WrongModelTypeError(
+    error = WrongModelTypeError(
         "model",
         info.model_id,
         f"tells {len(info.classes)} classes apart ({shown})",
         task,
         hint="ask it with classify(), or use a model that gives one number",
     )
+    error.skippable = False
+    raise error
