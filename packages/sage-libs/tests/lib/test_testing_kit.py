@@ -56,6 +56,10 @@ def test_services_of_a_test_have_settings_of_their_own(
         for name in ("short", "told")
     ]
     assert texts == ["one", "three"]
+    models = {"judge": "any/judge", "last": {"model_id": "any/last", "pin": True}}
+    several = echo_service(models=models)
+    answers = [several.generate("a", model=name)[0]["model_id"] for name in ("judge", "last")]
+    assert answers == ["any/judge", "any/last"]
     (record,) = sage_env.from_collection(["a"]).map(VLLMServiceEmbedder, "told").collect()
     assert len(record["embedding"]) == 8
 

@@ -374,3 +374,14 @@ def test_a_text_model_that_is_to_embed_is_warned_of(
             assert service.embed("Hello")["model_id"] == model_id
     (warning,) = caplog.records
     assert warning.getMessage().startswith("test/tiny-chat is a text model: embedding with it")
+
+
+def test_two_engines_that_are_equal_are_told_of(
+    open_service: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = {"model_id": "test/one", "engine": {"max_num_seqs": 2}}
+    open_service(models={"a": "test/one", "b": small})
+    assert not caplog.records
+    open_service(models={"a": "test/one", "b": {**small, "engine": {}}, "c": small})
+    (said,) = caplog.records
+    assert "the models 'a' and 'b' are two engines of 'test/one' with equal" in said.getMessage()

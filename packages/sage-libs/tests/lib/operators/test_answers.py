@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -43,10 +43,29 @@ def test_the_object_can_be_kept_whole(env: LocalEnvironment, run: Any) -> None:
         env, [{"prompt": TEXT, "city": "unknown"}], VLLMServiceGenerator,
         json_schema=SCHEMA, merge_fields=False, output_key="answer",
     )  # fmt: skip
-    assert set(record) == {"prompt", "city", "answer", "generation"}
+    assert set(record) == {"prompt", "city", "answer", "answer_details"}
     assert (record["city"], record["answer"]) == ("unknown", ANSWER)
+    assert record["answer_details"]["finish_reason"] == "stop"
+    assert not {"text", "parsed"} & set(record["answer_details"])
+
+
+def test_a_second_generator_keeps_the_details_of_the_first(
+    environment: Callable[..., LocalEnvironment], caplog: pytest.LogCaptureFixture
+) -> None:
+    def judged(**details: Any) -> dict[str, Any]:
+        stream = environment().from_collection(["one two"] * 3).map(VLLMServiceGenerator)
+        judge = stream.map(VLLMServiceGenerator, output_key="verdict", max_tokens=1, **details)
+        record: dict[str, Any] = judge.collect()[0]
+        return record
+
+    record = judged()
     assert record["generation"]["finish_reason"] == "stop"
-    assert not {"text", "parsed"} & set(record["generation"])
+    assert record["verdict_details"]["finish_reason"] == "length"
+    assert not caplog.records
+    record = judged(details_key="generation")  # as it is told to, but not without a word
+    assert record["generation"]["finish_reason"] == "length"
+    (said,) = caplog.records
+    assert "records have a field 'generation' already, and the details" in said.getMessage()
 
 
 def test_json_that_is_no_object_goes_under_the_output_key(env: LocalEnvironment, run: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,19 @@ from sage.common.components.sage_vllm.requests.chat.typed_schema import TypedSch
 from sage.libs.operators.errors import UnfinishedAnswerError
 from sage.libs.operators.prompts import PromptTemplate, with_system_prompt
 from sage.libs.operators.records import RecordForms
+
+logger = logging.getLogger(__name__)
+
+
+class _Default(str):
+    """A default that is told from the same text given by a caller."""
+
+    __slots__ = ()
+
+
+DETAILS_KEY = _Default("generation")
+"""Where details go unless a caller says it: beside an answer that goes elsewhere, elsewhere too."""
+ANSWER_KEY = "generated"
 
 
 class GenerationRecords:
@@ -30,6 +44,8 @@ class GenerationRecords:
         output_key: str,
         details_key: str | None,
     ) -> None:
+        if details_key is DETAILS_KEY and output_key != ANSWER_KEY:
+            details_key = f"{output_key}_details"
         self._is_typed = isinstance(json_schema, TypedSchema)
         if json_schema is not None and not isinstance(json_schema, Mapping):
             raise ValueError(f"json_schema must be a dict, not {json_schema!r}")
@@ -51,6 +67,7 @@ class GenerationRecords:
         self._options_key = options_key
         self._merge_fields = merge_fields
         self._details_key = details_key
+        self._has_warned = False
 
     @property
     def have_options(self) -> bool:
@@ -103,7 +120,19 @@ class GenerationRecords:
                     f"rest of the result; pass another details_key=, or None to leave the rest out"
                 )
             added[self._details_key] = details
+            self._warn_of_details(record)
         return self._forms.enrich(record, output, added)
+
+    def _warn_of_details(self, record: Any) -> None:
+        """Say once that records have details already, as those of a generator before this one."""
+        if self._has_warned or self._details_key not in self._forms.original_fields(record):
+            return
+        self._has_warned = True
+        logger.warning(
+            "records have a field %r already, and the details of this generator's answers replace "
+            "it; another details_key= keeps both, None leaves these out",
+            self._details_key,
+        )
 
     def _fields(self, output: Any, text: str) -> dict[str, Any] | None:
         """Return what an object adds to a record, as JSON has it; None of what is no object."""

@@ -16,7 +16,11 @@ from sage.common.components.sage_vllm.requests.sampling_options import (
     check_sampling_options,
 )
 from sage.common.core.futures import errors_in_future
-from sage.libs.operators.generation_records import GenerationRecords
+from sage.libs.operators.generation_records import (
+    ANSWER_KEY,
+    DETAILS_KEY,
+    GenerationRecords,
+)
 from sage.libs.operators.prefix_order import PrefixMode, PrefixOrder, check_prefix_order
 from sage.libs.operators.prompts import PromptTemplate
 from sage.libs.operators.records import RecordForms
@@ -86,7 +90,8 @@ class VLLMServiceGenerator(ServiceOperator):
             record's error.
         output_key: where the text goes, ``"generated"`` by default.
         details_key: where the rest of the service's result goes (``finish_reason``,
-            ``tokens_used``, ...), ``"generation"`` by default; None leaves it out.
+            ``tokens_used``, ...), ``"generation"`` by default, and beside an ``output_key`` of
+            yours that with ``_details`` behind it; None leaves it out.
         cache: a folder that keeps answers which are determined, at a temperature of 0 or with a
             ``seed``, or a dict of ``folder``, ``max_bytes`` and ``ttl``; overrides the service's.
         deadline: seconds a record may take, after which it goes on with the text that there is,
@@ -130,8 +135,8 @@ class VLLMServiceGenerator(ServiceOperator):
         max_turns: int = 8,
         tool_timeout: float = 30.0,
         tool_errors: ToolErrors = "tell",
-        output_key: str = "generated",
-        details_key: str | None = "generation",
+        output_key: str = ANSWER_KEY,
+        details_key: str | None = DETAILS_KEY,
         cache: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         deadline: float | None = None,
         ordered: bool = True,

@@ -16,7 +16,11 @@ from sage.common.components.sage_vllm.requests.inputs import parse_prompts
 from sage.common.components.sage_vllm.tokens import TokenIds
 from sage.common.core.functions import AsyncMapFunction
 from sage.common.core.futures import errors_in_future
-from sage.libs.operators.generation_records import GenerationRecords
+from sage.libs.operators.generation_records import (
+    ANSWER_KEY,
+    DETAILS_KEY,
+    GenerationRecords,
+)
 from sage.libs.rag.chat_endpoint import ChatEndpoint
 
 
@@ -70,8 +74,8 @@ class OpenAIGenerator(AsyncMapFunction):
         options_key: str | None = None,
         json_schema: Mapping[str, Any] | type | None = None,
         merge_fields: bool = True,
-        output_key: str = "generated",
-        details_key: str | None = "generation",
+        output_key: str = ANSWER_KEY,
+        details_key: str | None = DETAILS_KEY,
         ordered: bool = True,
         max_in_flight: int | None = 256,
         retries: int = 3,

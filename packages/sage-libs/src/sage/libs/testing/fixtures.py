@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -33,17 +33,20 @@ def echo_service(
     """Yield a function that opens a VLLMService on an EchoEngine; closed when the test ends.
 
     ``answers=`` and ``latency=`` are the engine's. Everything else is configuration of the service,
-    such as ``sampling={"max_tokens": 8}``. The registry and the run folder are the test's own.
+    such as ``sampling={"max_tokens": 8}``, or ``models={"judge": "any/id"}``, whose ids need not
+    exist. Its ``model_id`` and ``embedding_model_id`` are ``"test/echo"``. The registry and the run
+    folder are the test's own.
     """
     monkeypatch.setenv("SAGE_RUN_ROOT", str(tmp_path / "sage-run"))
-    root = tmp_path / "sage-models"
+    root, made = tmp_path / "sage-models", set[str]()
     with ExitStack() as stack:
 
         def open_service(
             *, answers: Any = None, latency: float = 0.0, **config: Any
         ) -> VLLMService:
-            if not root.exists():
-                import_model(_MODEL, write_echo_model(tmp_path / "sage-echo"), root=root)
+            for model_id in _ids(config.get("models", {})) - made:
+                import_model(model_id, write_echo_model(tmp_path / "sage-echo"), root=root)
+                made.add(model_id)
             models = {"model_id": _MODEL, "embedding_model_id": _MODEL, "model_root": root}
             engine = partial(EchoEngine, answers=answers, latency=latency)
             service = VLLMService({**models, **config}, engine_factory=engine)
@@ -61,3 +64,9 @@ def stub_service() -> Iterator[Callable[..., StubService]]:
             return stack.enter_context(StubService(**answers))
 
         yield open_stub
+
+
+def _ids(models: Mapping[str, Any]) -> set[str]:
+    """Return the ids that a configuration's models have, and the one of all services."""
+    given = [each["model_id"] if isinstance(each, Mapping) else each for each in models.values()]
+    return {_MODEL, *given}
