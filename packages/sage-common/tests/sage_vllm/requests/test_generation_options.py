@@ -17,6 +17,7 @@ import numpy as np
 import prometheus_client
 import pytest
 from safetensors.numpy import save_file
+from transformers import AutoTokenizer
 
 from sage.common.components.sage_vllm.driver.inbox import EngineDied
 from sage.common.components.sage_vllm.engine_contract import Role
@@ -222,6 +223,7 @@ def test_an_adapter_of_the_registry_is_chosen_per_call(model_root: Path, tmp_pat
             service.generate("Hello", lora="test/wide-adapter")
         with pytest.raises(ModelNotFoundError, match="test/adapter"):
             service.generate("Hello", lora="test/adaptor")
+        check_labels_with(service, base.path, "test/adapter")
         narrow = _write_adapter(tmp_path / "narrow", base.path, rank=4, seed=2)
         import_model("test/narrow-adapter", narrow, root=model_root)
         # vLLM's max_loras is 1: two adapters take turns.
@@ -235,6 +237,29 @@ def test_an_adapter_of_the_registry_is_chosen_per_call(model_root: Path, tmp_pat
         with pytest.raises(ModelNotFoundError, match="test/narrow-adapter"):
             service.generate("Hello", lora="test/adapter")
         assert service.generate("Hello", lora="test/narrow-adapter")[0]["text"]
+
+
+def check_labels_with(service: VLLMService, folder: Path, adapter: str) -> None:
+    """classify(labels=) reads what the adapter makes of them, as loglikelihood does."""
+    options: dict[str, Any] = {"labels": ["good", "bad and worse"], "prompt_template": "{text}"}
+    (plain,) = service.classify("what a day", **options)["logprobs"]
+    (adapted,) = service.classify("what a day", lora=adapter, **options)["logprobs"]
+    assert plain != pytest.approx(adapted, abs=1e-3)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    said = [{"role": "user", "content": "what a day"}]
+    asked = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+
+    def tokens(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
+    pairs = [(tokens(asked), tokens(label)) for label in options["labels"]]
+    for lora, read in ((adapter, adapted), (None, plain)):
+        found = service.loglikelihood(pairs, lora=lora)
+        assert read == pytest.approx([each["logprob"] for each in found], abs=2e-2)  # bfloat16
+    with pytest.raises(ModelNotFoundError, match="test/adapter"):
+        service.classify("what a day", lora="test/adaptor", **options)
+    with pytest.raises(ValueError, match="lora is for a text model, and the call has no labels"):
+        service.classify("what a day", lora=adapter)
 
 
 def test_an_adapter_that_does_not_load_fails_its_calls_alone(

@@ -12,14 +12,32 @@ from sage.common.components.sage_vllm.testing import EchoEngine, write_echo_mode
 from sage.common.model_registry.vllm_registry import import_model
 from sage.kernel.api import LocalEnvironment
 from sage.libs.io import JSONLSource
-from sage.libs.operators import VLLMServiceEmbedder, VLLMServiceGenerator
-from sage.tools.cli.run.batch.lines import AnswerLines, EmbedLines, InputFacts, Lines
+from sage.libs.operators import (
+    VLLMClassifyOperator,
+    VLLMScoreOperator,
+    VLLMServiceEmbedder,
+    VLLMServiceGenerator,
+)
+from sage.tools.cli.run.batch.lines import (
+    AnswerLines,
+    ClassifyLines,
+    EmbedLines,
+    InputFacts,
+    Lines,
+    ScoreLines,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-MODEL = "test/echo"
+MODEL, RERANKER = "test/echo", "test/reranker"
+OPERATORS = {
+    "answer": (AnswerLines, VLLMServiceGenerator),
+    "embed": (EmbedLines, VLLMServiceEmbedder),
+    "score": (ScoreLines, VLLMScoreOperator),
+    "classify": (ClassifyLines, VLLMClassifyOperator),
+}
 TURNS = [{"role": "user", "content": "one two"}]
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
@@ -27,25 +45,32 @@ CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required"
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMService]:
     folder = tmp_path_factory.mktemp("echo")
-    import_model(MODEL, write_echo_model(folder / "echo"), root=folder / "models")
-    config = {"model_id": MODEL, "embedding_model_id": MODEL, "model_root": folder / "models"}
+    root = folder / "models"
+    import_model(MODEL, write_echo_model(folder / "echo"), root=root)
+    import_model(RERANKER, write_echo_model(folder / "head", classes=["fits"]), root=root)
+    config = {
+        "model_id": MODEL,
+        "embedding_model_id": MODEL,
+        "scoring_model_id": RERANKER,
+        "model_root": root,
+    }
     with VLLMService(config, engine_factory=EchoEngine) as opened:
         yield opened
 
 
 def out_of(service: VLLMService, path: Path, *, lines: bool, **options: Any) -> list[Any]:
     """Return what comes out of a file's records, without what differs from call to call."""
-    generates = options.pop("generates", True)
+    of_lines, of_records = OPERATORS[options.pop("of", "answer")]
     failed: list[Any] = []
     with LocalEnvironment("lines") as env:
         env.register_service("vllm_service", service)
         if lines:
             stream = env.from_source(Lines, path, InputFacts())
-            function = AnswerLines if generates else EmbedLines
+            function: Any = of_lines
             options = {"template": None, **options}
         else:
             stream = env.from_source(JSONLSource, path)
-            function = VLLMServiceGenerator if generates else VLLMServiceEmbedder
+            function = of_records
         stream = stream.map(
             function, "vllm_service", name="model", on_error=failed.append, **options
         )
@@ -54,7 +79,8 @@ def out_of(service: VLLMService, path: Path, *, lines: bool, **options: Any) -> 
     assert not failed
     for record in records:
         for once in ("latency", "request_id"):
-            record.get("generation", {}).pop(once, None)
+            for details in ("generation", "classification"):
+                record.get(details, {}).pop(once, None)
     return records
 
 
@@ -68,7 +94,9 @@ def out_of(service: VLLMService, path: Path, *, lines: bool, **options: Any) -> 
         ([{"prompt": "one two", "options": {"max_tokens": 1}}], {"options_key": "options"}),
         (["one two", {"id": 1, "prompt": "one", "city": "unknown"}], {"json_schema": CITY}),
         (["one two"], {"json_schema": {"enum": ["yes"]}}),
-        (["one two", {"id": 1, "text": "one"}], {"generates": False}),
+        (["one two", {"id": 1, "text": "one"}], {"of": "embed"}),
+        (["one two", {"id": 1, "text": "one"}], {"of": "score", "query": "two"}),
+        (["one two", {"id": 1, "text": "one"}], {"of": "classify", "labels": ["one", "two"]}),
     ],
 )
 def test_it_is_the_record_of_the_operator(

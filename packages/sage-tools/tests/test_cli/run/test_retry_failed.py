@@ -16,6 +16,7 @@ from command_line import lines, refused
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.tools.cli.run.batch import missing_lines
 from sage.tools.cli.run.batch.finished_run import FinishedRun
+from sage.tools.cli.run.batch.line_task import LineTask
 from sage.tools.cli.run.batch.missing_lines import MissingLines, finish_merge
 from sage.tools.cli.run.batch.run_files import RunFiles
 
@@ -124,7 +125,9 @@ def test_killed_at_every_line_of_merging_nothing_is_lost_or_twice(
     letters = [{"record": {"path": str(source), "line": number}} for number in (2, 5, 6)]
     (before / "out.jsonl").write_text('{"id": 0}\n{"id": 2}\n{"id": 5}\n')
     (before / "out.jsonl.failed").write_text("".join(f"{json.dumps(each)}\n" for each in letters))
-    made_by = FinishedRun(VLLMServiceConfig(model_id=CHAT), source, system=None, template=None)
+    config = VLLMServiceConfig(model_id=CHAT)
+    task = LineTask.of(config, system=None, query=None, labels=None)
+    made_by = FinishedRun(config, source, task=task, template=None)
     made_by.write(RunFiles(before / "out.jsonl"))
 
     def retry_of(files: RunFiles) -> MissingLines:

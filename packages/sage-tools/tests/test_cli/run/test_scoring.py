@@ -54,6 +54,22 @@ class TestScores:
         (record,) = map(json.loads, lines(done))
         assert record["label"] in ("good", "bad")
 
+    def test_each_line_of_a_file_gets_its_score(self, sage: CommandLine, tmp_path: Path) -> None:
+        source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+        source.write_text('{"id": 1, "text": "ban dar"}\n{"id": 2}\n"fat kin"\n')
+        files = ["-i", str(source), "-o", str(output), "--quiet"]
+        done = sage("llm", "run", RERANKER, "--score", "ban", *files)
+        refused(done, "1 of 3 records failed")
+        written = [json.loads(line) for line in output.read_text().splitlines()]
+        assert [sorted(each) for each in written] == [["id", "score", "text"], ["score", "text"]]
+        assert all(0 < each["score"] < 1 for each in written)
+        (failed,) = map(json.loads, Path(f"{output}.failed").read_text().splitlines())
+        assert (failed["record"]["line"], failed["operator"]) == (2, "score")
+        again = sage("llm", "run", RERANKER, "--score", "ban", "--retry-failed", *files)
+        refused(again, "1 of 3 records failed")
+        other = sage("llm", "run", RERANKER, "--score", "dar", *files)
+        refused(other, "it was made with another query", "--overwrite")
+
     def test_what_such_a_model_needs_is_told_without_being_asked_for(
         self, sage: CommandLine
     ) -> None:
@@ -72,7 +88,8 @@ class TestRefused:
             (["-p", "a", "--classify", "--embed"], "--embed and --classify"),
             (["-p", "a", "--classify", "-t", "0"], "sampling"),
             (["-p", "a", "--score", "q", "--system", "s"], "--system"),
-            (["--classify", "-i", "i", "-o", "o"], "takes no --input"),
+            (["--classify", "--labels", "x", "-p", "a"], "two or more that differ"),
+            (["--classify", "--lora", "x/y", "-p", "a"], "--lora"),
         ],
     )
     def test_wrong_use_is_code_2_before_anything_is_loaded(

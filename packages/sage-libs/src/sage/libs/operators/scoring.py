@@ -130,6 +130,7 @@ class VLLMClassifyOperator(ServiceOperator):
             VLLMServiceGenerator's ``prompt_template`` does.
         model: which of the service's models classifies, by its name in ``models``; None is the
             scoring model, with ``labels`` the text model, or the only one.
+        lora: the adapter that a text model answers with; for ``labels``.
         output_key: where the label goes, in place of a field of the same name.
         details_key: where the rest goes; None leaves it out.
         truncate: whether the beginning of a text that is too long is classified; else it is an
@@ -151,6 +152,7 @@ class VLLMClassifyOperator(ServiceOperator):
         text_key: str = "text",
         text_template: str | None = None,
         model: str | None = None,
+        lora: str | None = None,
         output_key: str = "label",
         details_key: str | None = "classification",
         truncate: bool = False,
@@ -166,11 +168,12 @@ class VLLMClassifyOperator(ServiceOperator):
             retries=retries,
         )
         if labels is None:
-            check_for_labels(prompt_template=prompt_template)
+            check_for_labels(prompt_template=prompt_template, lora=lora)
         special = given(
             labels=None if labels is None else list(check_labels(labels)),
             prompt_template=prompt_template,
             model=model,
+            lora=lora,
         )
         self.options = {"truncate": truncate, **special}
         self.details_key = details_key

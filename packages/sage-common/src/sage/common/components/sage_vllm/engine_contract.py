@@ -289,7 +289,12 @@ class Engine(Protocol):
         ...
 
     def read_likelihood(
-        self, prompt: Prompt, continuations: Sequence[str], *, chat_template: str | None = None
+        self,
+        prompt: Prompt,
+        continuations: Sequence[str],
+        *,
+        chat_template: str | None = None,
+        lora: LoraAdapter | None = None,
     ) -> Future[Likelihood]:
         """Start reading how likely each text is to follow a prompt; as of ``submit``.
 

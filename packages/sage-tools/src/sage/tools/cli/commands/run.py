@@ -60,6 +60,8 @@ def _mode(options: RunOptions) -> Mode:
             source=local_path(options.source),
             output=local_path(options.output),
             system=options.system,
+            query=options.score,
+            labels=_labels(options),
             template=options.template,
             overwrite=options.overwrite,
             retry_failed=options.retry_failed,
@@ -82,11 +84,10 @@ def _mode(options: RunOptions) -> Mode:
     if options.scores or options.classify:
         from sage.tools.cli.run.scoring import Scoring
 
-        labels = None if options.labels is None else options.labels.split(",")
         return Scoring(
             texts=texts,
             query=options.score,
-            labels=labels and [label.strip() for label in labels],
+            labels=_labels(options),
             as_json=as_json,
             quiet=quiet,
         )
@@ -100,6 +101,18 @@ def _mode(options: RunOptions) -> Mode:
         as_json=as_json,
         quiet=quiet,
     )
+
+
+def _labels(options: RunOptions) -> list[str] | None:
+    """Return the labels that a text model chooses among; raises BadParameter."""
+    if options.labels is None:
+        return None
+    from sage.common.components.sage_vllm.requests.scoring.scoring_options import check_labels
+
+    try:
+        return list(check_labels([label.strip() for label in options.labels.split(",")]))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--labels") from error
 
 
 def _texts(prompt: str | None, *, chats: bool) -> list[str]:

@@ -213,13 +213,19 @@ class SharedEngine:
         return self._start(request)
 
     def read_likelihood(
-        self, prompt: Prompt, continuations: Sequence[str], *, chat_template: str | None = None
+        self,
+        prompt: Prompt,
+        continuations: Sequence[str],
+        *,
+        chat_template: str | None = None,
+        lora: LoraAdapter | None = None,
     ) -> Future[Likelihood]:
         """Start reading how likely each text is to follow a prompt; see Engine.read_likelihood."""
         renderer = self._open_renderer()
         options = renderer.without_thinking({"chat_template": chat_template})
         tokens = renderer.render(prompt, options)["prompt_token_ids"]
         tree = renderer.continuations.tree(prompt, continuations)
+        arguments = renderer.request_arguments({"lora": lora})
         longest = len(tokens) + tree.depth
         if longest >= self._info.max_model_len:
             raise PromptTooLongError(self._model_id, longest, self._info.max_model_len)
@@ -227,7 +233,10 @@ class SharedEngine:
         def ask(before: tuple[int, ...], wanted: Sequence[int]) -> Future[dict[int, float]]:
             behind = renderer.render_tokens([*tokens, *before])
             params = renderer.continuations.reading_params(wanted)
-            request = EngineRequest(f"r{next(self._ids)}", behind, params, to_token_logprobs)
+            request_id = f"r{next(self._ids)}"
+            request = EngineRequest(
+                request_id, behind, params, to_token_logprobs, arguments=arguments
+            )
             return self._start(request)
 
         return gather(

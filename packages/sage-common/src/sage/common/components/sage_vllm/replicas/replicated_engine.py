@@ -135,12 +135,12 @@ class ReplicatedEngine(FirstOfEquals):
         return self._begin(call)
 
     def read_likelihood(
-        self, prompt: Prompt, continuations: Sequence[str], *, chat_template: str | None = None
+        self, prompt: Prompt, continuations: Sequence[str], **options: Any
     ) -> Future[Likelihood]:
         """Start reading how likely each text is to follow a prompt; see Engine.read_likelihood."""
 
         def start(engine: Engine, *_: Any) -> Future[Likelihood]:
-            return engine.read_likelihood(prompt, continuations, chat_template=chat_template)
+            return engine.read_likelihood(prompt, continuations, **options)
 
         return self._begin(ReplicaCall(start, prefix_of(prompt), None))
 

@@ -81,7 +81,10 @@ class LogprobCalls:
         (item,) = self._prompts.read("a", options)  # which resolves what options name
         kept = {name: item.options[name] for name in _OF_PAIRS if name in item.options}
         call = LikelihoodCall(parsed, kept, return_errors=on_error == "return")
-        return self._engines.call(Role.GENERATE, call, model=item.model, work=len(parsed))
+        return self._engines.adapters.during(
+            [kept],
+            lambda: self._engines.call(Role.GENERATE, call, model=item.model, work=len(parsed)),
+        )
 
     async def aloglikelihood(self, pairs: Any, **options: Any) -> list[LikelihoodResult]:
         """Do the same without blocking the event loop."""
@@ -150,7 +153,10 @@ class LogprobCalls:
             search,
             return_errors=on_error == "return",
         )
-        return self._engines.call(Role.GENERATE, call, model=models[0], work=len(items))
+        return self._engines.adapters.during(
+            (item.options for item in items),
+            lambda: self._engines.call(Role.GENERATE, call, model=models[0], work=len(items)),
+        )
 
     async def abeam_search(self, prompts: Any, **options: Any) -> list[BeamResult]:
         """Do the same without blocking the event loop."""

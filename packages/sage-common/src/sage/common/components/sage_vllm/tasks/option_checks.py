@@ -62,6 +62,8 @@ class OptionChecks:
                 engine.check_options(item.options)
             return
         engine = self._engines.table.find(options.get("model"), role).engine
+        if (adapter := options.get("lora")) is not None:
+            self._engines.adapters.find(adapter)
         if role is Role.EMBED:
             _check_embedding(engine, options)
             return

@@ -155,9 +155,10 @@ class ScoringCalls:
                 asked as they stand.
             options: ``labels``, two or more strings, ask a text model; ``prompt_template``, with
                 ``{text}`` and perhaps ``{labels}``, is what it is asked, and ``chat_template``
-                the name of one of its own; ``truncate=True`` reads the beginning of a text that
-                is too long; ``activation=False`` gives a classifier's own numbers, without its
-                softmax or sigmoid; ``model`` and ``on_error`` as of all these calls.
+                the name of one of its own; ``lora`` is the id of an adapter that it answers with;
+                ``truncate=True`` reads the beginning of a text that is too long;
+                ``activation=False`` gives a classifier's own numbers, without its softmax or
+                sigmoid; ``model`` and ``on_error`` as of all these calls.
 
         Returns:
             ``labels`` (the likeliest class of each text), ``scores`` (its probability),
@@ -183,6 +184,7 @@ class ScoringCalls:
         truncate: bool = False,
         activation: bool = True,
         chat_template: str | None = None,
+        lora: str | None = None,
         on_error: str = "raise",
         model: str | None = None,
     ) -> Future[ClassifyResult]:
@@ -190,16 +192,21 @@ class ScoringCalls:
         self._check_open()
         if labels is not None:
             entry = self._engines.table.find(model, Role.GENERATE)
+            name = entry.sampling.get("lora") if lora is None else lora
+            adapter = None if name is None else self._engines.adapters.find(name)
             asked = LabelCall(
                 texts,
                 check_labels(labels),
                 prompt_template=prompt_template,
                 truncate=truncate,
                 chat_template=chat_template or entry.sampling.get("chat_template"),
+                lora=adapter,
                 on_error=on_error,
             )
-            return entry.slot.call(asked, work=len(asked))
-        check_for_labels(prompt_template=prompt_template, chat_template=chat_template)
+            return self._engines.adapters.during(
+                [{"lora": adapter}], lambda: entry.slot.call(asked, work=len(asked))
+            )
+        check_for_labels(prompt_template=prompt_template, chat_template=chat_template, lora=lora)
         call = ScoringCall(
             checked_texts(texts),
             classify_result,

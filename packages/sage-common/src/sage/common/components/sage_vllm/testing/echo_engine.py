@@ -38,6 +38,7 @@ from sage.common.components.sage_vllm.engine_contract import (
     EngineState,
     Generation,
     Likelihood,
+    LoraAdapter,
     OnText,
     Prompt,
     Role,
@@ -228,6 +229,7 @@ class EchoEngine:
         continuations: Sequence[str],
         *,
         chat_template: str | None = None,  # noqa: ARG002 - it has one
+        lora: LoraAdapter | None = None,  # noqa: ARG002 - which changes nothing
     ) -> Future[Likelihood]:
         """Say how likely each text is to follow: the likelier, the more often the prompt has it."""
         words = self._words(_text_of(prompt))

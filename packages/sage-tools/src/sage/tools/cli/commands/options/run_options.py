@@ -159,7 +159,8 @@ class RunOptions:
             raise typer.BadParameter(f"--estimate loads nothing, so it takes no {given[0]}")
         if self.estimate and self.embedding_model is not None and not self.embed:
             raise typer.BadParameter("--estimate is of one model: add --embed, or give --model")
-        self._check_scoring(given)
+        if self.labels is not None and not self.classify:
+            raise typer.BadParameter("--labels are for --classify")
         modes = {
             "--embed": self.embed,
             "--score": self.score is not None,
@@ -172,13 +173,6 @@ class RunOptions:
         if chosen:
             self._check_generates_nothing(chosen[0])
 
-    def _check_scoring(self, given: list[str]) -> None:
-        if self.labels is not None and not self.classify:
-            raise typer.BadParameter("--labels are for --classify")
-        if (self.scores or self.classify) and "--input" in given:
-            mode = "--score" if self.score is not None else "--classify"
-            raise typer.BadParameter(f"{mode} is for --prompt and pipes, and takes no --input")
-
     def _modes(self) -> set[str]:
         modes = {"--input": self.source, "--embed": self.embed, "--estimate": self.estimate}
         return {name for name, value in modes.items() if value}
@@ -188,7 +182,7 @@ class RunOptions:
             "--system": self.system,
             "--schema": self.schema,
             "--cache": self.cache,
-            "--lora": self.lora,
+            "--lora": None if self.labels else self.lora,
             "sampling options": self.sampling.given() or None,
         }
         unused = [name for name, value in generates.items() if value is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,8 @@ from sage.libs.io import JSONLSink
 from sage.libs.io.output_file import output_path
 from sage.tools.cli.errors import CommandError, Interrupted
 from sage.tools.cli.run.batch.finished_run import INPUT_GREW, RETRY_FAILED, FinishedRun
-from sage.tools.cli.run.batch.lines import (
-    AnswerLines,
-    EmbedLines,
-    InputFacts,
-    Lines,
-    check_first_lines,
-)
+from sage.tools.cli.run.batch.line_task import LineTask
+from sage.tools.cli.run.batch.lines import InputFacts, Lines, check_first_lines
 from sage.tools.cli.run.batch.missing_lines import MissingLines, finish_merge
 from sage.tools.cli.run.batch.run_files import RunFiles
 from sage.tools.cli.run.loading import ShownService
@@ -34,14 +30,22 @@ from sage.tools.cli.terminal.output import write_json, write_note
 
 _SERVICE = "vllm_service"
 
+MakePipeline = Callable[..., LocalEnvironment]
+"""Makes one that reads a file: takes the RunFiles, its path, and perhaps its InputFacts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchFiles:
-    """Generates, or embeds if there is no text model, for each record of a file."""
+    """Generates for each record of a file, embeds or scores it, by what model there is.
+
+    A ``query`` is what records are scored for; ``labels`` a text model chooses among.
+    """
 
     source: Path
     output: Path
     system: str | None = None
+    query: str | None = None
+    labels: Sequence[str] | None = None
     template: str | None = None
     overwrite: bool = False
     retry_failed: bool = False
@@ -55,17 +59,18 @@ class BatchFiles:
         Raises OutputFileError for an output that is no file.
         """
         self._check_files()
-        form = (EmbedLines if config.model_id is None else AnswerLines).form
-        check_first_lines(self.source, form(self.template))
+        task = LineTask.of(config, system=self.system, query=self.query, labels=self.labels)
+        check_first_lines(self.source, task.form(self.template))
         files = RunFiles(self.output)
         finish_merge(files)
         if self.overwrite:
             files.forget_unfinished()
-        made_by = FinishedRun(config, self.source, system=self.system, template=self.template)
+        made_by = FinishedRun(config, self.source, task=task, template=self.template)
+        pipeline = partial(self._pipeline, config, task)
         if files.output.exists() and not files.checkpoint.exists() and not self.overwrite:
-            self._run_missing(config, files, made_by)
+            self._run_missing(pipeline, files, made_by)
         else:
-            self._run_all(config, files, made_by)
+            self._run_all(pipeline, files, made_by)
         self._report(files)
 
     def _check_files(self) -> None:
@@ -92,22 +97,20 @@ class BatchFiles:
                 "Name an --output in a folder that you can write.",
             ) from error
 
-    def _run_all(self, config: VLLMServiceConfig, files: RunFiles, made_by: FinishedRun) -> None:
+    def _run_all(self, pipeline: MakePipeline, files: RunFiles, made_by: FinishedRun) -> None:
         """Begin a run, or go on with one that was stopped."""
         if self.retry_failed:
             raise CommandError(
                 f"the run into {self.output} is not at its end, and may not have met all of them",
                 "Finish it first: the same command without --retry-failed.",
             )
-        self._submit(self._pipeline(config, files, self.source), files, grew=self.input_grew)
+        self._submit(pipeline(files, self.source), files, grew=self.input_grew)
         files.drop_empty_failed()
         made_by.write(files)
         # Last: without it, the run is at its end.
         shutil.rmtree(files.checkpoint, ignore_errors=True)
 
-    def _run_missing(
-        self, config: VLLMServiceConfig, files: RunFiles, made_by: FinishedRun
-    ) -> None:
+    def _run_missing(self, pipeline: MakePipeline, files: RunFiles, made_by: FinishedRun) -> None:
         """Add to a run that is at its end what was asked for; raises CommandError if it differs."""
         asked = {RETRY_FAILED: self.retry_failed, INPUT_GREW: self.input_grew}
         new: frozenset[str] = frozenset()
@@ -133,9 +136,7 @@ class BatchFiles:
         missing = MissingLines(self.source, files, failed=retries, added=INPUT_GREW in new)
         missing.begin()
         facts = InputFacts(origins=missing.origins)
-        self._submit(
-            self._pipeline(config, missing.files, missing.source, facts), missing.files, grew=True
-        )
+        self._submit(pipeline(missing.files, missing.source, facts), missing.files, grew=True)
         missing.merge(made_by)
 
     def _submit(self, env: LocalEnvironment, files: RunFiles, *, grew: bool) -> None:
@@ -169,6 +170,7 @@ class BatchFiles:
     def _pipeline(
         self,
         config: VLLMServiceConfig,
+        task: LineTask,
         files: RunFiles,
         source: Path,
         facts: InputFacts | None = None,
@@ -180,22 +182,14 @@ class BatchFiles:
         env.register_service_factory(_SERVICE, service)
         stream = env.from_source(Lines, source, facts or InputFacts(), name="read")
         letters = partial(JSONLSink, files.failed)
-        if config.model_id is None:
-            stream = stream.map(
-                EmbedLines, _SERVICE, template=self.template, on_error=letters, name="embed"
-            )
-        else:
-            stream = stream.map(
-                AnswerLines,
-                _SERVICE,
-                template=self.template,
-                system_prompt=self.system,
-                options_key="options",
-                retries=2,
-                on_error=letters,
-                name="generate",
-                **config.sampling,
-            )
+        stream = stream.map(
+            task.operator,
+            _SERVICE,
+            template=self.template,
+            on_error=letters,
+            name=task.name,
+            **task.arguments,
+        )
         stream.sink(JSONLSink, files.output, name="write")
         return env
 

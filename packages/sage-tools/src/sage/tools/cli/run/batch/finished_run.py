@@ -13,6 +13,7 @@ from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.model_registry.vllm_registry import get_model
 from sage.libs.io.input_files import input_files
 from sage.libs.io.text_lines import text_lines
+from sage.tools.cli.run.batch.line_task import LineTask
 from sage.tools.cli.run.batch.run_files import RunFiles, lines_of
 
 LineKey = tuple[str, int]
@@ -47,20 +48,17 @@ class FinishedRun:
         config: VLLMServiceConfig,
         source: Path,
         *,
-        system: str | None,
+        task: LineTask,
         template: str | None,
     ) -> None:
-        embeds = config.model_id is None
-        model_id = config.embedding_model_id if embeds else config.model_id
-        revision = config.embedding_revision if embeds else config.revision
+        settings = config.entries()[task.role.label]
         facts = {
-            "task": "embed" if embeds else "generate",
-            "model": model_id,
-            "commit": get_model(str(model_id), revision).commit,
-            "set of engine options": dict(config.embedding_engine if embeds else config.engine),
-            "set of sampling options": {} if embeds else dict(config.sampling),
-            "system prompt": system,
+            "task": task.name,
+            "model": settings.model_id,
+            "commit": get_model(settings.model_id, settings.revision).commit,
+            "set of engine options": dict(settings.engine),
             "template": template,
+            **task.facts,
         }
         self._facts: dict[str, Any] = json.loads(json.dumps(facts))
         self._source = source

@@ -16,6 +16,8 @@ from sage.kernel.api import InputChange
 from sage.libs.io import InputFileError, JSONLSource, MissingInputError
 from sage.libs.io.json_lines import NotFiniteNumber
 from sage.libs.operators.prompts import ByItself, PromptTemplate, is_empty
+from sage.libs.operators.scoring import VLLMClassifyOperator, VLLMScoreOperator
+from sage.libs.operators.service_operator import ServiceOperator
 from sage.libs.operators.vllm_service import VLLMEmbeddingOperator, VLLMServiceGenerator
 from sage.tools.cli.errors import CommandError
 
@@ -156,22 +158,34 @@ class AnswerLines(VLLMServiceGenerator):
         return self._converses
 
 
-class EmbedLines(VLLMEmbeddingOperator):
-    """Embeds lines."""
+class TextLines(ServiceOperator):
+    """The part of an operator that works on a text of each line."""
 
     form = staticmethod(partial(LineForm, keys=("text", "prompt"), own_key="text"))
 
-    def __init__(self, service_name: str, *, template: str | None) -> None:
-        super().__init__(service_name)
+    def __init__(self, service_name: str, *, template: str | None, **options: Any) -> None:
+        super().__init__(service_name, **options)
         self._form = self.form(template)
 
     def submit(self, record: Any) -> Future[Any]:
-        """Start the vector of a line."""
+        """Start the work on a line."""
         return super().submit(list(self._form.read(record)))
 
     def complete(self, record: Any, result: dict[str, Any]) -> Any:
-        """Return the line's fields with the vector."""
+        """Return the line's fields with what came of it."""
         return super().complete(list(self._form.read(record)), result)
+
+
+class EmbedLines(TextLines, VLLMEmbeddingOperator):
+    """Embeds lines."""
+
+
+class ScoreLines(TextLines, VLLMScoreOperator):
+    """Scores lines for a query."""
+
+
+class ClassifyLines(TextLines, VLLMClassifyOperator):
+    """Classifies lines."""
 
 
 def check_first_lines(path: Path, form: LineForm) -> None:

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from sage.common.components.sage_vllm.engine_contract import Engine, Likelihood, Prompt
+from sage.common.components.sage_vllm.engine_contract import (
+    Engine,
+    Likelihood,
+    LoraAdapter,
+    Prompt,
+)
 from sage.common.components.sage_vllm.errors import InvalidOptionError, PromptTooLongError
 from sage.common.components.sage_vllm.requests.gather import attempt, gather, then
 from sage.common.components.sage_vllm.requests.inputs import PromptItem, parse_prompts
@@ -38,6 +43,7 @@ class LabelCall:
             them; None is DEFAULT_TEMPLATE.
         truncate: ask about the beginning of a text that is too long.
         chat_template: the name of one of the model's.
+        lora: the adapter that the model answers with.
         on_error: ``"return"`` names a text's error in the result, instead of ending the call
             with it.
 
@@ -52,6 +58,7 @@ class LabelCall:
         prompt_template: str | None = None,
         truncate: bool = False,
         chat_template: str | None = None,
+        lora: LoraAdapter | None = None,
         on_error: str = "raise",
     ) -> None:
         check_scoring_options(on_error=on_error, chat_template=chat_template, truncate=truncate)
@@ -64,6 +71,7 @@ class LabelCall:
         self._template = template.replace("{labels}", ", ".join(labels))
         self._truncate = truncate
         self._chat_template = chat_template
+        self._lora = lora
         self._return_errors = on_error == "return"
         self._truncated = 0
         self._began = time.perf_counter()
@@ -115,7 +123,9 @@ class LabelCall:
         # A conversation ends where the answer begins; behind a text it begins with a blank.
         blank = " " if isinstance(prompt, str) and not prompt[-1].isspace() else ""
         answers = [f"{blank}{label}" for label in self._labels]
-        return engine.read_likelihood(prompt, answers, chat_template=self._chat_template)
+        return engine.read_likelihood(
+            prompt, answers, chat_template=self._chat_template, lora=self._lora
+        )
 
     def _beginning(self, engine: Engine, text: str) -> str:
         """Return as much of a text's beginning as fits; raises PromptTooLongError if none does."""
