@@ -1,0 +1,49 @@
+"""A batch job whose records take turns with a tool, for a test to kill in the middle of them.
+
+``tool_turns_job.py FOLDER`` has each record answered after two calls of a tool, each of which is
+noted in a file.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sage.common.components.sage_vllm import VLLMService
+from sage.common.components.sage_vllm.testing import CannedAnswer, EchoEngine
+from sage.kernel.api import LocalEnvironment
+from sage.libs.io import JSONLSink, JSONLSource
+from sage.libs.operators import VLLMServiceGenerator
+
+FOLDER = Path(sys.argv[1])
+CALLS = os.open(FOLDER / "calls", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+
+def rain(city: str) -> str:
+    """Say whether it rains in a city."""
+    os.write(CALLS, f"{city}\n".encode())
+    time.sleep(0.01)
+    return f"{city}: dry"
+
+
+def answer(prompt: Any) -> Any:
+    told = [message["content"] for message in prompt if message["role"] == "tool"]
+    if len(told) == 2:
+        return " and ".join(told)
+    return CannedAnswer(tool_calls=[("rain", {"city": prompt[0]["content"]})])
+
+
+env = LocalEnvironment("turns")
+config = {"model_id": "test/echo", "model_root": FOLDER / "models"}
+engine = partial(EchoEngine, answers=answer, latency=0.01)
+env.register_service("vllm_service", VLLMService, config, engine_factory=engine)
+stream = env.from_source(JSONLSource, FOLDER / "in.jsonl").map(
+    VLLMServiceGenerator, tools=[rain], run_tools=True, max_in_flight=8, prefix_order="off"
+)
+stream.sink(JSONLSink, FOLDER / "out.jsonl")
+print("ready", flush=True)
+env.submit(checkpoint=FOLDER / "checkpoint")
