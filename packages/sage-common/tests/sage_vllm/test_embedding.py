@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,33 @@ def test_texts_that_nobody_waits_for_any_more_are_dropped(service: VLLMService) 
     assert service.embed("fine")["dim"] == 384
     assert service.stats()["embedding"]["requests_done"] - done_before < 2000
     assert service.stats()["embedding"]["in_flight"] == 0
+
+
+def test_equal_texts_are_embedded_once_and_kept(service: VLLMService, tmp_path: Path) -> None:
+    def counts() -> Any:
+        stats = service.stats()["embedding"]
+        return np.array([stats[f"requests_{what}"] for what in ("done", "shared", "cached")])
+
+    texts = [*["the same text"] * 60, *TEXTS]
+    before = counts()
+    alone = service.embed(texts)
+    done, shared, cached = counts() - before
+    assert (done + shared, cached) == (63, 0)
+    assert done <= 10  # one that comes when the first is done is no longer equal to one in flight
+    assert len({tuple(vector) for vector in alone["vectors"]}) <= done
+    first = service.embed(texts, cache=tmp_path / "vectors")
+    while (kept := service.stats()["caches"][0]["kept"]) < 4:
+        time.sleep(0.01)
+    assert kept <= 10
+    before = counts()
+    again = service.embed(texts, cache=tmp_path / "vectors")
+    assert (counts() - before).tolist() == [0, 0, 63]
+    assert again["cached"] == 63
+    assert again["tokens_used"] == first["tokens_used"]
+    assert np.abs(np.array(again["vectors"]) - np.array(first["vectors"])).max() < 1e-3
+    for options in ({"normalize": False}, {"truncate": True}):
+        assert service.embed(TEXTS, cache=tmp_path / "vectors", **options)["cached"] == 0
+    assert "cached" not in service.embed(TEXTS)
 
 
 def test_dimensions_are_refused_where_the_model_was_not_trained_for_it(

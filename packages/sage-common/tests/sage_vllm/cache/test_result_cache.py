@@ -6,6 +6,7 @@ import logging
 import math
 import sqlite3
 import time
+from array import array
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,18 @@ from sage.common.components.sage_vllm.cache.cache_settings import CacheSettings
 from sage.common.components.sage_vllm.cache.cache_store import FILE, CacheStore
 from sage.common.components.sage_vllm.cache.result_cache import ResultCache
 from sage.common.components.sage_vllm.cache.result_caches import ResultCaches
-from sage.common.components.sage_vllm.cache.stored_answer import restored, stored
-from sage.common.components.sage_vllm.engine_contract import Completion, Generation, ToolCall
+from sage.common.components.sage_vllm.cache.stored_answer import (
+    restored,
+    restored_embedding,
+    stored,
+    stored_embedding,
+)
+from sage.common.components.sage_vllm.engine_contract import (
+    Completion,
+    Embedding,
+    Generation,
+    ToolCall,
+)
 from sage.common.components.sage_vllm.errors import InvalidOptionError
 from sage.common.components.sage_vllm.tokens import TokenLogprob
 
@@ -205,6 +216,16 @@ def test_a_generation_is_restored_with_all_that_it_has() -> None:
     assert kept is not None
     again = restored(kept, request_id="r2", latency=0.1, prompt_token_ids=[3, 1])
     assert again == replace(generation, request_id="r2", latency=0.1, cached=True)
+
+
+def test_an_embedding_is_restored_number_by_number() -> None:
+    vector = array("f", [0.1, -2.5e-8, 3.0]).tolist()  # as an engine gives them
+    kept = stored_embedding(Embedding(vector=vector, token_count=7, truncated=True))
+    again = restored_embedding(kept)
+    assert again == Embedding(vector=vector, token_count=7, truncated=True, cached=True)
+    for spoiled in (kept[:-1], b"", b"[]\n", b"[1, 2"):
+        with pytest.raises((ValueError, TypeError)):
+            restored_embedding(spoiled)
 
 
 def test_what_is_not_whole_is_not_stored() -> None:

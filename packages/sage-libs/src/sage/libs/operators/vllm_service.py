@@ -262,6 +262,8 @@ class VLLMEmbeddingOperator(ServiceOperator):
         prompt_name: which of the model's prompts stands before each text, such as ``"query"``; None
             is the model's default, where it has one.
         truncate: whether the beginning of a text that is too long is embedded; else it is an error.
+        cache: a folder that keeps vectors, or a dict of ``folder``, ``max_bytes`` and ``ttl``;
+            overrides the service's.
         ordered: False emits each record as soon as it is done.
         max_in_flight: records in flight; None takes the service's capacity.
         retries: how often a record is tried again when the engine, not the record, failed.
@@ -282,6 +284,7 @@ class VLLMEmbeddingOperator(ServiceOperator):
         dimensions: int | None = None,
         prompt_name: str | None = None,
         truncate: bool = False,
+        cache: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         ordered: bool = True,
         max_in_flight: int | None = None,
         retries: int = 0,
@@ -294,7 +297,11 @@ class VLLMEmbeddingOperator(ServiceOperator):
             retries=retries,
         )
         special = given(
-            dimensions=dimensions, prompt_name=prompt_name, model=model, truncate=truncate or None
+            dimensions=dimensions,
+            prompt_name=prompt_name,
+            model=model,
+            truncate=truncate or None,
+            cache=cache,
         )
         self.options = {"normalize": normalize, **special}
         self._forms = RecordForms(

@@ -206,12 +206,14 @@ class Generation:
 class Embedding:
     """The vector of one text, as the model's pooler gives it.
 
-    ``truncated`` says that only the beginning of the text was embedded.
+    ``truncated`` says that only the beginning of the text was embedded, ``cached`` that it was not
+    embedded now, but kept from before.
     """
 
     vector: Sequence[float]
     token_count: int
     truncated: bool = False
+    cached: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,10 +267,12 @@ class Engine(Protocol):
         normalize: bool,
         dimensions: int | None = None,
         truncate: bool = False,
+        cache: Any = None,
     ) -> Future[Embedding]:
         """Start an embedding; Future and errors as of ``submit``.
 
         ``truncate`` embeds the beginning of a text that is too long, where it would be refused.
+        ``cache`` is a ResultCache that may have the vector, or is to keep it.
         """
         ...
 

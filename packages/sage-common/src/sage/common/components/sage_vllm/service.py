@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.driver.shared_engine import SharedEngine
-from sage.common.components.sage_vllm.engine_contract import EngineFactory, OnText, Role
+from sage.common.components.sage_vllm.engine_contract import EngineFactory, OnText
 from sage.common.components.sage_vllm.errors import InvalidInputError
 from sage.common.components.sage_vllm.host.home_process import HomeProcess
 from sage.common.components.sage_vllm.pool.engine_pool import EnginePool
 from sage.common.components.sage_vllm.pool.model_calls import start_count, start_generation
 from sage.common.components.sage_vllm.replicas.service_replication import ReplicableService
 from sage.common.components.sage_vllm.requests.asyncio_calls import AsyncioCalls
-from sage.common.components.sage_vllm.requests.embedding_call import EmbeddingCall
 from sage.common.components.sage_vllm.requests.gather import wait_for
-from sage.common.components.sage_vllm.requests.inputs import parse_texts
 from sage.common.components.sage_vllm.requests.prompt_reader import PromptReader
 from sage.common.components.sage_vllm.requests.result_types import (
-    EmbedResult,
     GenerateResult,
     ProcessPayload,
 )
@@ -29,13 +26,13 @@ from sage.common.components.sage_vllm.requests.text_stream import TextStream
 from sage.common.components.sage_vllm.service_identity import service_identity
 from sage.common.components.sage_vllm.service_record import ServiceRecord
 from sage.common.components.sage_vllm.tasks.dispatch import start_task, tasks_of
+from sage.common.components.sage_vllm.tasks.embedding_calls import EmbeddingCalls
 from sage.common.components.sage_vllm.tasks.fine_tuning_calls import FineTuningCalls
 from sage.common.components.sage_vllm.tasks.logprob_calls import LogprobCalls
 from sage.common.components.sage_vllm.tasks.option_checks import OptionChecks
 from sage.common.components.sage_vllm.tasks.registry_calls import RegistryCalls
 from sage.common.components.sage_vllm.tasks.scoring_calls import ScoringCalls
 from sage.common.core.futures import errors_in_future
-from sage.common.core.keywords import checks_keywords
 from sage.common.service import ServiceClosedError
 
 __all__ = ["VLLMService", "VLLMServiceConfig"]
@@ -43,6 +40,7 @@ __all__ = ["VLLMService", "VLLMServiceConfig"]
 
 class VLLMService(
     AsyncioCalls,
+    EmbeddingCalls,
     ScoringCalls,
     LogprobCalls,
     OptionChecks,
@@ -200,59 +198,6 @@ class VLLMService(
             start_count(entry, self._prompts.parse(prompts), chat_template)
         )
         return counts
-
-    def embed(self, texts: str | Sequence[str], **options: Any) -> EmbedResult:
-        """Embed texts.
-
-        Args:
-            texts: a string or a list of strings, as many as memory holds.
-            options: ``normalize`` (True by default) scales each vector to length 1;
-                ``dimensions`` shortens the vectors, where the model was trained for it;
-                ``truncate=True`` embeds the beginning of a text that is too long for the model;
-                ``prompt_name`` says which of the model's prompts goes before, not its default;
-                ``model`` names the one of the service's models that embeds.
-                ``on_error="return"`` puts None in the place of a vector that could not be made,
-                and the reason in ``errors``; by default the first error is raised.
-
-        Returns:
-            ``vectors`` (a list of floats per text), ``dim``, ``model_id``, ``tokens_used``
-            (``prompt``, ``total``) and ``latency``, seconds from the call to the last vector;
-            with ``truncate=True`` also ``truncated``, how many texts were cut; with
-            ``on_error="return"`` also ``errors``, a list of ``{"index", "type", "message"}``.
-
-        Raises:
-            ValueError: a text or an option is not valid; it says which.
-            PromptTooLongError: a text is too long, without ``truncate``; it says which.
-        """
-        result: EmbedResult = wait_for(self.embed_async(texts, **options))
-        return result
-
-    @errors_in_future
-    @checks_keywords
-    def embed_async(
-        self,
-        texts: str | Sequence[str],
-        *,
-        normalize: bool = True,
-        dimensions: int | None = None,
-        truncate: bool = False,
-        prompt_name: str | None = None,
-        on_error: str = "raise",
-        model: str | None = None,
-    ) -> Future[EmbedResult]:
-        """Embed texts and return a Future of the result; cancelling it aborts the embedding."""
-        self._check_open()
-        check_on_error(on_error)
-        parsed = parse_texts(texts)
-        call = EmbeddingCall(
-            parsed,
-            prompt_name=prompt_name,
-            normalize=normalize,
-            dimensions=dimensions,
-            truncate=truncate,
-            return_errors=on_error == "return",
-        )
-        return self._engines.call(Role.EMBED, call, model=model, work=len(parsed))
 
     def stats(self) -> dict[str, Any]:
         """Return the counters of the engines since they were loaded, as plain data.

@@ -142,12 +142,12 @@ def _settings(options: RunOptions) -> dict[str, Any]:
         "auto_download": options.load.auto_download,
         "allow_pickle": options.load.allow_pickle,
     }
+    if options.cache is not None:
+        others["cache"] = options.cache
     if options.embed:
         return {"embedding_engine": arguments, **others}
     if options.scores:
         return {"scoring_engine": arguments, **others}
-    if options.cache is not None:
-        others["cache"] = options.cache
     if options.embedding_model is not None:
         others["embedding_model_id"] = options.embedding_model
     sampling = options.sampling.given()

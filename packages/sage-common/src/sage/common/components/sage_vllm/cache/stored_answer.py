@@ -1,14 +1,16 @@
-"""Generations as bytes, for a cache to keep."""
+"""Generations and embeddings as bytes, for a cache to keep."""
 
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from sage.common.components.sage_vllm.engine_contract import (
     Completion,
+    Embedding,
     Generation,
     ToolCall,
 )
@@ -43,6 +45,23 @@ def restored(
         cached=True,
         prompt_token_ids=prompt_token_ids,
         prompt_logprobs=None if weighed is None else [each and _weighed(each) for each in weighed],
+    )
+
+
+def stored_embedding(embedding: Embedding) -> bytes:
+    """Return the form in which an embedding is kept: a line of JSON, and its float32 numbers."""
+    facts = json.dumps([embedding.token_count, embedding.truncated]).encode()
+    return facts + b"\n" + array("f", embedding.vector).tobytes()
+
+
+def restored_embedding(kept: bytes) -> Embedding:
+    """Return the embedding that was kept; raises ValueError or TypeError."""
+    facts, _, numbers = kept.partition(b"\n")
+    token_count, truncated = json.loads(facts)
+    vector = array("f")
+    vector.frombytes(numbers)
+    return Embedding(
+        vector=vector.tolist(), token_count=token_count, truncated=truncated, cached=True
     )
 
 

@@ -153,7 +153,9 @@ class EngineRequest:
             self.future.set_result(result)
         for future, came in self._end():
             if future.set_running_or_notify_cancel():
-                future.set_result(replace(result, latency=time.perf_counter() - came))
+                own = {"latency": time.perf_counter() - came}  # which a vector has none of
+                is_text = isinstance(result, Generation)
+                future.set_result(replace(result, **own) if is_text else result)
 
     def fail(self, error: Exception) -> None:
         """Complete the Futures that were not cancelled with an error."""

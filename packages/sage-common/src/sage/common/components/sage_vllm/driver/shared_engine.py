@@ -6,18 +6,19 @@ Its driver owns the engine; what is said to vLLM itself is in the room ``backend
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import count
 from types import MappingProxyType
 from typing import Any
 
-from sage.common.components.sage_vllm.backend import device_memory, engine_build
 from sage.common.components.sage_vllm.backend.scoring.scoring_renderer import ScoringRenderer
 from sage.common.components.sage_vllm.backend.vllm_renderer import VLLMRenderer
 from sage.common.components.sage_vllm.cache.answer_key import request_key
 from sage.common.components.sage_vllm.cache.result_cache import ResultCache
+from sage.common.components.sage_vllm.driver.device_plans import PlansOnDevice
 from sage.common.components.sage_vllm.driver.engine_driver import EngineDriver
 from sage.common.components.sage_vllm.driver.engine_request import (
     EngineRequest,
@@ -29,8 +30,11 @@ from sage.common.components.sage_vllm.driver.engine_request import (
 )
 from sage.common.components.sage_vllm.driver.equal_requests import EqualRequests
 from sage.common.components.sage_vllm.driver.inbox import End
-from sage.common.components.sage_vllm.driver.kept_answers import KeptAnswers
-from sage.common.components.sage_vllm.engine_abilities import DeviceMemory
+from sage.common.components.sage_vllm.driver.kept_answers import (
+    EMBEDDING,
+    GENERATION,
+    KeptAnswers,
+)
 from sage.common.components.sage_vllm.engine_contract import (
     Classification,
     Embedding,
@@ -50,7 +54,7 @@ from sage.common.components.sage_vllm.host.home_process import HomeProcess
 from sage.common.components.sage_vllm.requests.gather import gather
 
 
-class SharedEngine:
+class SharedEngine(PlansOnDevice):
     """A vLLM engine; see the Engine protocol.
 
     Prompts are tokenised on the callers' threads, and texts to embed on the driver's: they take it
@@ -79,31 +83,6 @@ class SharedEngine:
             raise
         atexit.unregister(self.close)
         atexit.register(self.close)  # again, so that it runs before what vLLM has registered
-
-    @staticmethod
-    def share_device(main: EngineSpec, *others: EngineSpec) -> tuple[EngineSpec, ...]:
-        """Return them with arguments by which all fit; see SharesDevice."""
-        return device_memory.share_device(main, *others)
-
-    @staticmethod
-    def device_memory() -> DeviceMemory | None:
-        """Return the memory that engines are loaded into; see PlansEngines."""
-        return device_memory.device_memory()
-
-    @staticmethod
-    def taken_memory() -> int:
-        """Return the bytes of it that this process has; see PlansEngines."""
-        return device_memory.taken_memory()
-
-    @staticmethod
-    def plan(spec: EngineSpec) -> tuple[EngineSpec, int]:
-        """Return what an engine will be, and the bytes it will hold; see PlansEngines."""
-        return engine_build.plan(spec)
-
-    @staticmethod
-    def replica_specs(spec: EngineSpec) -> list[EngineSpec]:
-        """Return a spec for each replica; see PlacesReplicas."""
-        return device_memory.replica_specs(spec)
 
     def on_death(self, told: Callable[[], None]) -> None:
         """Have ``told`` called at each death; see ReportsDeath."""
@@ -151,7 +130,7 @@ class SharedEngine:
             cache.skip()
         if cache is None or key is None:
             return self._share(request, key)
-        return self._kept.answer(cache, key, request, lambda: self._share(request, key))
+        return self._kept.answer(cache, key, request, lambda: self._share(request, key), GENERATION)
 
     def _key_of(self, request: EngineRequest) -> bytes | None:
         """Return what the answer follows from; None where it is not determined."""
@@ -165,7 +144,7 @@ class SharedEngine:
             reading=[arguments.get("reasoning"), None if reader is None else reader.facts],
         )
 
-    def _share(self, request: EngineRequest, key: bytes | None) -> Future[Any]:
+    def _share(self, request: EngineRequest, key: Hashable) -> Future[Any]:
         """Start a request, or wait for the answer of an equal one that is in flight."""
         if key is None or request.incremental:  # it has a time or a stream of its own
             return self._start(request)
@@ -184,11 +163,19 @@ class SharedEngine:
         normalize: bool,
         dimensions: int | None = None,
         truncate: bool = False,
+        cache: ResultCache | None = None,
     ) -> Future[Embedding]:
         """Start an embedding; see Engine.embed."""
         params = self._open_renderer().pooling_params(normalize=normalize, dimensions=dimensions)
         request_id = f"r{next(self._ids)}"
-        return self._start(EngineRequest(request_id, text, params, to_embedding, truncate=truncate))
+        request = EngineRequest(request_id, text, params, to_embedding, truncate=truncate)
+        key = ("embed", text, normalize, dimensions, truncate)
+        if cache is None:
+            return self._share(request, key)
+        kept_by = json.dumps(key).encode()
+        return self._kept.answer(
+            cache, kept_by, request, lambda: self._share(request, key), EMBEDDING
+        )
 
     def classify(
         self,

@@ -101,20 +101,8 @@ class ReplicatedEngine(FirstOfEquals):
 
         return self._begin(ReplicaCall(start, prefix_of(prompt), on_text))
 
-    def embed(
-        self,
-        text: str,
-        *,
-        normalize: bool,
-        dimensions: int | None = None,
-        truncate: bool = False,
-    ) -> Future[Embedding]:
+    def embed(self, text: str, **options: Any) -> Future[Embedding]:
         """Start an embedding; see Engine.embed. Texts share no work, so the load alone decides."""
-        options: dict[str, Any] = {
-            "normalize": normalize,
-            "dimensions": dimensions,
-            "truncate": truncate,
-        }
         return self._begin(ReplicaCall(lambda engine, *_: engine.embed(text, **options), "", None))
 
     def classify(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from sage.common.components.sage_vllm.cache.result_cache import ResultCache
 from sage.common.components.sage_vllm.engine_contract import Embedding, Engine
 from sage.common.components.sage_vllm.requests.gather import attempt, gather, then
 from sage.common.components.sage_vllm.requests.result_types import EmbedResult
@@ -27,6 +28,7 @@ class EmbeddingCall:
         prompt_name: which of the model's prompts stands before each text; None: its default.
         normalize, dimensions, truncate: as of Engine.embed, for all texts.
         return_errors: name a text's error in the result, instead of ending the call with it.
+        cache: has vectors of before, and keeps those that are made; None is none.
 
     Raises ValueError for a text with half a character, which has no tokens, and
     InvalidOptionError for an option of a wrong type.
@@ -41,6 +43,7 @@ class EmbeddingCall:
         dimensions: int | None = None,
         truncate: bool = False,
         return_errors: bool = False,
+        cache: ResultCache | None = None,
     ) -> None:
         check_embedding_options(
             normalize=normalize, dimensions=dimensions, truncate=truncate, prompt_name=prompt_name
@@ -53,6 +56,7 @@ class EmbeddingCall:
             "normalize": normalize,
             "dimensions": dimensions,
             "truncate": truncate,
+            **({} if cache is None else {"cache": cache}),
         }
         self._return_errors = return_errors
         self._began = time.perf_counter()
@@ -70,6 +74,9 @@ class EmbeddingCall:
                     each for each in embeddings if isinstance(each, Embedding) and each.truncated
                 ]
                 result["truncated"] = len(cut)
+            if "cache" in self._options:
+                kept = [each for each in embeddings if isinstance(each, Embedding) and each.cached]
+                result["cached"] = len(kept)
             if return_errors:
                 result["errors"] = embedding_errors(embeddings)
             return result

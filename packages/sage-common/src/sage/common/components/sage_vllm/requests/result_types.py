@@ -140,8 +140,9 @@ class EmbedError(TypedDict):
 class EmbedResult(TypedDict):
     """What ``embed`` returns: a vector of ``dim`` floats per text; ``latency`` is in seconds.
 
-    With ``truncate=True`` it says how many texts were ``truncated``; with ``on_error="return"``
-    the vector of a text that has one of the ``errors`` is None.
+    With ``truncate=True`` it says how many texts were ``truncated``, with a cache how many vectors
+    were ``cached``; with ``on_error="return"`` the vector of a text that has one of the ``errors``
+    is None.
     """
 
     vectors: list[list[float]]
@@ -150,6 +151,7 @@ class EmbedResult(TypedDict):
     tokens_used: TokensUsed
     latency: float
     truncated: NotRequired[int]
+    cached: NotRequired[int]
     errors: NotRequired[list[EmbedError]]
 
 

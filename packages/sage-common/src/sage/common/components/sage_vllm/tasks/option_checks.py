@@ -65,6 +65,7 @@ class OptionChecks:
         if (adapter := options.get("lora")) is not None:
             self._engines.adapters.find(adapter)
         if role is Role.EMBED:
+            self._engines.caches.of(options)
             _check_embedding(engine, options)
             return
         flags = {name: options[name] for name in ("truncate", "activation") if name in options}

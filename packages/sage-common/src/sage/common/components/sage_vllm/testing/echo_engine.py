@@ -183,6 +183,7 @@ class EchoEngine:
         normalize: bool,
         dimensions: int | None = None,
         truncate: bool = False,
+        cache: Any = None,  # noqa: ARG002 - it makes each anew
     ) -> Future[Embedding]:
         """Return a vector of 8 floats, or of ``dimensions``, made from the text's hash."""
         words = text.split()

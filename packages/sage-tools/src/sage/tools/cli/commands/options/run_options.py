@@ -68,7 +68,7 @@ class RunOptions:
         typer.Option(
             "--cache",
             metavar="FOLDER",
-            help="Keep answers of --temperature 0 or with a --seed, and take them from there.",
+            help="Keep vectors, and answers of --temperature 0 or with a --seed, for next time.",
         ),
     ] = None
     embed: Annotated[
@@ -181,7 +181,7 @@ class RunOptions:
         generates = {
             "--system": self.system,
             "--schema": self.schema,
-            "--cache": self.cache,
+            "--cache": None if self.embed else self.cache,
             "--lora": None if self.labels else self.lora,
             "sampling options": self.sampling.given() or None,
         }
