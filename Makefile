@@ -51,6 +51,7 @@ bench: setup
 	@$(RUN) benchmarks/replicas.py $(ARGS)
 	@$(RUN) benchmarks/embedding_throughput.py $(ARGS)
 	@$(RUN) benchmarks/scoring.py $(ARGS)
+	@$(RUN) benchmarks/pictures.py $(ARGS)
 	@$(RUN) benchmarks/named_models.py $(ARGS)
 	@$(RUN) benchmarks/result_cache.py $(ARGS)
 	@$(RUN) benchmarks/against_others.py $(ARGS)

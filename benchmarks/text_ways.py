@@ -60,11 +60,15 @@ def best_of_passes(read: Callable[[list[str]], Any], texts: list[str]) -> tuple[
 
 def best_of_pipeline(
     config: Mapping[str, Any],
-    operator: type[Any],
+    operator: Callable[..., Any],
     numbers: Callable[[dict[str, Any]], Any],
     texts: list[str],
+    record_of: Callable[[str], Any] | None = None,
 ) -> tuple[Any, float]:
-    """Do so by a stream of records through an operator; ``numbers`` are those of a record."""
+    """Do so by a stream of records through an operator; ``numbers`` are those of a record.
+
+    ``record_of`` makes the operator's record of a text, which else is one itself.
+    """
     from sage.kernel.api import LocalEnvironment
     from sage.middleware.services.vllm import register_vllm_service
 
@@ -81,7 +85,10 @@ def best_of_pipeline(
 
     with LocalEnvironment("bench") as env:
         register_vllm_service(env, config=config)
-        env.from_source(one_at_a_time).map(operator).sink(lambda record: found.put(numbers(record)))
+        stream = env.from_source(one_at_a_time)
+        if record_of is not None:
+            stream = stream.map(record_of)
+        stream.map(operator).sink(lambda record: found.put(numbers(record)))
         running = Thread(target=env.submit)
         running.start()
         result = best_of_passes(read, texts)
@@ -95,6 +102,8 @@ def main(
     ways: Mapping[str, tuple[str, Way]],
     write_models: Callable[[Path], None],
     report: Callable[[dict[str, list[float]], Path], None],
+    *,
+    texts: int = 1024,
 ) -> None:
     """Run all ways in turn and report; or, as a child, one way.
 
@@ -105,7 +114,7 @@ def main(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--texts", type=int, default=1024)
+    parser.add_argument("--texts", type=int, default=texts)
     parser.add_argument("--way", choices=sorted(ways), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
