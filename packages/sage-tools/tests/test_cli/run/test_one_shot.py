@@ -4,12 +4,13 @@ what becomes of it when it is stopped."""
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from command_line import TIMEOUT, lines, refused
 
-from sage.common.components.sage_vllm.testing import write_tiny_vision_model
+from sage.common.components.sage_vllm.testing import write_tiny_model, write_tiny_vision_model
+from sage.common.components.sage_vllm.testing.chat_templates import CHAT_TEMPLATES, QWEN3_TOKENS
 from sage.common.model_registry import vllm_registry
 
 if TYPE_CHECKING:
@@ -48,6 +49,29 @@ class TestAnswers:
         assert lines(done) == ["The capital of France is Paris."]
         assert "Using sage/demo-chat, used last" in done.stderr
         assert "Loading sage/demo-chat" in done.stderr
+
+    def test_a_model_is_told_to_think_or_not(
+        self, sage: CommandLine, root: Path, tmp_path: Path
+    ) -> None:
+        """A file asks both ways: its lines have options of their own, the command those of all."""
+        template = CHAT_TEMPLATES["qwen3"]
+        folder = write_tiny_model(
+            tmp_path / "thinks", chat_template=template, extra_tokens=QWEN3_TOKENS
+        )
+        vllm_registry.import_model("test/thinks-or-not", folder, root=root)
+        source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+        asks: list[dict[str, Any]] = [{"prompt": "hi"}, {"prompt": "hi"}]
+        asks[1]["options"] = {"thinking": 3}
+        source.write_text("".join(f"{json.dumps(each)}\n" for each in asks))
+        options = ["--no-think", *GREEDY, "--max-tokens", "12", "--quiet"]
+        files = ["-i", str(source), "-o", str(output)]
+        done = sage("llm", "run", "test/thinks-or-not", *files, *options)
+        assert done.returncode == 0, done.stderr
+        at_once, after = [json.loads(line) for line in output.read_text().splitlines()]
+        assert at_once["generation"]["reasoning"] is None
+        assert at_once["generation"]["tokens_used"]["reasoning"] == 0
+        assert after["generation"]["tokens_used"]["reasoning"] <= 4
+        assert after["generation"]["reasoning"]
 
     def test_piped_text_comes_after_the_prompt_and_the_system_prompt_before_it(
         self, sage: CommandLine, service: VLLMService
