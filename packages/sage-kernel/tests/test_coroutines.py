@@ -20,6 +20,7 @@ from sage.common.core.functions import FilterFunction, FlatMapFunction, MapFunct
 from sage.common.service import BaseService, ServiceClosedError, ServiceNotFoundError
 from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.coroutines import coroutine_call
+from sage.kernel.runtime.flow.unawaited import UnawaitedCoroutineError
 
 
 async def double(number: int) -> int:
@@ -558,3 +559,37 @@ def test_a_coroutine_that_blocks_the_loop_is_named_once(
         assert stream.collect() == [2, 4]
     (warning,) = [r.message for r in caplog.records if "without an await" in r.message]
     assert "operator 'greedy' ran for 0.1" in warning
+
+
+class Forgets(MapFunction):
+    async def execute(self, record: int) -> Any:
+        return double(record)  # without an await
+
+
+@pytest.mark.parametrize(
+    ("kind", "function"),
+    [
+        ("map", lambda number: double(number)),
+        ("map", Forgets),
+        ("filter", lambda number: double(number)),
+        ("keyby", lambda number: double(number)),
+        ("sink", lambda number: double(number)),
+    ],
+)
+def test_a_coroutine_that_nobody_awaits_ends_the_run(kind: str, function: Any) -> None:
+    env = LocalEnvironment("forgotten")
+    stream = getattr(env.from_collection([1]), kind)(function, on_error="skip")
+    if kind != "sink":
+        stream.sink(print)
+    says = "returned the coroutine double, which nobody has awaited; await it, in a function that"
+    with pytest.raises(TypeError, match=says) as caught:
+        env.submit()
+    assert isinstance(caught.value, UnawaitedCoroutineError)
+
+
+def test_a_misspelt_setting_or_argument_is_answered_with_the_right_one() -> None:
+    stream = LocalEnvironment("misspelt").from_collection([1])
+    with pytest.raises(TypeError, match="did you mean 'max_in_flight' by 'max_inflight'"):
+        stream.map(double, max_inflight=3)
+    with pytest.raises(TypeError, match="did you mean 'number' by 'numbr'"):
+        stream.map(lambda record, number: record + number, numbr=3)

@@ -143,7 +143,8 @@ def test_what_failed_is_named_and_the_rest_is_there(service: VLLMService) -> Non
 @pytest.mark.parametrize(
     ("ask", "says"),
     [
-        (lambda s: s.score("", ["a"]), "text 0 must be a non-empty string"),
+        (lambda s: s.score("", ["a"]), "query 0 must be a non-empty string"),
+        (lambda s: s.score(3, ["a"]), "the query must be a string or a list of strings, not 3"),
         (lambda s: s.score("q", [""]), "text 0 must be a non-empty string"),
         (lambda s: s.score("q", 7), "texts must be a string or a list"),
         (lambda s: s.score(["q"], ["a", "b"]), "1 queries and 2 texts; pass one query, or one"),
@@ -189,6 +190,7 @@ def test_options_that_cannot_be_are_refused(
         ({"labels": ["red", " "]}, "a label must be a string with words, not ' '"),
         ({"labels": ["red", "\ud800"]}, "a label"),
         ({"labels": ["a", "b"], "prompt_template": "no place"}, r"a string with \{text\}"),
+        ({"labels": ["a", "b"], "prompt_template": "{text}: {lables}"}, "{lables}, which is not"),
         ({"prompt_template": "{text}"}, r"no labels; pass labels="),
         ({"labels": ["a", "b"], "model": "mood"}, "'mood' scores, and cannot generate"),
     ],

@@ -131,6 +131,8 @@ def test_a_text_model_labels_records_and_conversations(score: Any) -> None:
         (VLLMScoreOperator, {"top_n": 0}, "top_n must be"),
         (VLLMClassifyOperator, {"labels": ["one"]}, "labels must be two or more"),
         (VLLMClassifyOperator, {"prompt_template": "{text}"}, "no labels"),
+        (VLLMClassifyOperator, {"prompt_template": "{text} {label}"}, "did you mean 'labels'"),
+        (VLLMScoreOperator, {"query": ""}, "query 0 must be a non-empty string"),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_anything_runs(

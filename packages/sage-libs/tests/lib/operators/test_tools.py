@@ -242,6 +242,7 @@ def test_a_timeout_can_be_the_records_error(run: Run) -> None:
         ({"tools": [{"function": {"name": "rain"}}], "run_tools": True}, "only the schema"),
         ({"max_turns": 0}, "max_turns must be a whole number, 1 or more, not 0"),
         ({"tool_timeout": 0}, "tool_timeout must be seconds above 0, not 0"),
+        ({"tool_timeout": "5"}, "tool_timeout must be seconds above 0, not '5'"),
         ({"tool_errors": "ignore"}, 'tool_errors must be "tell" or "raise"'),
         ({"validate": "yes"}, "validate must be a function of an answer"),
         ({"reasks": -1}, "reasks must be a whole number, 0 or more"),
@@ -306,6 +307,13 @@ def test_thinking_is_apart_from_the_answer(run: Run) -> None:
     assert answered["generated"] == "yes"
     assert answered["generation"]["reasoning"] == "one two three"
     assert answered["generation"]["tokens_used"]["reasoning"] == 3
+
+
+def test_an_option_of_conversations_makes_one_of_a_text(run: Run) -> None:
+    answers = {"?": CannedAnswer(reasoning="one two three", text="yes")}
+    (answered,) = run(["?"], answers, thinking=2)
+    assert answered["prompt"] == "?"
+    assert answered["generation"]["reasoning"] == "one two"
 
 
 def test_cut_off_while_it_thinks_is_an_error(run: Run) -> None:

@@ -12,6 +12,7 @@ SageError
 ├── UnfinishedAnswerError             sage.libs.operators.errors
 ├── NotALocalPathError                sage.common.core.local_path
 ├── InputFileError, OutputFileError   sage.libs.io.errors
+├── UnawaitedCoroutineError           (TypeError) sage.kernel.runtime.flow.unawaited
 ├── PipelineCancelledError            sage.kernel.runtime.cancelled
 ├── AllRecordsFailedError             sage.kernel.runtime.all_records_failed
 ├── CheckpointError                   sage.kernel.runtime.checkpoint.errors

@@ -26,7 +26,8 @@ def checks_keywords(function: Callable[_P, _T]) -> Callable[_P, _T]:
         for name in kwargs:
             if name not in known:
                 hint = nearest(name, known)
-                raise TypeError(f"{function.__name__}() has no argument {name!r}; {hint}")
+                called = function.__name__.removesuffix("_async")
+                raise TypeError(f"{called}() has no argument {name!r}; {hint}")
         return function(*args, **kwargs)
 
     return checked

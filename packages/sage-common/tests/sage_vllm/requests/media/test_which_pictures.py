@@ -161,7 +161,9 @@ def test_without_roots_paths_are_the_programs_own(tmp_path: Path) -> None:
     policy = MediaPolicy()
     assert ImageSource(tmp_path / "a.png", policy).read() == png()
     url = (tmp_path / "a.png").as_uri()
-    with pytest.raises(InvalidInputError, match="not below no folder; name the folder in media_"):
+    with pytest.raises(
+        InvalidInputError, match="not below any folder that may be read; name the folder in media_"
+    ):
         ImageSource(url, policy, is_address=True).read()
 
 
@@ -246,7 +248,10 @@ def test_hosts_that_are_named_are_asked_and_no_others(host: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"media_roots": "in"}, "media_roots must be a list of folders"),
+        (
+            {"media_roots": "in"},
+            "media_roots must be a list of folders, not 'in'; pass media_roots=\\['in'\\]",
+        ),
         ({"media_roots": ["no/such/folder"]}, "'no/such/folder' in media_roots is no folder"),
         ({"allow_media_hosts": "a.org"}, "allow_media_hosts must be a list of hosts"),
         ({"allow_media_hosts": ["https://a.org"]}, "is no host; name it alone"),

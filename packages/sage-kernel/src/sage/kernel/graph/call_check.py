@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from sage.common.core.errors import near_name
+
 
 def check_call(
-    target: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], doing: str
+    target: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    doing: str,
+    others: Iterable[str] = (),
 ) -> None:
-    """Raise TypeError for arguments that do not fit; ``doing`` begins its message."""
+    """Raise TypeError for arguments that do not fit; ``doing`` begins its message.
+
+    ``others`` are names besides, which a misspelt one may have meant.
+    """
     try:  # a decorator's own arguments, not those of what it wraps
         signature = inspect.signature(target, follow_wrapped=False)
     except (TypeError, ValueError):  # such as some functions written in C
@@ -21,7 +30,11 @@ def check_call(
     except TypeError as error:
         plain = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
         call = f"{name_of(target)}{inspect.Signature(plain)}"
-        raise TypeError(f"{doing} {call}: {error}") from None
+        known = {*signature.parameters, *others}
+        unknown = next((name for name in kwargs if name not in known), "")
+        near = near_name(unknown, known)
+        meant = f"; did you mean {near!r} by {unknown!r}?" if near else ""
+        raise TypeError(f"{doing} {call}: {error}{meant}") from None
 
 
 def name_of(target: Callable[..., Any]) -> str:

@@ -139,7 +139,8 @@ class FunctionSpec:
         record = () if builds or self.kind == "source" else (None,)
         made = "builds" if builds else f"calls, with {'a' if record else 'no'} record,"
         args = (*self.args, *record)
-        check_call(self.target, args, self.kwargs, f"{self.kind}() {made}")
+        others = SETTINGS if self.is_async else ()
+        check_call(self.target, args, self.kwargs, f"{self.kind}() {made}", others)
 
     def _check_class(self, cls: type[BaseFunction]) -> None:
         refuse_unused_cleanup(cls, BaseFunction, ("close", "teardown"))

@@ -9,7 +9,9 @@ from typing import Any
 from sage.common.components.sage_vllm.requests.scoring.scoring_options import (
     check_for_labels,
     check_labels,
+    check_prompt_template,
     check_top_n,
+    checked_texts,
 )
 from sage.common.core.futures import errors_in_future
 from sage.libs.operators.prompts import PromptTemplate
@@ -70,6 +72,8 @@ class VLLMScoreOperator(ServiceOperator):
             retries=retries,
         )
         check_top_n(top_n)
+        if query is not None:
+            checked_texts(query, "query")
         self.query = query
         self.query_key = query_key
         self.top_n = top_n
@@ -167,6 +171,8 @@ class VLLMClassifyOperator(ServiceOperator):
             max_in_flight=max_in_flight,
             retries=retries,
         )
+        if prompt_template is not None:
+            check_prompt_template(prompt_template)
         if labels is None:
             check_for_labels(prompt_template=prompt_template, lora=lora)
         special = given(

@@ -52,8 +52,9 @@ class TurnRules:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number, {least} or more, not {value!r}")
-        if isinstance(self.tool_timeout, bool) or not self.tool_timeout > 0:
-            raise ValueError(f"tool_timeout must be seconds above 0, not {self.tool_timeout!r}")
+        seconds = self.tool_timeout
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+            raise ValueError(f"tool_timeout must be seconds above 0, not {seconds!r}")
         if self.tool_errors not in ("tell", "raise"):
             raise ValueError(f'tool_errors must be "tell" or "raise", not {self.tool_errors!r}')
         if self.validate is not None and not callable(self.validate):

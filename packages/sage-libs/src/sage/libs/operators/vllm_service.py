@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from sage.common.components.sage_vllm.requests.chat.chat_options import are_of_conversations
 from sage.common.components.sage_vllm.requests.chat.tools import tool_schemas
 from sage.common.components.sage_vllm.requests.chat.typed_schema import TypedSchema, typed_schema
 from sage.common.components.sage_vllm.requests.inputs import are_token_ids
@@ -64,7 +65,8 @@ class VLLMServiceGenerator(ServiceOperator):
             conversations; one that begins with a system message of its own keeps that. ``""``
             makes conversations without a system message. With None, the default, a prompt that
             is a text is continued as it stands, without the chat template: a chat model seldom
-            answers it, and the log says so once. ``{"prompt": text}`` says that it is meant.
+            answers it, and the log says so once. ``{"prompt": text}`` says that it is meant. With
+            ``tools``, ``thinking`` or another option of conversations, a text is a user's message.
         options_key: where a dict may have options of its own, such as
             ``{"max_tokens": 200}``, which override the operator's; None, the default, reads none.
         json_schema: a JSON schema that the answers keep to, or a pydantic class or a dataclass that
@@ -204,7 +206,7 @@ class VLLMServiceGenerator(ServiceOperator):
     def submit(self, record: Any) -> Future[Any]:
         """Start the generation of one record."""
         prompt, options = self.prompt_and_options(record)
-        if "tools" in options and isinstance(prompt, str):
+        if isinstance(prompt, str) and are_of_conversations(options):
             prompt = [{"role": "user", "content": prompt}]
         if self._turns is not None:
             return self._turns.start(prompt, options)

@@ -13,6 +13,7 @@ from sage.kernel.graph.coroutine_settings import check_settings, settings_of
 from sage.kernel.runtime.coroutines.coroutine_call import CoroutineCall
 from sage.kernel.runtime.coroutines.run_loop import RunLoop
 from sage.kernel.runtime.coroutines.service_capacities import ServiceCapacities
+from sage.kernel.runtime.flow.unawaited import no_coroutine
 
 _IN_FLIGHT = 256  # records, as long as no service is known that the function calls
 
@@ -61,7 +62,8 @@ class CoroutineOperator(AsyncMapFunction):
         return call
 
     def complete(self, record: Any, result: Any) -> Any:
-        """Return what is to be emitted."""
+        """Return what is to be emitted; raises UnawaitedCoroutineError."""
+        result = no_coroutine(result)
         if self.kind == "filter":
             return [record] if result else []
         return result

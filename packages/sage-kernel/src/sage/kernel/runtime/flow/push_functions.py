@@ -3,6 +3,9 @@
 A closure runs the user's function on a record and hands what comes out to ``emit``, the closure
 of the operator after it. The call of ``emit`` stays outside the ``try``: an error belongs to the
 operator that raised it, never to one before it. Only what no other count implies is counted.
+
+A function that returns coroutines does so from its first record on, and only that one is looked at:
+from then on ``execute`` is the function itself.
 """
 
 from __future__ import annotations
@@ -13,12 +16,22 @@ from typing import Any
 
 from sage.kernel.runtime.flow.error_policy import ErrorPolicy
 from sage.kernel.runtime.flow.link import Push
+from sage.kernel.runtime.flow.unawaited import no_coroutine
 from sage.kernel.runtime.metrics.counts import Counts
 
 logger = logging.getLogger(__name__)
 
 
 def _map(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, _counts: Counts) -> Push:
+    plain = execute
+
+    def first(record: Any) -> Any:
+        nonlocal execute
+        execute = plain
+        return no_coroutine(plain(record))
+
+    execute = first
+
     def push(record: Any) -> None:
         try:
             output = execute(record)
@@ -33,6 +46,14 @@ def _map(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, _counts
 def _filter(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, counts: Counts) -> Push:
     out = 0
     counts.variable_out = lambda: out
+    plain = execute
+
+    def first(record: Any) -> Any:
+        nonlocal execute
+        execute = plain
+        return no_coroutine(plain(record))
+
+    execute = first
 
     def push(record: Any) -> None:
         nonlocal out
@@ -93,6 +114,14 @@ def _close(outputs: Iterator[Any]) -> None:
 
 def _keyby(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, _counts: Counts) -> Push:
     """Emit ``(hash of the key, record)``: an unhashable key is this operator's error."""
+    plain = execute
+
+    def first(record: Any) -> Any:
+        nonlocal execute
+        execute = plain
+        return no_coroutine(plain(record))
+
+    execute = first
 
     def push(record: Any) -> None:
         try:
@@ -106,6 +135,15 @@ def _keyby(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, _coun
 
 
 def _sink(execute: Callable[[Any], Any], policy: ErrorPolicy, _emit: Push, _counts: Counts) -> Push:
+    plain = execute
+
+    def first(record: Any) -> Any:
+        nonlocal execute
+        execute = plain
+        return no_coroutine(plain(record))
+
+    execute = first
+
     def push(record: Any) -> None:
         try:
             execute(record)

@@ -46,15 +46,17 @@ def parse_prompts(inputs: Any) -> list[PromptItem]:
     return [_parse_one(item, f"prompt {index}") for index, item in enumerate(inputs)]
 
 
-def parse_texts(inputs: Any) -> list[str]:
-    """Return the texts to embed: one string or a list of them; raises InvalidInputError."""
+def parse_texts(inputs: Any, what: str = "text") -> list[str]:
+    """Return texts, or queries by ``what``: one string or a list; raises InvalidInputError."""
     texts = [inputs] if isinstance(inputs, str) else inputs
     if not isinstance(texts, Sequence) or isinstance(texts, bytes):
-        problem = f"texts must be a string or a list of strings, not {inputs!r}"
+        those = "texts" if what == "text" else f"the {what}"
+        problem = f"{those} must be a string or a list of strings, not {inputs!r}"
         raise InvalidInputError(inputs, problem)
     for index, text in enumerate(texts):
         if not isinstance(text, str) or not text:
-            raise InvalidInputError(text, f"text {index} must be a non-empty string, not {text!r}")
+            problem = f"{what} {index} must be a non-empty string, not {text!r}"
+            raise InvalidInputError(text, problem)
     return list(texts)
 
 

@@ -62,12 +62,21 @@ def for_prompt(
     """
     if CHAT_OPTIONS.isdisjoint(options) or is_conversation(prompt):
         return options
-    for name in CHAT_OPTIONS & given.keys():
-        if given[name] not in (None, False):
-            problem = f"{name} is for conversations, and this prompt is none"
-            hint = "pass a list of {'role', 'content'}"
-            raise InvalidOptionError(name, given[name], problem, hint=hint)
+    if (name := _of_conversations(given)) is not None:
+        problem = f"{name} is for conversations, and this prompt is none"
+        hint = "pass a list of {'role', 'content'}"
+        raise InvalidOptionError(name, given[name], problem, hint=hint)
     return {name: value for name, value in options.items() if name not in CHAT_OPTIONS}
+
+
+def are_of_conversations(options: Mapping[str, Any]) -> bool:
+    """Whether options ask for what only conversations have."""
+    return _of_conversations(options) is not None
+
+
+def _of_conversations(options: Mapping[str, Any]) -> str | None:
+    asked = (name for name in CHAT_OPTIONS & options.keys() if options[name] not in (None, False))
+    return next(asked, None)
 
 
 def is_conversation(prompt: Prompt) -> bool:

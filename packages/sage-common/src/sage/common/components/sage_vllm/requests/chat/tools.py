@@ -79,7 +79,8 @@ def _schema_of_function(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         parameters = arguments_of(function).json_schema()
     except (PydanticUserError, NameError, TypeError, ValueError) as error:
-        problem = f"no schema can be made of the arguments of {name}: {error}"
+        why = getattr(error, "message", error)  # without pydantic's link
+        problem = f"no schema can be made of the arguments of {name}: {why}"
         hint = "annotate each of them with a type that JSON has, or pass the tool's schema"
         raise InvalidOptionError("tools", function, problem, hint=hint) from error
     if parameters.get("type") != "object":  # it has arguments without names

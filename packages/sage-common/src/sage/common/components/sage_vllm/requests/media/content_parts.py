@@ -22,14 +22,18 @@ def check_content(content: Any, which: str) -> None:
     """Raise InvalidInputError for what is no content of a message."""
     if content is None or isinstance(content, str):
         return  # None: an assistant's turn that only calls tools
-    if not isinstance(content, list) or not all(map(_is_part, content)):
-        shown = content if not isinstance(content, list) else [*map(_shown, content)]
-        raise InvalidInputError(
-            content,
-            f"{which} has a message whose content is not text, and no list of texts and pictures: "
-            f"{shown!r:.500}",
-            hint=_PASS,
-        )
+    where, wrong = "", content
+    if isinstance(content, list):
+        bad = [place for place, part in enumerate(content) if not _is_part(part)]
+        if not bad:
+            return
+        where, wrong = f"part {bad[0]} is ", _shown(content[bad[0]])
+    raise InvalidInputError(
+        content,
+        f"{which} has a message whose content is not text, and no list of texts and pictures: "
+        f"{where}{' '.join(repr(wrong).split()):.200}",
+        hint=_PASS,
+    )
 
 
 def no_images(model_id: str, which: str) -> InvalidRequestError:

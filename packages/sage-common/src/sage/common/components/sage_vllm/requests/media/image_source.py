@@ -91,7 +91,10 @@ class ImageSource:
         try:
             path = self._policy.check_path(path, self._given, is_address=self._is_address)
             if not path.is_file():
-                raise self._unreadable("there is no such file")
+                is_address = "://" in str(self._given) and not self._is_address
+                why = "a folder, and no such file" if path.is_dir() else "no such file"
+                hint = "an address is a part {'type': 'image_url', 'image_url': {'url': ...}}"
+                raise self._unreadable(f"there is {why}", hint if is_address else None)
             if path.stat().st_size > self._most_bytes:
                 raise self._unreadable(f"it has more than {self._most_bytes} bytes")
             with path.open("rb") as file:
@@ -130,5 +133,5 @@ class ImageSource:
             raise self._unreadable(str(error)) from error
         self._policy.check_size(width, height, str(self))
 
-    def _unreadable(self, why: str) -> InvalidInputError:
-        return InvalidInputError(self._given, f"{self} cannot be read: {why}")
+    def _unreadable(self, why: str, hint: str | None = None) -> InvalidInputError:
+        return InvalidInputError(self._given, f"{self} cannot be read: {why}", hint=hint)

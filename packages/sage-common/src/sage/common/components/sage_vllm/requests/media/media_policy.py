@@ -32,7 +32,9 @@ class MediaPolicy:
         for name, value in (("media_roots", roots), ("allow_media_hosts", hosts)):
             if not isinstance(value, Sequence) or isinstance(value, str | bytes):
                 what = "folders" if name == "media_roots" else "hosts such as 'images.example.org'"
-                raise InvalidOptionError(name, value, f"{name} must be a list of {what}")
+                problem = f"{name} must be a list of {what}, not {value!r}"
+                hint = f"pass {name}=[{value!r}]" if isinstance(value, str) else None
+                raise InvalidOptionError(name, value, problem, hint=hint)
         if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
             problem = f"max_pixels must be a whole number, 1 or more, not {max_pixels!r}"
             raise InvalidOptionError("max_pixels", max_pixels, problem)
@@ -54,7 +56,7 @@ class MediaPolicy:
         if not (self.roots or is_address):
             return resolved
         if not any(resolved.is_relative_to(root) for root in self.roots):
-            below = " or ".join(map(str, self.roots)) or "no folder"
+            below = " or ".join(map(str, self.roots)) or "any folder that may be read"
             raise InvalidInputError(
                 given,
                 f"the picture {str(path)!r} may not be read: it is not below {below}",

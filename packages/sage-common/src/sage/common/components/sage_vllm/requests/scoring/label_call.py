@@ -17,6 +17,7 @@ from sage.common.components.sage_vllm.errors import InvalidOptionError, PromptTo
 from sage.common.components.sage_vllm.requests.gather import attempt, gather, then
 from sage.common.components.sage_vllm.requests.inputs import PromptItem, parse_prompts
 from sage.common.components.sage_vllm.requests.scoring.scoring_options import (
+    check_prompt_template,
     check_scoring_options,
 )
 from sage.common.components.sage_vllm.requests.scoring.scoring_results import (
@@ -63,9 +64,7 @@ class LabelCall:
     ) -> None:
         check_scoring_options(on_error=on_error, chat_template=chat_template, truncate=truncate)
         template = DEFAULT_TEMPLATE if prompt_template is None else prompt_template
-        if not isinstance(template, str) or "{text}" not in template:
-            problem = f"prompt_template must be a string with {{text}}, not {template!r}"
-            raise InvalidOptionError("prompt_template", template, problem)
+        check_prompt_template(template)
         self._texts = [item.prompt for item in _without_options(parse_prompts(texts))]
         self._labels = labels
         self._template = template.replace("{labels}", ", ".join(labels))

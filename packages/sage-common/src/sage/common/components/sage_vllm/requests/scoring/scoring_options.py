@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from sage.common.components.sage_vllm.requests.inputs import parse_prompts, pars
 from sage.common.components.sage_vllm.requests.sampling_options import check_on_error
 from sage.common.components.sage_vllm.requests.unicode import check_unicode
 from sage.common.components.sage_vllm.tokens import TokenIds
+from sage.common.core.errors import nearest
+
+_FILLED_IN = ["text", "labels"]
 
 
 def check_scoring_options(
@@ -30,20 +34,20 @@ def parse_pairs(query: Any, texts: Any) -> list[TextPair]:
     """Return the query with each text, or each query with its text; raises InvalidInputError."""
     second = checked_texts(texts)
     if isinstance(query, str):
-        queries = checked_texts(query) * len(second)
+        queries = checked_texts(query, "query") * len(second)
     else:
-        queries = checked_texts(query)
+        queries = checked_texts(query, "query")
         if len(queries) != len(second):
             problem = f"there are {len(queries)} queries and {len(second)} texts"
             raise InvalidInputError(query, problem, hint="pass one query, or one for each text")
     return list(zip(queries, second, strict=True))
 
 
-def checked_texts(texts: Any) -> list[str]:
+def checked_texts(texts: Any, what: str = "text") -> list[str]:
     """Return texts, a string or a list of them, that have tokens; raises InvalidInputError."""
-    parsed = parse_texts(texts)
+    parsed = parse_texts(texts, what)
     for index, text in enumerate(parsed):
-        check_unicode(text, f"text {index}")
+        check_unicode(text, f"{what} {index}")
     return parsed
 
 
@@ -86,6 +90,18 @@ def check_labels(labels: Any) -> tuple[str, ...]:
         problem = f"labels must be two or more that differ, not {list(labels)!r}"
         raise InvalidOptionError("labels", labels, problem)
     return tuple(labels)
+
+
+def check_prompt_template(template: object) -> None:
+    """Raise InvalidOptionError for what asks of no text, or names what is not filled in."""
+    if not isinstance(template, str) or "{text}" not in template:
+        problem = f"prompt_template must be a string with {{text}}, not {template!r}"
+        raise InvalidOptionError("prompt_template", template, problem)
+    for name in re.findall(r"\{(\w+)\}", template):
+        if name not in _FILLED_IN:
+            problem = f"prompt_template has {{{name}}}, which is not filled in"
+            hint = nearest(name, _FILLED_IN)
+            raise InvalidOptionError("prompt_template", template, problem, hint=hint)
 
 
 def check_for_labels(**options: object) -> None:
