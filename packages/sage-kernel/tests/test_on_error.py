@@ -391,5 +391,5 @@ def test_a_record_that_a_source_cannot_read_stops_the_run_if_nothing_else_is_sai
     with pytest.raises(ValueError, match="'two' is no number") as caught:
         env.submit()
     assert caught.value.__notes__ == ["in operator 'readings' on record 'two'"]
-    with pytest.raises(ValueError, match=r"on_error takes 'raise', 'skip' or a sink, not 'skp'$"):
+    with pytest.raises(ValueError, match=r"a sink, not 'skp'; did you mean 'skip'\?$"):
         LocalEnvironment("typo").from_source(readings, on_error="skp")
