@@ -390,6 +390,25 @@ def test_a_validator_says_what_is_wrong(run: Run) -> None:
     assert [each["generated"] for each in answered] == ["tea please"] * 2
 
 
+async def polite_by_coroutine(answer: str) -> None:
+    polite(answer)
+
+
+def is_polite(answer: str) -> bool:
+    return "please" in answer
+
+
+@pytest.mark.parametrize("validator", [polite_by_coroutine, is_polite])
+def test_a_validator_may_be_a_coroutine_or_say_no(run: Run, validator: Any) -> None:
+    answers, failed = {"rude": "go away", "nice": "go, please"}, list[FailedRecord]()
+    arguments = {"validate": validator, "reasks": 0, "on_error": failed.append}
+    (record,) = run(["nice", "rude"], answers, **arguments)
+    assert record["generated"] == "go, please"
+    (letter,) = failed
+    assert isinstance(letter.error, InvalidAnswerError)
+    assert letter.error.reason in ("it does not say please", "is_polite is False of it")
+
+
 def test_a_validator_that_is_never_content_is_the_records_error(run: Run) -> None:
     with pytest.raises(InvalidAnswerError, match="'tea' is not valid: it does not say please"):
         run(["drink?"], lambda _: "tea", validate=polite)

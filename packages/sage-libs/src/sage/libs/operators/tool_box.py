@@ -44,9 +44,7 @@ class ToolBox:
 
         Raises MisusedToolError, and what the tool raises.
         """
-        result = self._checked(name, arguments)()
-        if inspect.iscoroutine(result):
-            result = asyncio.run(result)
+        result = result_of(self._checked(name, arguments))
         if isinstance(result, str):
             return result
         try:
@@ -70,6 +68,12 @@ class ToolBox:
             problem = f"{name} does not accept these arguments: {problems_of(error)}"
             raise MisusedToolError(problem) from None
         return partial(function, *args, **kwargs)
+
+
+def result_of(function: Callable[[], Any]) -> Any:
+    """Return what a function returns, be it plain or ``async def``."""
+    result = function()
+    return asyncio.run(result) if inspect.iscoroutine(result) else result
 
 
 def _as_json(result: Any) -> str:

@@ -15,7 +15,7 @@ from sage.common.components.sage_vllm.requests.inputs import parse_prompts
 from sage.kernel.runtime.service.call_timeouts import CallTimeouts
 from sage.kernel.runtime.service.daemon_threads import DaemonThreads
 from sage.libs.operators.errors import ToolCallError, ToolTimeoutError
-from sage.libs.operators.tool_box import MisusedToolError, ToolBox
+from sage.libs.operators.tool_box import MisusedToolError, ToolBox, result_of
 
 Result = dict[str, Any]
 ToolErrors = Literal["tell", "raise"]
@@ -225,7 +225,7 @@ class _Record:
         answer = result.get("parsed") if "parsed" in result else result["text"]
         try:
             if self._rules.validate is not None and answer is not None:
-                self._rules.validate(answer)
+                _check(self._rules.validate, answer)
         except Exception as error:  # noqa: BLE001 - whatever it is, it says what is wrong
             self._ask_again(InvalidAnswerError(result["text"], str(error) or repr(error)))
         else:
@@ -276,6 +276,12 @@ class _Record:
         if future.cancelled():
             for call in self._running:
                 call.cancel()
+
+
+def _check(validate: Callable[[Any], object], answer: Any) -> None:
+    """Have an answer validated; raises what the validator does, and ValueError where it says no."""
+    if result_of(partial(validate, answer)) is False:
+        raise ValueError(f"{getattr(validate, '__name__', validate)} is False of it")
 
 
 def _tool_message(call: Mapping[str, Any], outcome: Any) -> dict[str, Any]:
