@@ -194,6 +194,28 @@ def test_what_has_priority_goes_first(service: VLLMService) -> None:
     assert set(order[:16]) == {"-1"}
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"temperature": -1}, "temperature must be non-negative, got -1"),
+        ({"regex": "("}, "bad sampling options"),
+        ({"json_schema": {"type": "objekt"}}, "bad sampling options"),
+        ({"logprobs": 100_000}, "greater than max allowed"),
+        ({"lora": "test/none"}, "test/none"),
+        ({"max_tokens": "4"}, "max_tokens in .* must be a whole number"),
+    ],
+)
+def test_options_are_looked_at_before_there_is_a_prompt(
+    service: VLLMService, options: dict[str, Any], says: str
+) -> None:
+    before = service.stats()["requests_done"]
+    with pytest.raises((ValueError, ModelNotFoundError), match=says):
+        service.check_options("generate", **options)
+    service.check_options("generate", temperature=0, regex="a+", logprobs=2, thinking=None)
+    service.check_options("classify", labels=["a", "b"])
+    assert service.stats()["requests_done"] == before
+
+
 # -- LoRA ------------------------------------------------------------------------------------------
 
 

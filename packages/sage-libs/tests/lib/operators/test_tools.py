@@ -159,6 +159,16 @@ def test_a_tools_exception_can_be_the_records_error(run: Run) -> None:
         run(["?"], answers, tools=[fails], run_tools=True, tool_errors="raise")
 
 
+def ends_the_program(city: str) -> str:
+    raise SystemExit(f"enough of {city}")
+
+
+def test_a_tool_that_ends_the_program_is_not_told_to_the_model(run: Run) -> None:
+    answers = {"?": CannedAnswer(tool_calls=[("ends_the_program", {"city": "Oslo"})])}
+    with pytest.raises(SystemExit, match="enough of Oslo"):
+        run(["?"], answers, tools=[ends_the_program], run_tools=True, on_error="skip")
+
+
 def test_a_model_that_never_answers_is_stopped(run: Run) -> None:
     def more(prompt: Any) -> Any:
         return CannedAnswer(tool_calls=[("rain", {"city": "Oslo"})])

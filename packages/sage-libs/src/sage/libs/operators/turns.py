@@ -210,7 +210,8 @@ class _Record:
                 self._fail(ToolCallError(call["name"], call["arguments"], str(outcome)))
                 return
             failed = isinstance(outcome, BaseException) and outcome not in misused
-            if failed and self._rules.tool_errors == "raise":
+            ends = failed and not isinstance(outcome, Exception)  # the program, as SystemExit does
+            if ends or (failed and self._rules.tool_errors == "raise"):
                 self._fail(outcome)
                 return
             self._prompt.append(_tool_message(call, outcome))

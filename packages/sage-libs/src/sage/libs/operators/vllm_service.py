@@ -76,8 +76,8 @@ class VLLMServiceGenerator(ServiceOperator):
         merge_fields: False puts the whole object under ``output_key`` instead, of a class as its
             instance.
         validate: is called with each answer, its text or its object, and raises what is wrong with
-            it, or returns False; it may be ``async def``. The model is told so and asked again; so it is for an answer that the class of
-            ``json_schema`` refuses.
+            it, or returns False; it may be ``async def``. The model is told so and asked again; so
+            it is for an answer that the class of ``json_schema`` refuses.
         reasks: how often the model is asked again; what is wrong then is the record's
             InvalidAnswerError.
         tools: functions that the model may call, or their schemas; see the page on tools. By

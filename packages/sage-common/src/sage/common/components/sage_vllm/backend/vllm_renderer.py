@@ -62,7 +62,7 @@ class VLLMRenderer(TextBatches):
         self._vllm = vllm
         self._renderer = engine.renderer
         self.continuations = Continuations(model_id, engine.renderer, vllm)
-        self._model_config = engine.model_config
+        self._model_config, self._config = engine.model_config, engine.vllm_config
         self._max_model_len = engine.model_config.max_model_len
         self._vocabulary = engine.model_config.get_vocab_size()
         self._generates = engine.model_config.runner_type == "generate"
@@ -103,9 +103,19 @@ class VLLMRenderer(TextBatches):
         return rendered, params, arguments, reader
 
     def check_options(self, options: Mapping[str, Any]) -> None:
-        """Raise InvalidRequestError for options that no prompt could have."""
-        self.parameters.of(options)
+        """Raise InvalidRequestError for options that no prompt could have, by vLLM's own checks."""
         self.request_arguments(options)
+        params, config = self.parameters.of(options), self._config
+        try:
+            params.verify(
+                self._model_config,
+                config.speculative_config,
+                config.structured_outputs_config,
+                self._renderer.get_tokenizer(),
+            )
+        except self._vllm.refusals as error:  # from None: what of vLLM led here helps nobody
+            problem = f"bad sampling options: {error}"
+            raise InvalidRequestError(self._model_id, problem) from None
 
     def proof_params(self) -> Any:
         """Return the parameters of the shortest work that there is."""

@@ -127,6 +127,7 @@ class VllmConfig(Protocol):
     scheduler_config: SchedulerConfig
     lora_config: LoRAConfig | None
     structured_outputs_config: Any
+    speculative_config: Any
     reasoning_config: Any
 
 
