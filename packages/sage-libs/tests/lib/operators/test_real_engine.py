@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from sage.common.components.sage_vllm.service import VLLMService
+from sage.common.components.sage_vllm.testing import write_tiny_model
+from sage.common.components.sage_vllm.testing.chat_templates import CHAT_TEMPLATES, QWEN3_TOKENS
 from sage.common.core.functions import MapFunction
+from sage.common.model_registry import import_model
 from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.failed_record import FailedRecord
 from sage.libs.operators.errors import UnfinishedAnswerError
@@ -126,3 +129,35 @@ def test_a_record_cannot_choose_where_answers_are_kept(service: VLLMService) -> 
         stream = env.from_collection(records)
         stream.map(VLLMServiceGenerator, options_key="how", on_error=letters.append).collect()
     assert "cache in the record's options" in str(letters[0].error)
+
+
+def rain(city: Literal["Oslo", "Rome"]) -> str:
+    """Say whether it rains in a city."""
+    return f"{city}: dry"
+
+
+def test_tools_run_between_turns_that_think(tmp_path: Path) -> None:
+    folder = write_tiny_model(
+        tmp_path / "model", chat_template=CHAT_TEMPLATES["qwen3"], extra_tokens=QWEN3_TOKENS
+    )
+    import_model("test/calls", folder, root=tmp_path / "registry")
+    config = {
+        "model_id": "test/calls",
+        "model_root": tmp_path / "registry",
+        "engine": {"max_num_seqs": 32, "kv_cache_memory_bytes": 64 << 20},
+        "sampling": {"temperature": 0, "max_tokens": 60},
+    }
+    with LocalEnvironment("turns") as env:
+        env.register_service("vllm_service", VLLMService, config)
+        prompts = env.from_collection([f"question {n}" for n in range(24)])
+        records = prompts.map(
+            VLLMServiceGenerator, tools=[rain], run_tools=True, tool_choice="required", thinking=2
+        ).collect()
+    assert [each["prompt"] for each in records] == [f"question {n}" for n in range(24)]
+    for record in records:
+        asked, called, *told, answered = record["messages"]
+        assert (asked["role"], answered["role"]) == ("user", "assistant")
+        calls = [call["arguments"]["city"] for call in called["tool_calls"]]
+        assert [each["content"] for each in told] == [f"{city}: dry" for city in calls]
+        assert record["generated"] == answered["content"]
+        assert record["generation"]["tokens_used"]["reasoning"] <= 6  # of two turns

@@ -83,6 +83,7 @@ class TestRefused:
         ("options", "said"),
         [
             (["--score", "q"], "no prompt"),
+            (["-p", "a", "--score", " "], "--score needs a query"),
             (["-p", "a", "--labels", "x,y"], "--labels are for --classify"),
             (["-p", "a", "--score", "q", "--classify"], "--score and --classify"),
             (["-p", "a", "--classify", "--embed"], "--embed and --classify"),

@@ -159,6 +159,8 @@ class RunOptions:
             raise typer.BadParameter(f"--estimate loads nothing, so it takes no {given[0]}")
         if self.estimate and self.embedding_model is not None and not self.embed:
             raise typer.BadParameter("--estimate is of one model: add --embed, or give --model")
+        if self.score is not None and not self.score.strip():
+            raise typer.BadParameter("--score needs a query, and this one is empty")
         if self.labels is not None and not self.classify:
             raise typer.BadParameter("--labels are for --classify")
         modes = {
