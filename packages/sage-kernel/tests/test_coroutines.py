@@ -18,9 +18,8 @@ import pytest
 from sage.common.core.errors import RecordTimeoutError, SageError
 from sage.common.core.functions import FilterFunction, FlatMapFunction, MapFunction
 from sage.common.service import BaseService, ServiceClosedError, ServiceNotFoundError
-from sage.kernel.api import LocalEnvironment
+from sage.kernel.api import LocalEnvironment, UnawaitedCoroutineError
 from sage.kernel.runtime.coroutines import coroutine_call
-from sage.kernel.runtime.flow.unawaited import UnawaitedCoroutineError
 
 
 async def double(number: int) -> int:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         StreamBrokenError,
     )
     from sage.kernel.runtime.failed_record import FailedRecord
+    from sage.kernel.runtime.flow.unawaited import UnawaitedCoroutineError
     from sage.kernel.runtime.metrics.prometheus import PipelineCollector
     from sage.kernel.runtime.metrics.replica_status import ReplicaStatus
     from sage.kernel.runtime.metrics.run_metrics import OperatorMetrics, RunMetrics
@@ -66,6 +67,7 @@ __all__ = [
     "SageError",
     "ServiceChangedError",
     "StreamBrokenError",
+    "UnawaitedCoroutineError",
     "UnsupportedPipelineError",
 ]
 
@@ -99,6 +101,7 @@ __getattr__, __dir__ = lazy_exports(
         "SageError": "sage.common.core.errors",
         "ServiceChangedError": "sage.kernel.runtime.checkpoint",
         "StreamBrokenError": "sage.kernel.runtime.cluster.errors",
+        "UnawaitedCoroutineError": "sage.kernel.runtime.flow.unawaited",
         "UnsupportedPipelineError": "sage.kernel.runtime.checkpoint",
     },
 )

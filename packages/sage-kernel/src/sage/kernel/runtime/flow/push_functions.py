@@ -21,16 +21,25 @@ from sage.kernel.runtime.metrics.counts import Counts
 
 logger = logging.getLogger(__name__)
 
+Execute = Callable[[Any], Any]
 
-def _map(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, _counts: Counts) -> Push:
-    plain = execute
+
+def _looked_at(execute: Execute, become: Callable[[Execute], None]) -> Execute:
+    """Return what is called with the first record, and has ``execute`` take its place then."""
 
     def first(record: Any) -> Any:
-        nonlocal execute
-        execute = plain
-        return no_coroutine(plain(record))
+        become(execute)
+        return no_coroutine(execute(record))
 
-    execute = first
+    return first
+
+
+def _map(execute: Execute, policy: ErrorPolicy, emit: Push, _counts: Counts) -> Push:
+    def become(function: Execute) -> None:
+        nonlocal execute
+        execute = function
+
+    execute = _looked_at(execute, become)
 
     def push(record: Any) -> None:
         try:
@@ -43,17 +52,15 @@ def _map(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, _counts
     return push
 
 
-def _filter(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, counts: Counts) -> Push:
+def _filter(execute: Execute, policy: ErrorPolicy, emit: Push, counts: Counts) -> Push:
     out = 0
     counts.variable_out = lambda: out
-    plain = execute
 
-    def first(record: Any) -> Any:
+    def become(function: Execute) -> None:
         nonlocal execute
-        execute = plain
-        return no_coroutine(plain(record))
+        execute = function
 
-    execute = first
+    execute = _looked_at(execute, become)
 
     def push(record: Any) -> None:
         nonlocal out
@@ -71,9 +78,7 @@ def _filter(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, coun
     return push
 
 
-def _flatmap(
-    execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, counts: Counts
-) -> Push:
+def _flatmap(execute: Execute, policy: ErrorPolicy, emit: Push, counts: Counts) -> Push:
     out = 0
     counts.variable_out = lambda: out
 
@@ -112,16 +117,14 @@ def _close(outputs: Iterator[Any]) -> None:
             logger.exception("a flatmap's generator that was left early could not be closed")
 
 
-def _keyby(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, _counts: Counts) -> Push:
+def _keyby(execute: Execute, policy: ErrorPolicy, emit: Push, _counts: Counts) -> Push:
     """Emit ``(hash of the key, record)``: an unhashable key is this operator's error."""
-    plain = execute
 
-    def first(record: Any) -> Any:
+    def become(function: Execute) -> None:
         nonlocal execute
-        execute = plain
-        return no_coroutine(plain(record))
+        execute = function
 
-    execute = first
+    execute = _looked_at(execute, become)
 
     def push(record: Any) -> None:
         try:
@@ -134,15 +137,12 @@ def _keyby(execute: Callable[[Any], Any], policy: ErrorPolicy, emit: Push, _coun
     return push
 
 
-def _sink(execute: Callable[[Any], Any], policy: ErrorPolicy, _emit: Push, _counts: Counts) -> Push:
-    plain = execute
-
-    def first(record: Any) -> Any:
+def _sink(execute: Execute, policy: ErrorPolicy, _emit: Push, _counts: Counts) -> Push:
+    def become(function: Execute) -> None:
         nonlocal execute
-        execute = plain
-        return no_coroutine(plain(record))
+        execute = function
 
-    execute = first
+    execute = _looked_at(execute, become)
 
     def push(record: Any) -> None:
         try:
@@ -169,7 +169,7 @@ def emit_each(emit: Push, counts: Counts) -> Push:
     return push
 
 
-PUSH_FUNCTIONS: dict[str, Callable[[Callable[[Any], Any], ErrorPolicy, Push, Counts], Push]] = {
+PUSH_FUNCTIONS: dict[str, Callable[[Execute, ErrorPolicy, Push, Counts], Push]] = {
     "map": _map,
     "flatmap": _flatmap,
     "filter": _filter,
