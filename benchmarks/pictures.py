@@ -38,7 +38,7 @@ from sage.libs.operators import VLLMServiceGenerator
 MODEL_ID = "bench/vision"
 PICTURES = 256
 ENGINE = {"dtype": "float32"}  # so that both ways say the same
-SAMPLING = {"temperature": 0, "max_tokens": 16, "ignore_eos": True}
+SAMPLING: dict[str, Any] = {"temperature": 0, "max_tokens": 16, "ignore_eos": True}
 QUESTION = "What is it?"
 
 

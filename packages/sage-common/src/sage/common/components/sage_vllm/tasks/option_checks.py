@@ -57,9 +57,9 @@ class OptionChecks:
         role = Role.GENERATE if options.get("labels") is not None else _ROLES[task]
         if task == "generate":
             (item,) = self._prompts.read(_ASKED, options)
-            engine = self._engines.table.find(item.model, role).engine
-            if isinstance(engine, ChecksOptions):
-                engine.check_options(item.options)
+            loaded: object = self._engines.table.find(item.model, role).engine
+            if isinstance(loaded, ChecksOptions):
+                loaded.check_options(item.options)
             return
         engine = self._engines.table.find(options.get("model"), role).engine
         if (adapter := options.get("lora")) is not None:
