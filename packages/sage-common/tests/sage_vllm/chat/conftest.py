@@ -13,23 +13,18 @@ from sage.common.components.sage_vllm.backend.chat.answer_readers import AnswerR
 from sage.common.components.sage_vllm.backend.chat.chat_format import ChatFormat
 from sage.common.components.sage_vllm.backend.vllm_runtime import _classes
 from sage.common.components.sage_vllm.service import VLLMService
-from sage.common.components.sage_vllm.testing.chat_templates import CHAT_TEMPLATES, QWEN3_TOKENS
+from sage.common.components.sage_vllm.testing.chat_templates import QWEN3_THINKING, QWEN3_TOKENS
 from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 from sage.common.model_registry.vllm_registry import import_model
 
 MODEL = "test/thinks"
-# A random model would not begin to think by itself; templates of later models begin for it.
-OPENS = (
-    "{%- if add_generation_prompt and (enable_thinking is not defined or enable_thinking) %}"
-    "{{- '<think>\\n' }}{%- endif %}"
-)
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(
         tmp_path_factory.mktemp("thinks"),
-        chat_template=CHAT_TEMPLATES["qwen3"] + OPENS,
+        chat_template=QWEN3_THINKING,
         extra_tokens=(*QWEN3_TOKENS, "<|python_tag|>"),
         context=2048,
     )

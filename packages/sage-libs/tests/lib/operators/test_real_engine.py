@@ -10,7 +10,7 @@ import pytest
 
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.common.components.sage_vllm.testing import write_tiny_model
-from sage.common.components.sage_vllm.testing.chat_templates import CHAT_TEMPLATES, QWEN3_TOKENS
+from sage.common.components.sage_vllm.testing.chat_templates import QWEN3_THINKING, QWEN3_TOKENS
 from sage.common.core.functions import MapFunction
 from sage.common.model_registry import import_model
 from sage.kernel.api import LocalEnvironment
@@ -138,7 +138,10 @@ def rain(city: Literal["Oslo", "Rome"]) -> str:
 
 def test_tools_run_between_turns_that_think(tmp_path: Path) -> None:
     folder = write_tiny_model(
-        tmp_path / "model", chat_template=CHAT_TEMPLATES["qwen3"], extra_tokens=QWEN3_TOKENS
+        tmp_path / "model",
+        context=2048,
+        chat_template=QWEN3_THINKING,
+        extra_tokens=QWEN3_TOKENS,
     )
     import_model("test/calls", folder, root=tmp_path / "registry")
     config = {

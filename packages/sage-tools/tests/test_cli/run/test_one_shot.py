@@ -10,7 +10,7 @@ import pytest
 from command_line import TIMEOUT, lines, refused
 
 from sage.common.components.sage_vllm.testing import write_tiny_model, write_tiny_vision_model
-from sage.common.components.sage_vllm.testing.chat_templates import CHAT_TEMPLATES, QWEN3_TOKENS
+from sage.common.components.sage_vllm.testing.chat_templates import QWEN3_THINKING, QWEN3_TOKENS
 from sage.common.model_registry import vllm_registry
 
 if TYPE_CHECKING:
@@ -54,9 +54,8 @@ class TestAnswers:
         self, sage: CommandLine, root: Path, tmp_path: Path
     ) -> None:
         """A file asks both ways: its lines have options of their own, the command those of all."""
-        template = CHAT_TEMPLATES["qwen3"]
         folder = write_tiny_model(
-            tmp_path / "thinks", chat_template=template, extra_tokens=QWEN3_TOKENS
+            tmp_path / "thinks", chat_template=QWEN3_THINKING, extra_tokens=QWEN3_TOKENS
         )
         vllm_registry.import_model("test/thinks-or-not", folder, root=root)
         source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"

@@ -152,6 +152,14 @@ CHAT_TEMPLATES: dict[str, str] = {
 any turn that is out of turn; ``qwen3`` and ``tools`` have a place for tools; ``qwen3`` has the
 variable ``enable_thinking``, and ``gpt-oss`` has ``reasoning_effort``."""
 
+QWEN3_THINKING = (
+    _QWEN3
+    + "{%- if add_generation_prompt and (enable_thinking is not defined or enable_thinking) %}"
+    "{{- '<think>\\n' }}{%- endif %}"
+)
+"""``qwen3`` that begins to think for the model, as templates of later ones do: a random model would
+not by itself."""
+
 QWEN3_TOKENS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 """What a tokenizer must have as tokens for vLLM's parsers of ``qwen3``."""
 
