@@ -148,14 +148,24 @@ def test_tools_run_between_turns_that_think(tmp_path: Path) -> None:
         "model_id": "test/calls",
         "model_root": tmp_path / "registry",
         "engine": {"max_num_seqs": 32, "kv_cache_memory_bytes": 64 << 20},
-        "sampling": {"temperature": 0, "max_tokens": 60},
+        "sampling": {"temperature": 0, "max_tokens": 400},
     }
+    letters: list[FailedRecord] = []
     with LocalEnvironment("turns") as env:
         env.register_service("vllm_service", VLLMService, config)
-        prompts = env.from_collection([f"question {n}" for n in range(24)])
-        records = prompts.map(
-            VLLMServiceGenerator, tools=[rain], run_tools=True, tool_choice="required", thinking=2
-        ).collect()
+        asks = [{"prompt": f"question {n}", "how": {}} for n in range(24)]
+        asks.append({"prompt": "cut off", "how": {"max_tokens": 12}})
+        records = (
+            env.from_collection(asks)
+            .map(
+                VLLMServiceGenerator, tools=[rain], run_tools=True, tool_choice="required",
+                thinking=2, options_key="how", on_error=letters.append,
+            )
+            .collect()
+        )  # fmt: skip
+    (letter,) = letters
+    assert isinstance(letter.error, UnfinishedAnswerError)
+    assert "before its calls were complete; raise max_tokens" in str(letter.error)
     assert [each["prompt"] for each in records] == [f"question {n}" for n in range(24)]
     for record in records:
         asked, called, *told, answered = record["messages"]

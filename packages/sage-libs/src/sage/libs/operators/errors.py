@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from sage.common.core.errors import SageError
 
@@ -18,19 +18,27 @@ _LIMITS = {"length": "sampling.max_tokens", "deadline": "sampling.deadline"}
 
 
 class UnfinishedAnswerError(SageError, ValueError):
-    """An answer ended before its JSON was complete, or before the model had thought to an end.
+    """An answer ended before its JSON was complete, or its calls, or before the thinking's end.
 
     ``text`` is what there is of the answer, ``reasoning`` what the model thought.
     """
 
-    def __init__(self, text: str, finish_reason: str, reasoning: str | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        finish_reason: str,
+        reasoning: str | None = None,
+        *,
+        what: Literal["JSON", "calls"] = "JSON",
+    ) -> None:
+        be = "was" if what == "JSON" else "were"
         limit = _LIMITS.get(finish_reason)
         super().__init__(
             f"the answer ended (finish_reason {finish_reason!r}) within the model's thinking "
             f"{reprlib.repr(reasoning)}"
             if reasoning and not text
             else f"the answer {reprlib.repr(text)} ended (finish_reason {finish_reason!r}) before "
-            f"its JSON was complete",
+            f"its {what} {be} complete",
             hint=None if limit is None else "raise",
             option=limit,
         )

@@ -14,7 +14,7 @@ from sage.common.components.sage_vllm.errors import InvalidAnswerError
 from sage.common.components.sage_vllm.requests.inputs import parse_prompts
 from sage.kernel.runtime.service.call_timeouts import CallTimeouts
 from sage.kernel.runtime.service.daemon_threads import DaemonThreads
-from sage.libs.operators.errors import ToolCallError, ToolTimeoutError
+from sage.libs.operators.errors import ToolCallError, ToolTimeoutError, UnfinishedAnswerError
 from sage.libs.operators.tool_box import MisusedToolError, ToolBox, result_of
 
 Result = dict[str, Any]
@@ -143,12 +143,20 @@ class _Record:
     def _go_on(self, result: Result) -> None:
         self._count(result["tokens_used"])
         calls = result.get("tool_calls")
+        if self._rules.tools is not None and not calls and self._must_call:
+            raise UnfinishedAnswerError(
+                result["text"], result["finish_reason"], result.get("reasoning"), what="calls"
+            )
         if calls and self._rules.tools is not None:
             self._run(self._rules.tools, result, calls)
         elif self._rules.validate is not None and not calls:
             self._turns.threads.submit(self._validate, result)
         else:
             self._finish(result)
+
+    @property
+    def _must_call(self) -> bool:
+        return self._options.get("tool_choice") not in (None, "auto", "none")
 
     def _count(self, tokens: Mapping[str, int]) -> None:
         for kind, count in tokens.items():
@@ -216,7 +224,7 @@ class _Record:
                 return
             self._prompt.append(_tool_message(call, outcome))
         self._misused = self._misused or bool(misused)
-        if self._options.get("tool_choice") not in (None, "auto", "none"):
+        if self._must_call:
             self._options["tool_choice"] = "auto"  # else it could never answer
         self.ask()
 
