@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import combinations
 
 from sage.common.components.sage_vllm.engine_contract import EngineInfo
+from sage.common.components.sage_vllm.pool.pool_entry import PoolEntry
 from sage.common.components.sage_vllm.requests.inputs import PromptItem
 
 logger = logging.getLogger(__name__)
@@ -18,6 +20,11 @@ _TEXT = (
 _LIMIT = (
     "max_tokens=%d is more than %r can generate: its context is %d tokens, those of the prompt "
     "included. An answer that reaches its end has the finish_reason 'length'"
+)
+
+_EQUAL = (
+    "the models %r and %r are two engines of %r with equal options, which take twice the memory; "
+    "one serves any number of callers, and sampling options are each call's or operator's"
 )
 
 
@@ -35,6 +42,12 @@ class CallNotes:
             limit = item.options.get("max_tokens")
             if limit is not None and limit >= info.max_model_len:
                 self._say(_LIMIT, info.model_id, limit, info.model_id, info.max_model_len)
+
+    def look_at_models(self, entries: Sequence[PoolEntry]) -> None:
+        """Note two engines that are the same: one serves any number of callers."""
+        for one, other in combinations(entries, 2):
+            if one.spec is not None and one.spec == other.spec:
+                logger.warning(_EQUAL, one.name, other.name, one.spec.model_id)
 
     def _look_at_text(self, info: EngineInfo, text: str) -> None:
         if not any(map(text.__contains__, info.chat_marks or ())):

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,12 +35,6 @@ logger = logging.getLogger(__name__)
 ServiceState = Literal[
     "loading", "ready", "degraded", "recovering", "switching", "paused", "failed", "closed"
 ]
-
-
-_EQUAL = (
-    "the models %r and %r are two engines of %r with equal options, which take twice the memory; "
-    "one serves any number of callers, and sampling options are each call's or operator's"
-)
 
 
 class EnginePool:
@@ -122,9 +115,7 @@ class EnginePool:
         specs = self._loader.shared(*(each.spec for each in sharing if each.spec is not None))
         for entry, spec in zip(sharing, specs, strict=True):
             entry.spec, entry.arguments = spec, spec.arguments
-        for one, other in combinations(self.table.configured, 2):
-            if one.spec is not None and one.spec == other.spec:
-                logger.warning(_EQUAL, one.name, other.name, one.spec.model_id)
+        self.notes.look_at_models(self.table.configured)
         self.places.settle()
 
     def close(self) -> None:
