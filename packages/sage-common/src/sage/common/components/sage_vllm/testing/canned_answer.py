@@ -44,7 +44,8 @@ def completed(
 
     A word is a token, those that were thought too; ``max_tokens`` or ``max_words`` end it.
     """
-    thought = [] if options.get("thinking") is False else _words(answer.reasoning or "")
+    thinks = answer.reasoning is not None and options.get("thinking") is not False
+    thought = _words(answer.reasoning or "") if thinks else []
     budget = options.get("thinking")
     if budget is not None and not isinstance(budget, bool):
         thought = thought[:budget]
