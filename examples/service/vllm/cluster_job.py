@@ -72,7 +72,8 @@ def main() -> int:
     try:
         return demo(arguments) if arguments.demo else run(arguments)
     except KeyboardInterrupt:
-        print("interrupted; run it again to go on", file=sys.stderr)
+        way_on = "" if arguments.demo else "; run it again to go on"
+        print(f"interrupted{way_on}", file=sys.stderr)
         return 130
 
 

@@ -23,7 +23,12 @@ from cluster_engines import commit_engine  # noqa: E402 - needs the path above
 from local_hub import LocalHub  # noqa: E402 - needs the path above
 
 from sage.common.components.sage_vllm.testing import SleepingEngine, write_echo_model  # noqa: E402
-from sage.common.model_registry import HubUnavailableError, import_model, list_models  # noqa: E402
+from sage.common.model_registry import (  # noqa: E402
+    HubUnavailableError,
+    import_model,
+    list_models,
+    verify_model,
+)
 from sage.kernel.api import RayEnvironment, ReplicaStatus  # noqa: E402
 from sage.libs.operators import VLLMServiceGenerator  # noqa: E402
 from sage.middleware.services.vllm import register_vllm_service  # noqa: E402
@@ -74,9 +79,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "here"
 
 
-def put(model_id: str, folder: Path, root: Path) -> str:
+def put(model_id: str, folder: Path, root: Path, size: int = 0) -> str:
     write_echo_model(folder)
     (folder / "which.txt").write_text(folder.name)
+    (folder / "more.bin").write_bytes(os.urandom(size))
     return import_model(model_id, folder, root=root).commit
 
 
@@ -102,7 +108,7 @@ def settings(least: int) -> dict[str, Any]:
 def test_a_machine_that_comes_late_gets_the_model_and_joins_the_run(
     machines: Machines, here: Path, tmp_path: Path
 ) -> None:
-    commit = put("demo/echo", tmp_path / "v1", here)
+    commit = put("demo/echo", tmp_path / "v1", here, size=9_000_000)  # several pieces
     texts: list[str] = []
     with RayEnvironment("late", settings(1)) as env:
 
@@ -127,6 +133,7 @@ def test_a_machine_that_comes_late_gets_the_model_and_joins_the_run(
     assert texts == [f"question {n}" for n in range(len(texts))]
     for root in machines.roots:
         assert [model.commit for model in list_models(root=root)] == [commit]
+        assert verify_model("demo/echo", root=root).ok
 
 
 def test_a_change_that_one_machine_cannot_make_no_replica_makes(
