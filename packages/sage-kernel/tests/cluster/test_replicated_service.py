@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import random
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from sage.common.core.background import in_background
-from sage.common.core.functions import AsyncMapFunction
 from sage.common.service import (
     BaseService,
     Replication,
     ServiceClosedError,
     ServiceMethodNotFoundError,
 )
-from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.cluster.cluster import Need, Node
 from sage.kernel.runtime.cluster.errors import (
     PlacementError,
@@ -30,7 +25,7 @@ from sage.kernel.runtime.cluster.errors import (
     RemoteError,
     ReplicaDiedError,
 )
-from sage.kernel.runtime.cluster.fake_cluster import FakeCluster, FakeRemote, Fault
+from sage.kernel.runtime.cluster.fake_cluster import FakeCluster
 from sage.kernel.runtime.cluster.mail.carriage import RemoteTraceback
 from sage.kernel.runtime.cluster.placement import Placement
 from sage.kernel.runtime.cluster.replicas import start_up
@@ -429,72 +424,3 @@ class Counting(Doubler):
     """A service that says how far it is: it stands still."""
 
     steps_done = 7
-
-
-# -- anything, at any time ------------------------------------------------------------------------
-
-
-@pytest.fixture
-def quiet() -> Iterator[None]:
-    """Leave out what is said of a thousand deaths."""
-    logging.disable(logging.WARNING)
-    yield
-    logging.disable(logging.NOTSET)
-
-
-class Ask(AsyncMapFunction):
-    """Has a number doubled."""
-
-    max_in_flight = 24
-
-    def submit(self, record: int) -> Future[Any]:
-        return self.call_service_async("doubler", record, method="double")
-
-
-class Chance:
-    """Has messages lost and processes die, as a seed says."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
-        self._lock = threading.Lock()
-        self.happened: Counter[Fault] = Counter()
-
-    def __call__(self, _remote: FakeRemote, method: str) -> Fault:
-        faults: list[Fault] = ["none", "lost", "answer lost", "dies", "dies after", "hangs"]
-        with self._lock:
-            weights = [80, 8, 8, 2, 2, 0.3]
-            # Each costs its health_timeout; one that was never heard of may have no place yet.
-            weights[5] = 1 if method == "submit" and not self.happened["hangs"] else 0
-            fault = self._random.choices(faults, weights)[0]
-            self.happened[fault] += 1
-        return fault
-
-
-def run_by_chance(seed: int) -> Counter[Fault]:
-    """Run a pipeline while messages are lost and processes die; return what happened."""
-    supervision = Supervision(
-        health_timeout=0.1,
-        close_timeout=0.1,
-        delays=(0.0, 0.001),
-        most_deaths=1000,
-        poison_from=1000,
-    )
-    chance = Chance(seed)
-    cluster = FakeCluster(chance)
-    doubled: list[int] = []
-    with LocalEnvironment(f"seed {seed}") as env:
-        env.register_service_factory("doubler", replicated(cluster, 3, supervision=supervision))
-        env.from_collection(range(40)).map(Ask).sink(doubled.append)
-        env.submit()
-    cluster.close()
-    assert doubled == [2 * n for n in range(40)], f"seed {seed}"
-    return chance.happened
-
-
-@pytest.mark.timeout(120)  # seconds; on two idle cores it lasts some ten
-@pytest.mark.usefixtures("quiet")
-def test_whatever_fails_each_record_comes_out_once_and_in_order() -> None:
-    with ThreadPoolExecutor(8) as threads:  # most of the time goes by waiting
-        happened = sum(threads.map(run_by_chance, range(500)), Counter[Fault]())
-    assert min(happened[fault] for fault in ("lost", "answer lost", "dies", "dies after")) > 100
-    assert happened["hangs"] > 5

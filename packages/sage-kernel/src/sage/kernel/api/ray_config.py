@@ -8,6 +8,7 @@ from typing import Any
 from sage.common.core.errors import nearest
 from sage.common.service import Replication
 from sage.kernel.api.environment_config import environment_config
+from sage.kernel.runtime.cluster.cluster import Need
 from sage.kernel.runtime.cluster.replicas.replicated_service import ReplicaSettings
 from sage.kernel.runtime.cluster.replicas.supervision import Supervision
 
@@ -22,7 +23,8 @@ _DEFAULTS: dict[str, Any] = {
 _OF_A_SERVICE = (
     "replicas", "gpus", "cpus", "resources", "max_in_flight", "health_timeout", "steps_timeout",
 )  # fmt: skip
-_OF_WORKERS = ("gpus", "cpus", "resources")
+_LIMITS = ("health_timeout", "steps_timeout")
+_OF_WORKERS = ("gpus", "cpus", "resources", "health_timeout")
 
 
 def ray_config(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,11 +57,6 @@ def replica_settings(name: str, config: Mapping[str, Any], said: Replication) ->
     settings = config["services"].get(name, {})
     replicas = settings.get("replicas", "all" if said.gpus else 1)
     least, most = (1, None) if replicas == "all" else _least_and_most(replicas)
-    limits = {
-        key: settings[key]
-        for key in ("health_timeout", "steps_timeout")
-        if settings.get(key) is not None
-    }
     return ReplicaSettings(
         least=least,
         most=most,
@@ -67,8 +64,20 @@ def replica_settings(name: str, config: Mapping[str, Any], said: Replication) ->
         cpus=settings.get("cpus"),
         resources=settings.get("resources", {}),
         most_in_flight=settings.get("max_in_flight"),
-        supervision=Supervision(close_timeout=config["close_timeout"], **limits),
+        supervision=_supervision(config, settings),
     )
+
+
+def worker_settings(config: Mapping[str, Any]) -> tuple[Need, Supervision]:
+    """Return what the configuration says of workers: what each takes, and when it is replaced."""
+    settings = config["workers"]
+    need = {key: settings[key] for key in settings if key not in _LIMITS}
+    return Need(**need), _supervision(config, settings)
+
+
+def _supervision(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Supervision:
+    limits = {key: settings[key] for key in _LIMITS if settings.get(key) is not None}
+    return Supervision(close_timeout=config["close_timeout"], **limits)
 
 
 def _check(where: str, settings: object, known: tuple[str, ...]) -> None:

@@ -9,10 +9,15 @@ from typing import Any
 
 from sage.common.core.errors import nearest
 from sage.kernel.api.environment import Environment
-from sage.kernel.api.ray_config import keeps_here, ray_config, replica_settings
+from sage.kernel.api.ray_config import (
+    keeps_here,
+    ray_config,
+    replica_settings,
+    worker_settings,
+)
 from sage.kernel.graph import FunctionSpec, Operator
 from sage.kernel.graph.segment import segments
-from sage.kernel.runtime.cluster.cluster import Cluster, Need
+from sage.kernel.runtime.cluster.cluster import Cluster
 from sage.kernel.runtime.cluster.operators.remote_chain import RemoteChain
 from sage.kernel.runtime.cluster.placement import Placement
 from sage.kernel.runtime.cluster.replicas.replicated_service import ReplicatedService
@@ -39,7 +44,8 @@ class RayEnvironment(Environment):
 
             - ``address``: ``"auto"`` for the cluster that this machine belongs to, or its
               ``"host:port"``. None, the default, takes RAY_ADDRESS or a cluster on this machine;
-              where there is none, it starts one for this run, as ``"local"`` does in any case.
+              where there is none, it starts one for this run, as ``"local"`` does in any case. All
+              of that one ends with this program, also if it is killed.
             - ``services``: by their names, for each a mapping. ``replicas``: a number; ``(least,
               most)``, of which the others join when there is room; ``"all"`` that there is room
               for, the default for a service that takes GPUs; 0 keeps the service here. ``gpus``,
@@ -50,7 +56,8 @@ class RayEnvironment(Environment):
               be longer than loading a model (None, never).
             - ``grows``: True says that the cluster adds machines where processes wait for one, so
               nothing is refused for lack of room, and a service that takes GPUs waits for them.
-            - ``workers``: ``gpus``, ``cpus`` (1) and ``resources`` that each worker takes.
+            - ``workers``: ``gpus``, ``cpus`` (1) and ``resources`` that each worker takes, and
+              their ``health_timeout`` (30).
             - ``runtime_env``: what the cluster's processes need, as Ray has it: ``{"working_dir":
               "."}`` brings the program's modules to them.
             - ``ray_init``: more arguments of ``ray.init()``.
@@ -94,10 +101,10 @@ class RayEnvironment(Environment):
     def _as_run(self) -> Sequence[Operator]:
         """Return the description with what has parallelism in workers, where it can be there."""
         self._check_names()
-        need = Need(**self.config["workers"])
+        need, supervision = worker_settings(self.config)
 
         def spec(operators: tuple[Operator, ...]) -> FunctionSpec:
-            arguments = (operators, operators[0].parallelism, need, self._join)
+            arguments = (operators, operators[0].parallelism, need, supervision, self._join)
             return FunctionSpec(kind="map", target=RemoteChain, args=arguments)
 
         return segments(self.operators, spec)

@@ -57,15 +57,19 @@ def outcome_of(future: Future[Any], what: str) -> bytes:
     return error_outcome(error)
 
 
-def error_outcome(error: BaseException) -> bytes:
-    """Return an error as the outcome of a call: with type, attributes, notes and traceback."""
+def error_outcome(error: BaseException, *, exits: bool = False) -> bytes:
+    """Return an error as the outcome of a call: with type, attributes, notes and traceback.
+
+    What ends a program, such as SystemExit, arrives as a RemoteError, so that it does not end who
+    hears of it; with ``exits`` it arrives as it is, for whoever has it end the run.
+    """
     kind = type(error)
     name = f"{kind.__module__}.{kind.__qualname__}"
     said = (name, str(error), bool(getattr(error, "retryable", False)))
     text = "".join(traceback.format_exception(error))
     notes = list(getattr(error, "__notes__", ()))
     data = b""
-    if isinstance(error, Exception):  # a SystemExit must not end who hears of it
+    if exits or isinstance(error, Exception):
         with suppress(Exception):
             data = to_bytes(error)
             from_bytes(data)  # an error may pickle, and not accept its own arguments again
@@ -78,7 +82,7 @@ def read_outcome(outcome: bytes) -> Any:
     if done:
         return value
     data, (name, text, retryable), notes, remote_traceback = value
-    error: Exception = RemoteError(name, text, retryable=retryable)
+    error: BaseException = RemoteError(name, text, retryable=retryable)
     if data:
         with suppress(Exception):  # a module that is not here
             error = from_bytes(data)

@@ -49,8 +49,12 @@ class _Collecting(ErrorPolicy):
     def handle(self, record: Any, error: BaseException, attempts: int = 1) -> None:
         """Put the error where the record's outputs would be."""
         del attempts
+        self.refuse(_record_bytes(record), error)
+
+    def refuse(self, record: bytes, error: BaseException) -> None:
+        """Do so for a record that is given as bytes."""
         self.failures += 1
-        self._outputs.append(Failed(self._place, _record_bytes(record), error_outcome(error)))
+        self._outputs.append(Failed(self._place, record, error_outcome(error, exits=True)))
         if self._stops or not isinstance(error, Exception):
             raise _Stop
 
@@ -112,7 +116,13 @@ class ChainService(BaseService):
         try:
             for data in chunk:
                 begun.append(len(outputs))
-                push(from_bytes(data))
+                try:
+                    record = from_bytes(data)
+                except Exception as error:  # noqa: BLE001 - such as a module that is not here
+                    annotate(error, "the record could not be read in the worker's process")
+                    policies[0].refuse(data, error)
+                    continue
+                push(record)
         except _Stop:
             pass
         flow = []

@@ -134,7 +134,7 @@ class ChunkWindow(InFlightWindow):
                 self._received[0].ended += 1
                 self._policies[0].handle(entry.record.record, error)
             else:
-                self._policy.handle(from_bytes(entry.record[0]), error)
+                self._policy.handle(_record_of(entry.record[0]), error)
             return
         for place, (received, emitted) in enumerate(outcome.flow):
             if place:
@@ -153,5 +153,13 @@ class ChunkWindow(InFlightWindow):
     def _handle(self, failed: Failed) -> None:
         try:
             read_outcome(failed.error)
-        except Exception as error:  # noqa: BLE001 - it was raised in the worker
-            self._policies[failed.operator].handle(from_bytes(failed.record), error)
+        except BaseException as error:  # noqa: BLE001 - it was raised in the worker
+            self._policies[failed.operator].handle(_record_of(failed.record), error)
+
+
+def _record_of(data: bytes) -> Any:
+    """Return a record; one that cannot be read anywhere as its bytes."""
+    try:
+        return from_bytes(data)
+    except Exception:  # noqa: BLE001 - its error is known already
+        return data

@@ -22,7 +22,7 @@ from sage.kernel.runtime.cluster.errors import (
 )
 from sage.kernel.runtime.cluster.mail.carriage import error_outcome, from_bytes, to_bytes
 from sage.kernel.runtime.cluster.operators.chain_service import ChainService, Failed
-from sage.kernel.runtime.cluster.replicas.hosted_service import HostedService
+from sage.kernel.runtime.cluster.replicas.hosted_service import hosting
 from sage.kernel.runtime.cluster.replicas.replica_set import ReplicaSet
 from sage.kernel.runtime.cluster.replicas.replicated_service import Join, answer
 from sage.kernel.runtime.cluster.replicas.supervision import Supervision
@@ -64,13 +64,22 @@ class RemoteChain(AsyncMapFunction):
         operators: the chain.
         workers: how many there are at most.
         need: what each takes of its machine.
+        supervision: when they are replaced.
         join: returns the cluster.
     """
 
-    def __init__(self, operators: Sequence[Operator], workers: int, need: Need, join: Join) -> None:
+    def __init__(
+        self,
+        operators: Sequence[Operator],
+        workers: int,
+        need: Need,
+        supervision: Supervision,
+        join: Join,
+    ) -> None:
         self._operators = operators
         self.workers = workers
         self._need = need
+        self._supervision = supervision
         self._join = join
         self._set: ReplicaSet | None = None
         self.max_in_flight = CHUNKS_PER_WORKER * workers
@@ -81,7 +90,7 @@ class RemoteChain(AsyncMapFunction):
         cluster, placement = self._join(name, self._states)
         placement.take(f"operator {name}", self._need, 1, self.workers)
         factory = ServiceFactory(service_class=ChainService, args=(self._operators,))
-        hosted = to_bytes(partial(HostedService, name, factory))
+        hosted = hosting(name, factory)
         self._set = ReplicaSet(
             name,
             partial(cluster.start, hosted, self._need),
@@ -89,7 +98,7 @@ class RemoteChain(AsyncMapFunction):
             takes=str(self._need),
             replayable=True,
             ask=partial(answer, self.ctx.services, None),
-            supervision=Supervision(),
+            supervision=self._supervision,
         )
         self._set.open(1)
 

@@ -43,6 +43,19 @@ class Report:
     steps: int | None
 
 
+def hosting(name: str, factory: ServiceFactory) -> bytes:
+    """Return what makes a HostedService in another process; raises what pickling it raises."""
+    try:
+        return to_bytes(partial(HostedService, name, factory))
+    except Exception as error:
+        annotate(
+            error,
+            f"{name!r} runs in other processes, and what it was given cannot be sent there: give "
+            f"it what pickle accepts, or keep it here, by parallelism=1 or 'replicas': 0",
+        )
+        raise
+
+
 class HostedService:
     """Opens the service of a factory, runs the calls that come by mail, and mails the results.
 

@@ -16,9 +16,8 @@ from sage.common.kept_record import KeptRecord
 from sage.common.service import BaseService, Replication, ServiceClosedError
 from sage.common.service.replication import OnPiece
 from sage.kernel.runtime.cluster.cluster import Cluster, Need, Node
-from sage.kernel.runtime.cluster.mail.carriage import to_bytes
 from sage.kernel.runtime.cluster.placement import Placement
-from sage.kernel.runtime.cluster.replicas.hosted_service import HostedService
+from sage.kernel.runtime.cluster.replicas.hosted_service import hosting
 from sage.kernel.runtime.cluster.replicas.replica_set import ReplicaSet
 from sage.kernel.runtime.cluster.replicas.supervision import Supervision
 from sage.kernel.runtime.metrics.replica_status import ReplicaState, ReplicaStatus
@@ -120,7 +119,7 @@ class ReplicatedService(BaseService):
             most = max(settings.least, placement.places(need))
         placement.take(f"service {name!r}", need, settings.least, most)
         self._record.open(name)
-        hosted = to_bytes(partial(HostedService, name, self._factory))
+        hosted = hosting(name, self._factory)
         self._replicas = ReplicaSet(
             name,
             partial(cluster.start, hosted, need),

@@ -1,0 +1,179 @@
+"""RayEnvironments on a cluster of threads, where messages are lost and processes die."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it out
+
+import cluster_services as there
+
+from sage.kernel.api import FailedRecord, RayEnvironment, ray_config
+from sage.kernel.runtime.checkpoint import UnsupportedPipelineError
+from sage.kernel.runtime.cluster.fake_cluster import FakeCluster, FakeRemote, Fault
+from sage.kernel.runtime.cluster.placement import Placement
+from sage.kernel.runtime.cluster.replicas.supervision import Supervision
+
+FAULTS: list[Fault] = ["none", "lost", "answer lost", "dies", "dies after", "hangs"]
+
+
+class OnThreads(RayEnvironment):
+    """A RayEnvironment on a FakeCluster, with three replicas of its service."""
+
+    def __init__(self, name: str, cluster: FakeCluster) -> None:
+        super().__init__(name, {"services": {"doubler": {"replicas": 3}}})
+        self.register_service("doubler", there.Doubler)
+        self.cluster = cluster
+
+    def _join(self, name: str, states: Callable[[], Any]) -> Any:
+        self._states[name] = states
+        return self.cluster, Placement(self.cluster.nodes())
+
+
+class Chance:
+    """Decides what becomes of each message."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+        self.happened: Counter[Fault] = Counter()
+
+    def __call__(self, _remote: FakeRemote, method: str) -> Fault:
+        with self._lock:
+            # Each that hangs costs its health_timeout; one that was never heard of may have no
+            # place yet, so it waits for ever.
+            hangs = 1 if method == "submit" and not self.happened["hangs"] else 0
+            fault = self._random.choices(FAULTS, [80, 8, 8, 2, 2, hangs])[0]
+            self.happened[fault] += 1
+        return fault
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have what died begin again at once, as often as it dies, and say nothing of it."""
+    quick = partial(Supervision, delays=(0.0, 0.001), most_deaths=1000, poison_from=1000)
+    limits = {"health_timeout": 0.1, "close_timeout": 0.1}
+    monkeypatch.setattr(ray_config, "Supervision", lambda **given: quick(**{**given, **limits}))
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def through_replicas(env: OnThreads, dead: list[Any]) -> tuple[Any, Any]:
+    del dead
+    return env.from_collection(range(40)).map(there.Ask), [2 * n for n in range(40)]
+
+
+def through_workers(env: OnThreads, dead: list[Any]) -> tuple[Any, Any]:
+    stream = env.from_collection(range(40)).map(there.add_one, parallelism=2)
+    stream = stream.map(there.refuse_sevens, parallelism=2, on_error=dead.append)
+    stream = stream.flatmap(there.twice, parallelism=3)
+    return stream, [each for n in range(1, 41) if n % 7 for each in (n, -n)]
+
+
+@pytest.mark.timeout(120)  # on two idle cores each lasts some ten seconds
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(("through", "seeds"), [(through_replicas, 500), (through_workers, 250)])
+def test_whatever_fails_each_record_comes_out_once_and_in_order(through: Any, seeds: int) -> None:
+    def run(seed: int) -> Counter[Fault]:
+        chance = Chance(seed)
+        cluster = FakeCluster(chance)
+        out: list[int] = []
+        dead: list[FailedRecord] = []
+        with OnThreads(f"seed {seed}", cluster) as env:
+            stream, expected = through(env, dead)
+            stream.sink(out.append)
+            env.submit()
+        cluster.close()
+        assert out == expected, f"seed {seed}"
+        sevens = [n for n in range(1, 41) if n % 7 == 0] if through is through_workers else []
+        assert [failed.record for failed in dead] == sevens, f"seed {seed}"
+        return chance.happened
+
+    with ThreadPoolExecutor(8) as threads:  # most of the time goes by waiting
+        happened = sum(threads.map(run, range(seeds)), Counter[Fault]())
+    assert min(happened[fault] for fault in ("lost", "answer lost", "dies", "dies after")) > 100
+    assert happened["hangs"] > 5
+
+
+@pytest.mark.parametrize("method", ["map", "filter", "flatmap"])
+@pytest.mark.parametrize("on_error", ["raise", "skip", print])
+@pytest.mark.parametrize("stop", [SystemExit, KeyboardInterrupt])
+def test_what_ends_a_program_ends_the_run(method: str, on_error: Any, stop: Any) -> None:
+    """It must not count as a record that failed: what follows it in its chunk was not run."""
+
+    def leave(record: int) -> Any:
+        if record == 99:
+            raise stop(3)
+        return [record]
+
+    out: list[Any] = []
+    env = OnThreads("exit", FakeCluster())
+    stream = getattr(env.from_collection(range(1000)), method)
+    stream(leave, name="leaver", parallelism=2, on_error=on_error).sink(out.append)
+    with pytest.raises(stop) as caught:
+        env.submit()
+    assert caught.value.args == (3,)
+    assert env.failure is not None
+    assert (env.failure.operator, env.failure.record) == ("leaver", 99)
+    assert len(out) == 99
+
+
+def test_what_cannot_be_sent_to_workers_says_so() -> None:
+    env = OnThreads("lock", FakeCluster())
+    lock = threading.Lock()
+    env.from_collection([1]).map(lambda n: (n, lock), name="locked", parallelism=2).sink(print)
+    with pytest.raises(TypeError, match="cannot pickle") as caught:
+        env.submit()
+    assert "'locked' runs in other processes" in caught.value.__notes__[0]
+    assert "in setup() of operator 'locked'" in caught.value.__notes__
+
+
+class Unreadable:
+    """Can be sent, and cannot be read where it arrives."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> Any:
+        return int, (f"no number: {self.number}",)
+
+
+def test_a_record_that_no_worker_can_read_is_its_own_error() -> None:
+    dead: list[FailedRecord] = []
+    records = [1, Unreadable(2), 3, Unreadable(4), 5]
+    with OnThreads("unreadable", FakeCluster()) as env:
+        stream = env.from_collection(records)
+        found = stream.map(there.add_one, parallelism=2, on_error=dead.append).collect()
+        added = env.metrics().operator("add_one")
+    assert found == [2, 4, 6]
+    assert ["no number: 2" in str(each.error) for each in dead] == [True, False]
+    assert all("the record could not be read" in each.error.__notes__[0] for each in dead)
+    assert (added.records_in, added.records_out, added.dead_lettered) == (5, 3, 2)
+
+
+async def add_two(number: int) -> int:
+    return number + 2
+
+
+def test_coroutines_stay_here_with_windows_of_their_own(tmp_path: Path) -> None:
+    cluster = FakeCluster()
+    with OnThreads("coroutines", cluster) as env:
+        found = env.from_collection(range(100)).map(add_two, parallelism=3).collect()
+    assert sorted(found) == list(range(2, 102))
+    assert not env.metrics().services.keys() - {"doubler"}  # no worker was started
+    env = OnThreads("coroutines", cluster)
+    env.from_collection(range(100)).map(add_two, parallelism=3).sink(print)
+    with pytest.raises(UnsupportedPipelineError, match=r"'add_two'.*parallelism=3"):
+        env.submit(checkpoint=tmp_path)
