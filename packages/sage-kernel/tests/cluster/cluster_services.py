@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -52,8 +53,10 @@ class Doubler(BaseService):
 class Slow(Doubler):
     """Takes a while for each."""
 
+    seconds = 0.01
+
     def double(self, number: int) -> int:
-        time.sleep(0.01)
+        time.sleep(self.seconds)
         return 2 * number
 
 
@@ -88,6 +91,19 @@ class Counter(Doubler):
                 time.sleep(0.5)  # until that has been sent
                 os._exit(7)
         return number
+
+
+class Slower(Slow):
+    """Takes a longer while."""
+
+    seconds = 0.06
+
+
+class Parent(Slow):
+    """Has a process of its own, as an engine has."""
+
+    def setup(self) -> None:
+        self.child = subprocess.Popen(["sleep", "1000"])
 
 
 class TwoGPUs(Doubler):
@@ -139,6 +155,11 @@ def add_one(number: int) -> int:
 
 def slow_double(number: int) -> int:
     time.sleep(0.001)
+    return 2 * number
+
+
+def slower_double(number: int) -> int:
+    time.sleep(0.004)
     return 2 * number
 
 

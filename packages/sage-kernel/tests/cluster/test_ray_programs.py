@@ -7,12 +7,17 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # importlib mode leaves it out
+
+from cluster_processes import descendants, shared_files, wait_for_the_end_of  # noqa: E402
 
 PROGRAM = """
     import sys
@@ -21,8 +26,8 @@ PROGRAM = """
     from sage.kernel.api import RayEnvironment
 
     services = {{"doubler": {{"replicas": 2}}}}
-    env = RayEnvironment("alone", {{"address": "local", "services": services}})
-    env.register_service("doubler", there.Slow)
+    env = RayEnvironment("alone", {{"address": {address!r}, "services": services}})
+    env.register_service("doubler", there.Parent)
     env.from_collection(range(100_000)).map(there.Ask).sink(lambda n: None)
     env.submit(autostop=False)
     print(*(each.process for each in env.metrics().services["doubler"]), flush=True)
@@ -34,8 +39,37 @@ PROGRAM = """
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
 def test_a_program_that_ends_leaves_nothing(signal_number: int) -> None:
     """It starts a cluster of its own, which goes with it."""
+    with started("local") as (program, replicas):
+        left = descendants(program.pid)
+        assert replicas < left
+        shared = shared_files(left)
+        assert shared
+        program.send_signal(signal_number)
+        _, error = program.communicate(timeout=30)
+        if signal_number == signal.SIGINT:
+            assert program.returncode == -signal.SIGINT  # which is 130 to a shell
+            assert error.rstrip().endswith("KeyboardInterrupt")
+        wait_for_the_end_of(left)
+        assert not [path for path in shared if path.exists()]
+
+
+@pytest.mark.timeout(120)
+def test_a_program_that_is_killed_leaves_nothing_on_a_cluster_that_goes_on(
+    ray_cluster: Any,
+) -> None:
+    with started(ray_cluster.address) as (program, replicas):
+        left = {*replicas, *(child for each in replicas for child in descendants(each))}
+        assert len(left) >= 4  # each replica and what it started
+        program.kill()
+        program.communicate(timeout=30)
+        wait_for_the_end_of(left)
+
+
+@contextmanager
+def started(address: str) -> Iterator[tuple[subprocess.Popen[str], set[int]]]:
+    """Start the program, and give it with the processes of its replicas."""
     program = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(PROGRAM.format(here=str(HERE)))],
+        [sys.executable, "-c", textwrap.dedent(PROGRAM.format(here=str(HERE), address=address))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(HERE)},
@@ -45,39 +79,6 @@ def test_a_program_that_ends_leaves_nothing(signal_number: int) -> None:
         assert program.stdout is not None
         replicas = {int(process) for process in program.stdout.readline().split()}
         assert len(replicas) == 2
-        left = descendants(program.pid)
-        assert replicas < left
-        program.send_signal(signal_number)
-        program.communicate(timeout=30)
-        end = time.monotonic() + 60  # 15 s on a machine that does nothing else
-        while left := {each for each in left if is_alive(each)}:
-            assert time.monotonic() < end, left
-            time.sleep(0.05)
+        yield program, replicas
     finally:
         program.kill()
-
-
-def descendants(process: int) -> set[int]:
-    """Return the numbers of all processes that came of one."""
-    parents: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents.setdefault(int(fields[1]), []).append(int(path.parent.name))
-    found: set[int] = set()
-    new = [process]
-    while new:
-        children = parents.get(new.pop(), [])
-        found.update(children)
-        new += children
-    return found
-
-
-def is_alive(process: int) -> bool:
-    """Whether a process runs: one that ended and waits for its parent does not."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -1,10 +1,10 @@
 """Ends what is left of a cluster of one machine when the program that started it is gone.
 
 Ray's own processes end with it, but for two agents: these want to tell the cluster first, and wait
-a minute for one that is not there any more. So the program starts this one beside them, with a
+a minute for one that is not there any more. So the program starts this one before them, with a
 pipe that ends when it does::
 
-    python -m sage.kernel.runtime.cluster.leftovers <the id of Ray's node>
+    python -m sage.kernel.runtime.cluster.leftovers <a mark in the environment of all of them>
 """
 
 from __future__ import annotations
@@ -14,30 +14,62 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_MARK = "SAGE_CLUSTER_OF"
 _GRACE = 3.0  # seconds that they have to end by themselves
 
 
-def watch(node_id: str) -> subprocess.Popen[bytes]:
-    """Start the process that waits for the end of this one; what is written to it ends it too."""
-    command = [sys.executable, "-m", __name__, node_id]
-    return subprocess.Popen(
+@contextmanager
+def none_left() -> Iterator[Callable[[], None]]:
+    """Have all that is started in the block end with this program, however that ends.
+
+    Gives what tells that the program has ended them itself. After an error of the block none is
+    left.
+    """
+    mark = uuid.uuid4().hex
+    command = [sys.executable, "-m", __name__, mark]
+    watcher = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
     )
 
+    def ended() -> None:
+        watcher.communicate(b"ended")
 
-def end_all_of(node_id: str) -> None:
-    """Kill all processes that have a node of Ray's in their environment."""
-    mark = f"RAY_NODE_ID={node_id}".encode()
+    os.environ[_MARK] = mark
+    try:
+        yield ended
+    except BaseException:
+        watcher.communicate()
+        raise
+    finally:
+        del os.environ[_MARK]
+
+
+def end_all_of(mark: str) -> None:
+    """Wait for the end of all processes with a mark in their environment; kill those that stay."""
+    begun = time.monotonic()
+    while (processes := _all_of(mark)) and time.monotonic() - begun < 2 * _GRACE:
+        if time.monotonic() - begun > _GRACE:
+            for process in processes:
+                with suppress(OSError):
+                    os.kill(process, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def _all_of(mark: str) -> list[int]:
+    marked = f"{_MARK}={mark}".encode()
+    found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):  # it has ended, or is somebody else's
-            if mark in path.read_bytes().split(b"\0"):
-                os.kill(int(path.parent.name), signal.SIGKILL)
+            if marked in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
 if __name__ == "__main__":
     if not sys.stdin.buffer.read():  # else the program has ended its cluster itself
-        time.sleep(_GRACE)
         end_all_of(sys.argv[1])

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from typing import Any, ClassVar
 
 from sage.common.core.errors import PackageNotInstalledError
 from sage.kernel.runtime.cluster.errors import NoClusterError
-from sage.kernel.runtime.cluster.leftovers import watch
+from sage.kernel.runtime.cluster.leftovers import none_left
 
 _LONGEST_REASON = 300  # letters
 _ANSWERS_WITHIN = 10.0  # seconds
@@ -74,48 +75,71 @@ class RayConnection:
 
     def _keep(self, address: str | None, init: Mapping[str, Any], made: Future[None]) -> None:
         try:
-            own = _join(address, init)
+            leave = _join(address, init)
         except BaseException as error:  # noqa: BLE001 - whoever waits raises it
             made.set_exception(error)
             return
-        import ray
-
-        watcher = watch(ray.get_runtime_context().get_node_id()) if own else None
         made.set_result(None)
         self._over.wait()
-        if own is not None:
-            ray.shutdown()
-        if watcher is not None:
-            watcher.communicate(b"ended")
+        leave()
 
 
-def _join(address: str | None, init: Mapping[str, Any]) -> bool | None:
-    """Connect to a cluster; return whether it was started here, None if all of it was before."""
-    try:
-        import ray
-    except ImportError as error:
-        raise PackageNotInstalledError("ray", "isage-kernel[ray]", str(error)) from None
+def _join(address: str | None, init: Mapping[str, Any]) -> Callable[[], None]:
+    """Connect to a cluster, or start one; return what undoes that."""
+    ray = _imported()
     if ray.is_initialized():
         here = ray.get_runtime_context().gcs_address
         if address not in (None, "auto", here):
             reason = f"this program belongs to the one at {here!r} already"
             raise NoClusterError(str(address), reason, "leave the address out, or end that first")
-        return None
-    _check_that_it_answers(os.environ.get("RAY_ADDRESS", "") if address is None else address)
+        return lambda: None
     for name, value in _FOR_RAY.items():
         os.environ.setdefault(name, value)
     arguments = {**_QUIET, **init}
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    _check_that_it_answers(address)
     try:
-        if address is None and not os.environ.get("RAY_ADDRESS"):
+        if not address:
             with suppress(ConnectionError):
                 ray.init(address="auto", **arguments)
-                return False
+                return _shutdown
             address = "local"
-        ray.init(address=address, **arguments)
+        if address != "local":
+            ray.init(address=address, **arguments)
+            return _shutdown
+        with none_left() as ended:
+            ray.init(address="local", **arguments)
     except (ConnectionError, ValueError, RuntimeError) as error:
         hint = "start one by `ray start --head`, or leave the address out to use this machine alone"
-        raise NoClusterError(address or "RAY_ADDRESS", reason_of(error), hint) from error
-    return address == "local"
+        raise NoClusterError(address or "auto", reason_of(error), hint) from error
+
+    def end() -> None:
+        _shutdown()
+        ended()
+
+    return end
+
+
+def _shutdown() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+def _imported() -> Any:
+    """Import Ray, without its hook for errors that nobody catches.
+
+    That one tells the cluster of the program's last error, on the way out of the program; one that
+    was interrupted would then not end as interrupted programs do.
+    """
+    hook = sys.excepthook
+    try:
+        import ray
+    except ImportError as error:
+        raise PackageNotInstalledError("ray", "isage-kernel[ray]", str(error)) from None
+    finally:
+        sys.excepthook = hook
+    return ray
 
 
 def _check_that_it_answers(address: str) -> None:
