@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,11 +21,14 @@ from sage.common.components.sage_vllm.service import VLLMService
 from sage.common.components.sage_vllm.testing.echo_engine import write_echo_model
 from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 from sage.common.model_registry.vllm_registry import import_model
+from sage.kernel.api import LocalEnvironment, RayEnvironment
 
 CHAT_MODEL = "test/tiny-chat"
 BASE_MODEL = "test/tiny-base"  # without a chat template
 ECHO_MODEL = "test/echo"  # for the EchoEngine alone
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+_ON_CLUSTER = ("sage-kernel", "sage-libs")  # packages whose tests share a cluster
+_clusters: list[Any] = []  # the one that runs, if one does
 
 
 @pytest.fixture(scope="session")
@@ -186,3 +190,55 @@ def short_folder() -> Iterator[Path]:
     """An empty folder by a name that is short enough for sockets in it."""
     with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def ray_cluster(pytestconfig: pytest.Config) -> Any:
+    """A Ray cluster of two machines, which are this one, that the tests of this process share.
+
+    Each has four processors and two GPUs, as far as Ray knows. Its processes can import the tests.
+    """
+    if _clusters:
+        return _clusters[0]
+    import ray
+    from ray.cluster_utils import Cluster
+
+    root = pytestconfig.rootpath
+    helpers = root / "packages" / "sage-kernel" / "tests" / "cluster"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{helpers}{os.pathsep}{root}")
+        machine = {"num_cpus": 4, "num_gpus": 2, "object_store_memory": 150 << 20}
+        head = {**machine, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster.add_node(**machine)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    _clusters.append(cluster)
+    return cluster
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """End the cluster before tests that have no use for it: some have their own."""
+    if nextitem is not None and {*_ON_CLUSTER} & {*nextitem.path.parts}:
+        return
+    while _clusters:
+        import ray
+
+        ray.shutdown()
+        _clusters.pop().shutdown()
+
+
+@pytest.fixture(params=["local", "ray"])
+def each_environment(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> type[LocalEnvironment] | type[RayEnvironment]:
+    """The kind of environment that a test runs in: it runs twice, the second time on a cluster.
+
+    The LocalEnvironment of the test's module is a RayEnvironment then. Nothing else of it changes,
+    as nothing else of a program has to.
+    """
+    if request.param == "local":
+        return LocalEnvironment
+    request.getfixturevalue("ray_cluster")
+    monkeypatch.setattr(request.module, "LocalEnvironment", RayEnvironment)
+    return RayEnvironment

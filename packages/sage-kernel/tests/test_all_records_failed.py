@@ -13,6 +13,8 @@ import pytest
 from sage.common.core.functions import AsyncMapFunction, UnreadableRecord
 from sage.kernel.api import AllRecordsFailedError, CollectSink, LocalEnvironment
 
+pytestmark = pytest.mark.usefixtures("each_environment")
+
 
 def txt(record: dict[str, Any]) -> Any:
     return record["txt"]

@@ -13,6 +13,8 @@ from sage.common.core.functions import AsyncMapFunction
 from sage.common.service import BaseService
 from sage.kernel.api import LocalEnvironment
 
+pytestmark = pytest.mark.usefixtures("each_environment")
+
 
 class Backend:
     """Where the work of an async map happens: keeps what is in flight, completes it on demand."""

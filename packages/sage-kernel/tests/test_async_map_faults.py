@@ -18,6 +18,8 @@ from sage.kernel.api import AllRecordsFailedError, LocalEnvironment
 from sage.kernel.runtime.cancelled import PipelineCancelledError
 from sage.kernel.runtime.failed_record import FailedRecord
 
+pytestmark = pytest.mark.usefixtures("each_environment")
+
 
 class Flaky(SageError):  # noqa: N818 - it passes
     retryable = True

@@ -22,6 +22,8 @@ from sage.common.service import (
 )
 from sage.kernel.api import LocalEnvironment, PipelineCancelledError
 
+pytestmark = pytest.mark.usefixtures("each_environment")
+
 USER: ContextVar[str] = ContextVar("USER", default="nobody")
 
 

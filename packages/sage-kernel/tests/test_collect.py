@@ -11,6 +11,8 @@ import pytest
 from sage.common.core.functions import MapFunction
 from sage.kernel.api import BaseService, CollectSink, FailedRecord, LocalEnvironment
 
+pytestmark = pytest.mark.usefixtures("each_environment")
+
 
 class Doubles(BaseService):
     def process(self, payload: Any) -> Any:

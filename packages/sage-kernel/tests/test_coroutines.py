@@ -21,6 +21,8 @@ from sage.common.service import BaseService, ServiceClosedError, ServiceNotFound
 from sage.kernel.api import LocalEnvironment, UnawaitedCoroutineError
 from sage.kernel.runtime.coroutines import coroutine_call
 
+pytestmark = pytest.mark.usefixtures("each_environment")
+
 
 async def double(number: int) -> int:
     await asyncio.sleep(0)

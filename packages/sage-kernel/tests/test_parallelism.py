@@ -4,8 +4,12 @@ import threading
 from concurrent.futures import Future
 from typing import Any
 
+import pytest
+
 from sage.common.core.functions import AsyncMapFunction, MapFunction
 from sage.kernel.api import LocalEnvironment
+
+pytestmark = pytest.mark.usefixtures("each_environment")
 
 
 class Tag(MapFunction):
@@ -33,6 +37,7 @@ class AsyncTag(AsyncMapFunction):
         return future
 
 
+@pytest.mark.parametrize("each_environment", ["local"], indirect=True)  # workers share none
 def test_replicas_of_a_sync_map_work_at_the_same_time() -> None:
     env = LocalEnvironment("parallel")
     out: list[int] = []

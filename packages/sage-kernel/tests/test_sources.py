@@ -10,6 +10,8 @@ import pytest
 from sage.common.core.functions import BatchFunction, MapFunction, SourceFunction, StopSignal
 from sage.kernel.api import DataStream, LocalEnvironment
 
+pytestmark = pytest.mark.usefixtures("each_environment")
+
 
 class Countdown(SourceFunction):
     def __init__(self, start: int) -> None:

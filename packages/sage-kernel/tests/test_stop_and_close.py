@@ -13,6 +13,8 @@ from sage.common.service import BaseService
 from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.cancelled import PipelineCancelledError
 
+pytestmark = pytest.mark.usefixtures("each_environment")
+
 
 class Endless:
     """A source without an end, which tells when it has emitted ``enough``."""

@@ -14,6 +14,8 @@ from sage.common.core.functions import (
 )
 from sage.kernel.api import LocalEnvironment
 
+pytestmark = pytest.mark.usefixtures("each_environment")
+
 
 class Add(MapFunction):
     def __init__(self, amount: int) -> None:

@@ -27,6 +27,8 @@ from sage.kernel.runtime.checkpoint import (
     UnsupportedPipelineError,
 )
 
+pytestmark = pytest.mark.usefixtures("each_environment")
+
 
 class Lines(DurableSink):
     """Writes a line per record; its state is how many."""
@@ -107,11 +109,14 @@ class Job:
     def mapping(self, env: LocalEnvironment) -> DataStream:
         how: tuple[Any, ...] = {
             "map": (self.work,),
+            "parallel map": (self.work,),
             "async map": (Later, self.work),
             "coroutine": (self.work_on_loop,),
             "coroutines": (self.work_on_loop,),
         }[self.mapped]
-        return env.from_source(self.records).map(*how, on_error=self.on_error)
+        several = 2 if self.mapped == "parallel map" else 1
+        records = env.from_source(self.records)
+        return records.map(*how, parallelism=several, on_error=self.on_error)
 
     def environment(self) -> LocalEnvironment:
         env = LocalEnvironment("job")
@@ -181,6 +186,18 @@ def test_it_may_stop_often(each_job: Job) -> None:
     each_job.poison = set()
     each_job.submit()
     assert each_job.lines == each_job.expected
+
+
+@pytest.mark.parametrize("each_environment", ["ray"], indirect=True)
+def test_workers_keep_the_order_so_that_it_may_stop_often_too(tmp_path: Path) -> None:
+    job = Job(tmp_path, "parallel map")
+    for poison in (0, 18, 63):
+        job.poison = {poison}
+        with pytest.raises(ValueError, match=rf"poison {poison}\n"):
+            job.submit()
+    job.poison, job.on_error = {99}, lambda failed: job.dead.append(failed.record)
+    job.submit()
+    assert (job.lines, job.dead) == (job.expected, [99])
 
 
 def test_all_records_are_committed_before_the_output_is_published(each_job: Job) -> None:
@@ -479,6 +496,7 @@ SHAPES: dict[str, Callable[[LocalEnvironment], Any]] = {
 }
 
 
+@pytest.mark.parametrize("each_environment", ["local"], indirect=True)  # a cluster keeps order
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_cannot_be_resumed_is_refused(tmp_path: Path, shape: str) -> None:
     env = LocalEnvironment("shape")

@@ -7,7 +7,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,33 +30,11 @@ from sage.kernel.api import (  # noqa: E402
 )
 from sage.kernel.runtime.cluster.errors import WorkerDiedError  # noqa: E402
 
-pytestmark = pytest.mark.timeout(120)  # a machine that is busy starts Ray in half a minute
+# A machine that is busy starts Ray in half a minute.
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("ray_cluster")]
 
 ONE = {"services": {"doubler": {"replicas": 1}}}
 TWO = {"services": {"doubler": {"replicas": 2}}}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two machines with four processors each, as Ray has them for its own tests."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(HERE)
-    made = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 4, "num_gpus": 2, "include_dashboard": False},
-    )
-    made.add_node(num_cpus=4, num_gpus=2)
-    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
-    yield made
-    ray.shutdown()
-    made.shutdown()
-    if before is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = before
 
 
 def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
@@ -72,7 +51,6 @@ def replicas(env: RayEnvironment, name: str = "doubler") -> tuple[ReplicaStatus,
 # -- services -------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("cluster")
 def test_a_pipeline_with_its_service_on_the_cluster() -> None:
     doubled: list[int] = []
     with RayEnvironment("label", TWO) as env:
@@ -86,7 +64,6 @@ def test_a_pipeline_with_its_service_on_the_cluster() -> None:
         assert len({each.node for each in metrics.services["doubler"]}) == 2
 
 
-@pytest.mark.usefixtures("cluster")
 def test_calls_from_outside_errors_and_what_a_process_has() -> None:
     with RayEnvironment("calls", {"services": {"doubler": {"replicas": 1, "cpus": 3}}}) as env:
         env.register_service("doubler", there.Doubler)
@@ -100,7 +77,6 @@ def test_calls_from_outside_errors_and_what_a_process_has() -> None:
             doubler.double(None)
 
 
-@pytest.mark.usefixtures("cluster")
 def test_an_answer_comes_in_pieces_until_its_replica_dies() -> None:
     with RayEnvironment("pieces", ONE) as env:
         env.register_service("doubler", there.Counter)
@@ -114,7 +90,6 @@ def test_an_answer_comes_in_pieces_until_its_replica_dies() -> None:
         assert env.service("doubler").double(4, timeout=30) == 8
 
 
-@pytest.mark.usefixtures("cluster")
 def test_a_setup_error_keeps_its_type_and_says_on_which_machine() -> None:
     env = RayEnvironment("broken", TWO)
     env.register_service("doubler", there.Doubler, fault="setup")
@@ -124,7 +99,6 @@ def test_a_setup_error_keeps_its_type_and_says_on_which_machine() -> None:
     assert any("while starting service 'doubler' on" in note for note in caught.value.__notes__)
 
 
-@pytest.mark.usefixtures("cluster")
 def test_what_no_machine_holds_is_refused_before_a_record_moves() -> None:
     read: list[int] = []
     env = RayEnvironment("large", {"services": {"doubler": {"gpus": 4}}})
@@ -136,7 +110,6 @@ def test_what_no_machine_holds_is_refused_before_a_record_moves() -> None:
     assert read == []
 
 
-@pytest.mark.usefixtures("cluster")
 def test_all_gpus_are_taken_two_by_two_each_pair_of_one_machine() -> None:
     with RayEnvironment("gpus") as env:
         env.register_service("doubler", there.TwoGPUs)
@@ -146,7 +119,6 @@ def test_all_gpus_are_taken_two_by_two_each_pair_of_one_machine() -> None:
         assert len({each.node for each in replicas(env)}) == 2
 
 
-@pytest.mark.usefixtures("cluster")
 def test_replicas_that_are_killed_lose_and_double_nothing() -> None:
     doubled: list[int] = []
     with RayEnvironment("killed", TWO) as env:
@@ -162,23 +134,29 @@ def test_replicas_that_are_killed_lose_and_double_nothing() -> None:
         assert sum(each.deaths for each in replicas(env)) == 3
 
 
-@pytest.mark.usefixtures("cluster")
-def test_a_stopped_replica_is_replaced_in_time() -> None:
+def test_a_stopped_replica_is_replaced_in_time_and_heard_no_more() -> None:
     config = {"services": {"doubler": {"replicas": 1, "health_timeout": 1.0}}}
+    doubled: list[int] = []
     with RayEnvironment("stopped", config) as env:
-        env.register_service("doubler", there.Doubler)
-        assert env.call_service("doubler", 1, method="double") == 2
-        process = replicas(env)[0].process or 0
-        os.kill(process, signal.SIGSTOP)
+        env.register_service("doubler", there.Slow)
+        env.from_collection(range(600)).map(there.Ask).sink(doubled.append)
+        env.submit(autostop=False)
+        until(lambda: len(doubled) > 100)
+        (before,) = replicas(env)
+        process = before.process or 0
+        os.kill(process, signal.SIGSTOP)  # with calls that it has answered in a moment
         began = time.monotonic()
-        future = env.service_manager.call_service_async("doubler", 2, method="double")
         until(lambda: replicas(env)[0].deaths == 1)
         assert 0.5 < time.monotonic() - began < 1.0 + 2
-        assert future.result(20) == 4
+        with suppress(ProcessLookupError):  # Ray may have ended it already
+            os.kill(process, signal.SIGCONT)
+        env.wait()
         assert replicas(env)[0].process != process
+        assert doubled == [2 * n for n in range(600)]
+        assert replicas(env)[0].replayed >= 1
+        until(lambda: not Path(f"/proc/{process}").exists())
 
 
-@pytest.mark.usefixtures("cluster")
 def test_nothing_runs_after_the_environment_is_closed() -> None:
     before = {thread.name for thread in threading.enumerate()}
     env = RayEnvironment("closed", TWO)
@@ -201,7 +179,6 @@ def parallel(env: LocalEnvironment | RayEnvironment, dead: list[FailedRecord]) -
     return stream.filter(there.is_even, parallelism=2).flatmap(there.twice, parallelism=2)
 
 
-@pytest.mark.usefixtures("cluster")
 def test_operators_in_workers_do_as_here_and_keep_the_order() -> None:
     dead: list[FailedRecord] = []
     with RayEnvironment("workers") as env:
@@ -220,7 +197,6 @@ def test_operators_in_workers_do_as_here_and_keep_the_order() -> None:
         assert counts == [(o.records_in, o.records_out, o.errors) for o in env.metrics().operators]
 
 
-@pytest.mark.usefixtures("cluster")
 def test_an_error_in_a_worker_stops_the_run_behind_what_was_before_it() -> None:
     found: list[int] = []
     env = RayEnvironment("raise")
@@ -231,7 +207,6 @@ def test_an_error_in_a_worker_stops_the_run_behind_what_was_before_it() -> None:
     assert any("in operator 'refuse_sevens' on record 7" in each for each in caught.value.__notes__)
 
 
-@pytest.mark.usefixtures("cluster")
 def test_records_that_cannot_travel_are_their_own_errors() -> None:
     dead: list[FailedRecord] = []
     lock = threading.Lock()
@@ -243,7 +218,6 @@ def test_records_that_cannot_travel_are_their_own_errors() -> None:
     assert all(isinstance(failed.error, TypeError) for failed in dead)
 
 
-@pytest.mark.usefixtures("cluster")
 def test_a_record_that_kills_workers_is_one_dead_letter() -> None:
     dead: list[FailedRecord] = []
     with RayEnvironment("poison") as env:
@@ -259,7 +233,6 @@ def test_a_record_that_kills_workers_is_one_dead_letter() -> None:
     assert 3 <= deaths <= 3 + 2 * 8
 
 
-@pytest.mark.usefixtures("cluster")
 def test_a_run_goes_from_here_to_the_cluster_and_back(tmp_path: Path) -> None:
     def submit(env: Any, stop_at: int | None) -> None:
         from sage.libs.io import JSONLSink

@@ -16,6 +16,8 @@ from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.cancelled import PipelineCancelledError
 from sage.kernel.runtime.metrics.run_metrics import OperatorMetrics
 
+pytestmark = pytest.mark.usefixtures("each_environment")
+
 RECORDS = 1000
 POISON = frozenset(range(7, RECORDS, 20))  # 5 %
 
@@ -253,6 +255,7 @@ def test_what_is_in_flight_of_an_async_operator_is_seen_and_not_taken_for_done()
     assert (held.records_in, held.in_flight, held.records_out) == (20, 0, 20)
 
 
+@pytest.mark.parametrize("each_environment", ["local"], indirect=True)  # a worker has no gate of it
 def test_what_replicas_are_at_and_what_waits_for_them_is_seen() -> None:
     gate, busy = threading.Event(), threading.Semaphore(0)
 
@@ -280,6 +283,7 @@ def test_what_replicas_are_at_and_what_waits_for_them_is_seen() -> None:
     assert env.metrics().operator("work").records_out == 10
 
 
+@pytest.mark.parametrize("each_environment", ["local"], indirect=True)  # it lasts
 def test_counts_only_grow_while_a_pipeline_runs() -> None:
     seen: list[list[OperatorMetrics]] = []
     ended = threading.Event()

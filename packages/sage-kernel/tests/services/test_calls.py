@@ -21,6 +21,8 @@ from sage.common.service import (
 from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.service import ServiceCallProxy, ServiceFactory
 
+pytestmark = pytest.mark.usefixtures("each_environment")
+
 
 class Calculator(BaseService):
     """Forgets super().__init__(), as many a service will."""

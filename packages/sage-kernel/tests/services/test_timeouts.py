@@ -10,6 +10,8 @@ from sage.common.core.functions import MapFunction
 from sage.common.service import BaseService, ServiceTimeoutError
 from sage.kernel.api import LocalEnvironment
 
+pytestmark = pytest.mark.usefixtures("each_environment")
+
 
 class Slow(BaseService):
     """One plain method and one with a twin, neither of which ends by itself."""

@@ -53,7 +53,7 @@ def test_models(tmp_path: Path) -> None:
 
 
 def test_more_than_one_machine(tmp_path: Path) -> None:
-    run(DOCS / "cluster.md", tmp_path, {"RAY_ADDRESS": ""})
+    run(DOCS / "cluster.md", tmp_path, {"RAY_ADDRESS": "local"})
 
 
 def test_a_backend_is_found_by_its_entry_point(tmp_path: Path, without_tuning: Path) -> None:

@@ -24,6 +24,8 @@ from sage.libs.io import (
     ParquetSource,
 )
 
+pytestmark = pytest.mark.usefixtures("each_environment")
+
 
 def write(path: Path, *lines: str) -> Path:
     path.write_text("".join(f"{line}\n" for line in lines))
@@ -197,12 +199,16 @@ def odd_is_bad(record: int) -> int:
     return record
 
 
-def test_dead_letters_are_lines_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallelism", [1, 2])
+def test_dead_letters_are_lines_of_their_own(tmp_path: Path, parallelism: int) -> None:
     env = LocalEnvironment("dead")
     dead = partial(JSONLSink, tmp_path / "failed.jsonl")
-    env.from_collection(range(4)).map(odd_is_bad, on_error=dead).sink(JSONLSink, tmp_path / "out")
+    stream = env.from_collection(range(4)).map(odd_is_bad, parallelism=parallelism, on_error=dead)
+    stream.sink(JSONLSink, tmp_path / "out")
     env.submit()
     lines = (tmp_path / "failed.jsonl").read_text().splitlines()
+    if parallelism > 1:  # threads keep no order
+        lines.sort()
     error = {"type": "ValueError", "message": "1 is odd"}
     expected = {"operator": "odd_is_bad", "record": 1, "error": error, "attempts": 1}
     assert json.loads(lines[0]) == expected
