@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # importlib mode leaves it out, and the workers have it too
 
 import cluster_services as there  # noqa: E402 - needs the path above
+from cluster_processes import descendants, shared_files, wait_for_the_end_of  # noqa: E402
 
-from sage.kernel.api import RayEnvironment  # noqa: E402
+from sage.kernel.api import RayEnvironment, ReplicaStatus  # noqa: E402
 from sage.libs.io import JSONLSink  # noqa: E402
 
 RECORDS = 5000
 TIMES = int(os.environ.get("SAGE_CLUSTER_TIMES", "20"))
-EXPECTED = [json.dumps({"n": 2 * n}) for n in range(RECORDS)]
+EXPECTED = "".join(f"{json.dumps({'n': 2 * n})}\n" for n in range(RECORDS))
+HEALTH_TIMEOUT = 1.0  # seconds
 pytestmark = pytest.mark.timeout(1200)
 
 
@@ -84,25 +87,42 @@ def run(
         disturb(env, number)
     env.wait()
     env.close()
-    assert (folder / "out.jsonl").read_text().splitlines() == EXPECTED
+    assert (folder / "out.jsonl").read_text() == EXPECTED
+    (states,) = env.metrics().services.values()
+    again = sum(each.replayed for each in states)
+    print(f"{times} times: {deaths_of(env)} deaths, {again} calls or chunks made again")
+
+
+def deaths_of(env: RayEnvironment) -> int:
+    (states,) = env.metrics().services.values()
+    return sum(each.deaths for each in states)
 
 
 def kill_one(env: RayEnvironment, number: int) -> None:
+    until(lambda: ready(env))
+    up = ready(env)
+    os.kill(up[number % len(up)].process or 0, signal.SIGKILL)
+
+
+def ready(env: RayEnvironment) -> list[ReplicaStatus]:
     (states,) = env.metrics().services.values()
-    up = [each for each in states if each.state == "ready" and each.process]
-    if up:
-        os.kill(up[number % len(up)].process or 0, signal.SIGKILL)
+    return [each for each in states if each.state == "ready"]
 
 
 @pytest.mark.usefixtures("cluster")
 def test_replicas_killed_many_times(tmp_path: Path) -> None:
     env = RayEnvironment("replicas", {"services": {"doubler": {"replicas": 2}}})
     run(tmp_path, env, kill_one, TIMES, workers=False)
+    assert deaths_of(env) == TIMES
+    replayed = sum(each.replayed for each in env.metrics().services["doubler"])
+    assert replayed <= TIMES * there.Slow.capacity  # no more than were in flight
 
 
 @pytest.mark.usefixtures("cluster")
 def test_workers_killed_many_times(tmp_path: Path) -> None:
-    run(tmp_path, RayEnvironment("workers"), kill_one, TIMES, workers=True)
+    env = RayEnvironment("workers")
+    run(tmp_path, env, kill_one, TIMES, workers=True)
+    assert deaths_of(env) == TIMES
 
 
 @pytest.mark.parametrize("workers", [False, True])
@@ -118,29 +138,78 @@ def test_machines_that_go_and_come(cluster: Any, tmp_path: Path, *, workers: boo
     run(tmp_path, env, replace, max(1, TIMES // 2), workers=workers)
 
 
-@pytest.mark.parametrize("percent", [5, 25])
-def test_messages_that_are_lost(percent: int, tmp_path: Path) -> None:
-    """Of Ray's messages to actors, as Ray itself loses them for its tests."""
-    program = """
-        import sys
-        sys.path.insert(0, {here!r})
-        from pathlib import Path
-        import cluster_suite as suite
-        from sage.kernel.api import RayEnvironment
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("workers", [False, True])
+def test_what_stands_still_many_times(tmp_path: Path, *, workers: bool) -> None:
+    """It is replaced in time; when it goes on, what it says is not heard."""
+    settings = {"health_timeout": HEALTH_TIMEOUT}
+    config = {"services": {"doubler": {"replicas": 2, **settings}}}
+    env = RayEnvironment("stopped", {"workers": settings} if workers else config)
 
-        config = {{"address": "local", "ray_init": {{"num_cpus": 4}}}}
-        config["services"] = {{"doubler": {{"replicas": 2, "health_timeout": 8}}}}
-        env = RayEnvironment("lost", config)
-        suite.run(Path({folder!r}), env, lambda *_: None, 0, workers=False)
-    """
-    failing = f"CoreWorkerService.grpc_client.PushTask=-1:{percent}:{percent}"
-    code = textwrap.dedent(program.format(here=str(HERE), folder=str(tmp_path)))
+    def stop_one(env: RayEnvironment, number: int) -> None:
+        until(lambda: ready(env))
+        stopped = ready(env)[0]
+        deaths = deaths_of(env)
+        os.kill(stopped.process or 0, signal.SIGSTOP)
+        began = time.monotonic()
+        until(lambda: deaths_of(env) > deaths)
+        assert time.monotonic() - began < HEALTH_TIMEOUT + 2, number
+        with suppress(ProcessLookupError):  # Ray may have ended it already
+            os.kill(stopped.process or 0, signal.SIGCONT)
+
+    run(tmp_path, env, stop_one, max(1, TIMES // 2), workers=workers)
+
+
+LOSSY = """
+    import sys
+    sys.path.insert(0, {here!r})
+    from pathlib import Path
+    import cluster_suite as suite
+    from sage.kernel.api import RayEnvironment
+    from sage.kernel.runtime.cluster import ray_cluster
+
+    lost = []
+
+    def counted(reason, real=ray_cluster.RemoteUnavailableError):
+        lost.append(reason)
+        return real(reason)
+
+    ray_cluster.RemoteUnavailableError = counted
+    config = {{"address": "local", "ray_init": {{"num_cpus": 4}}}}
+    if not {workers}:
+        config["services"] = {{"doubler": {{"replicas": 2}}}}
+    env = RayEnvironment("lossy", config)
+    suite.run(Path({folder!r}), env, lambda *_: None, 0, workers={workers})
+    print(len(lost), suite.deaths_of(env))
+"""
+
+
+@pytest.mark.parametrize("workers", [False, True])
+@pytest.mark.parametrize("percent", [5, 25])
+def test_messages_that_are_lost(percent: int, tmp_path: Path, *, workers: bool) -> None:
+    """Of Ray's messages to actors, as Ray itself loses them for its tests."""
+    code = LOSSY.format(here=str(HERE), folder=str(tmp_path), workers=workers)
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(HERE), "RAY_testing_rpc_failure": failing},
-        check=False, capture_output=True, text=True, timeout=600,
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": str(HERE), "RAY_testing_rpc_failure": failing(percent)},
+        check=False, capture_output=True, text=True, timeout=1000,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    lost, deaths = map(int, done.stdout.split()[-2:])
+    print(f"{percent} %: {lost} messages lost, {deaths} deaths")
+    assert lost > percent
+
+
+def failing(percent: int) -> str:
+    """Return how Ray is told to lose so many of its messages to actors, in each of three ways."""
+    third = percent // 3
+    chances = {
+        "num_failures": -1,
+        "req_failure_prob": percent - 2 * third,
+        "resp_failure_prob": third,
+        "in_flight_failure_prob": third,
+    }
+    return json.dumps({"CoreWorkerService.grpc_client.PushTask": chances})
 
 
 PROGRAM = """
@@ -151,39 +220,110 @@ PROGRAM = """
     from sage.kernel.api import LocalEnvironment, RayEnvironment
     from sage.libs.io import JSONLSink
 
-    init = {{"num_cpus": 4}}
-    env = RayEnvironment("driver", {{"address": "local", "ray_init": init}})
-    if sys.argv[1] == "local":
-        env = LocalEnvironment("driver")
-    parallelism = 1 if sys.argv[1] == "local" else 2
+    local = sys.argv[1] == "local"
+    env = LocalEnvironment("driver")
+    if not local:
+        services = {{}} if {workers} else {{"doubler": {{"replicas": 2}}}}
+        env = RayEnvironment("driver", {{"address": {address!r}, "services": services}})
     stream = env.from_collection(range(suite.RECORDS))
-    stream = stream.map(there.slow_double, parallelism=parallelism).map(suite.row)
-    stream.sink(JSONLSink, {folder!r} + "/out.jsonl")
+    if {workers}:
+        stream = stream.map(there.slower_double, parallelism=1 if local else 2)
+    else:
+        env.register_service("doubler", there.Slower)
+        stream = stream.map(there.Ask)
+    stream.map(suite.row).sink(JSONLSink, {folder!r} + "/out.jsonl")
     env.submit(checkpoint={folder!r} + "/run")
 """
 
 
-@pytest.mark.parametrize("ways", [["ray"], ["local", "ray"]])
-def test_a_driver_killed_many_times(ways: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ways", "workers"), [(["ray"], True), (["ray"], False), (["local", "ray"], True)]
+)
+def test_a_driver_killed_many_times(
+    cluster: Any, ways: list[str], tmp_path: Path, *, workers: bool
+) -> None:
     chance = random.Random(1)
-    out = tmp_path / "out.jsonl"
+    out, partial = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial"
+
+    def size() -> int:
+        return partial.stat().st_size if partial.exists() else 0
+
+    def start(way: str) -> subprocess.Popen[bytes]:
+        code = PROGRAM.format(
+            here=str(HERE), folder=str(tmp_path), address=cluster.address, workers=workers
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), way],
+            env={**os.environ, "PYTHONPATH": str(HERE)},
+            stderr=subprocess.DEVNULL,
+        )
+
     for number in range(TIMES):
-        program = start(ways[number % len(ways)], tmp_path)
-        time.sleep(0.5 if ways[number % len(ways)] == "local" else chance.uniform(4, 8))
+        before = size()
+        program = start(ways[number % len(ways)])
+        until(lambda before=before: size() != before)  # type: ignore[misc]
+        time.sleep(chance.uniform(0, 0.3))
+        assert program.poll() is None, "it was through before it could be killed"
         program.kill()
         program.wait()
-    program = start("local", tmp_path)
+    program = start("local")
     assert program.wait(300) == 0
-    assert out.read_text().splitlines() == EXPECTED
+    assert out.read_text() == EXPECTED
+    until(lambda: not workers_on(cluster), 15)
 
 
-def start(way: str, folder: Path) -> subprocess.Popen[bytes]:
-    code = textwrap.dedent(PROGRAM.format(here=str(HERE), folder=str(folder)))
-    return subprocess.Popen(
-        [sys.executable, "-c", code, way],
-        env={**os.environ, "PYTHONPATH": str(HERE)},
-        stderr=subprocess.DEVNULL,
-    )
+def workers_on(cluster: Any) -> list[int]:
+    """Return the processes on a cluster's machines that run workers or replicas."""
+    marks = [f"RAY_NODE_ID={node.node_id}".encode() for node in cluster.list_all_nodes()]
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            here = any(mark in (path / "environ").read_bytes() for mark in marks)
+            if here and b"ray::_Actor" in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
+ENGINES = """
+    from sage.common.components.sage_vllm.service import VLLMService
+    from sage.kernel.api import RayEnvironment
+    from sage.libs.operators import VLLMServiceGenerator
+
+    services = {{"vllm_service": {{"replicas": 2, "gpus": 0, "cpus": 1}}}}
+    env = RayEnvironment("engines", {{"address": {address!r}, "services": services}})
+    config = {{"model_id": "test/tiny-chat", "model_root": {root!r}}}
+    config["engine"] = {{"max_num_seqs": 16, "kv_cache_memory_bytes": 64 << 20}}
+    env.register_service("vllm_service", VLLMService, config)
+    stream = env.from_collection(f"question {{n}}" for n in range(100_000))
+    stream.map(VLLMServiceGenerator, max_tokens=8).sink(lambda _: None)
+    env.submit(autostop=False)
+    while env.metrics().operators[-1].records_out < 20:
+        pass
+    print("running", flush=True)
+    env.wait()
+"""
+
+
+def test_engines_of_a_driver_that_is_killed_end_too(cluster: Any, model_root: Path) -> None:
+    """They are processes of the replicas, which are processes of the cluster that goes on."""
+    code = ENGINES.format(address=cluster.address, root=str(model_root))
+    for _ in range(max(1, TIMES // 10)):
+        program = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE
+        )
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"running\n"
+        replicas = workers_on(cluster)
+        assert len(replicas) == 2
+        left = {*replicas, *(each for one in replicas for each in descendants(one))}
+        assert len(left) >= 4  # each has an engine
+        shared = {path for path in shared_files(left) if path.exists()}
+        program.kill()
+        program.wait()
+        began = time.monotonic()
+        wait_for_the_end_of(left, 15)
+        print(f"{len(left)} processes ended in {time.monotonic() - began:.1f} s")
+        assert not [path for path in shared if path.exists() and "plasma" not in path.name]
 
 
 @pytest.mark.usefixtures("cluster")
@@ -193,7 +333,6 @@ def test_a_poison_record_among_ten_thousand() -> None:
         stream = env.from_collection(range(10_000))
         stream = stream.map(there.Kill, 7001, parallelism=2, on_error=dead.append)
         found = stream.collect()
-        (states,) = env.metrics().services.values()
     assert found == [n + 1 for n in range(10_000) if n != 7001]
     assert [failed.record for failed in dead] == [7001]
-    assert sum(each.deaths for each in states) <= 3 + 2 * 8
+    assert deaths_of(env) <= 3 + 2 * 8
