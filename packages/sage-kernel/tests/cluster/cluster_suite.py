@@ -167,6 +167,7 @@ LOSSY = """
     import cluster_suite as suite
     from sage.kernel.api import RayEnvironment
     from sage.kernel.runtime.cluster import ray_cluster
+    from sage.kernel.runtime.cluster.operators import chunk_window
 
     lost = []
 
@@ -175,6 +176,7 @@ LOSSY = """
         return real(reason)
 
     ray_cluster.RemoteUnavailableError = counted
+    chunk_window._MOST_RECORDS = 16  # so that there are many messages to lose
     config = {{"address": "local", "ray_init": {{"num_cpus": 4}}}}
     if not {workers}:
         config["services"] = {{"doubler": {{"replicas": 2}}}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -97,6 +98,19 @@ def test_a_setup_error_keeps_its_type_and_says_on_which_machine() -> None:
     with pytest.raises(LookupError, match="no weights here") as caught:
         env.submit()
     assert any("while starting service 'doubler' on" in note for note in caught.value.__notes__)
+
+
+def test_a_module_that_a_machine_lacks_is_named_with_the_way_to_bring_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_here.py").write_text("def add(n):\n    return n + 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    function = importlib.import_module("only_here").add
+    env = RayEnvironment("module")
+    env.from_collection([1]).map(function, parallelism=2).sink(print)
+    with pytest.raises(ModuleNotFoundError, match="only_here") as caught:
+        env.submit()
+    assert any("'working_dir'" in note for note in caught.value.__notes__)
 
 
 def test_what_no_machine_holds_is_refused_before_a_record_moves() -> None:

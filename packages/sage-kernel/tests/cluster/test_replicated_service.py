@@ -25,7 +25,7 @@ from sage.kernel.runtime.cluster.errors import (
     RemoteError,
     ReplicaDiedError,
 )
-from sage.kernel.runtime.cluster.fake_cluster import FakeCluster
+from sage.kernel.runtime.cluster.fake_cluster import FakeCluster, FakeRemote, Fault
 from sage.kernel.runtime.cluster.mail.carriage import RemoteTraceback
 from sage.kernel.runtime.cluster.placement import Placement
 from sage.kernel.runtime.cluster.replicas import start_up

@@ -127,10 +127,11 @@ def _shutdown() -> None:
 
 
 def _imported() -> Any:
-    """Import Ray, without its hook for errors that nobody catches.
+    """Import Ray such that a program that is interrupted ends with status 130, as any other.
 
-    That one tells the cluster of the program's last error, on the way out of the program; one that
-    was interrupted would then not end as interrupted programs do.
+    Python notes that a KeyboardInterrupt was the end, and forgets it where code is made of a text
+    after that, as dataclasses are. So Ray's hook for errors that nobody catches, which imports what
+    it tells the cluster with, is left out, and what ``ray.shutdown()`` imports is imported now.
     """
     hook = sys.excepthook
     try:
@@ -139,6 +140,8 @@ def _imported() -> Any:
         raise PackageNotInstalledError("ray", "isage-kernel[ray]", str(error)) from None
     finally:
         sys.excepthook = hook
+    with suppress(ImportError):  # another version may have it elsewhere
+        import ray.dag.compiled_dag_node
     return ray
 
 

@@ -27,6 +27,10 @@ from sage.kernel.runtime.cluster.mail.remote_services import RemoteServices
 from sage.kernel.runtime.service.running_service import RunningService
 from sage.kernel.runtime.service.service_factory import ServiceFactory
 
+_NO_MODULE = (
+    "that machine lacks it: {'runtime_env': {'working_dir': '.'}} in the configuration brings a "
+    "program's own modules there"
+)
 _LOOK_EVERY = 0.5  # seconds from one look at a service's progress to the next
 
 
@@ -46,7 +50,7 @@ class Report:
 def hosting(name: str, factory: ServiceFactory) -> bytes:
     """Return what makes a HostedService in another process; raises what pickling it raises."""
     try:
-        return to_bytes(partial(HostedService, name, factory))
+        return to_bytes(partial(HostedService, name, to_bytes(factory)))
     except Exception as error:
         annotate(
             error,
@@ -63,11 +67,11 @@ class HostedService:
 
     Args:
         name: what the service is called by.
-        factory: makes it.
+        factory: makes it: a ServiceFactory as bytes, which this process may not be able to read.
         node: the machine that this is.
     """
 
-    def __init__(self, name: str, factory: ServiceFactory, node: str) -> None:
+    def __init__(self, name: str, factory: bytes, node: str) -> None:
         self._name = name
         self._factory = factory
         self._node = node
@@ -105,7 +109,8 @@ class HostedService:
 
     def _open(self) -> bytes:
         try:
-            service = self._factory.create()
+            factory: ServiceFactory = from_bytes(self._factory)
+            service = factory.create()
             services = self._services
             service.ctx = RuntimeContext(
                 name=self._name, services=services, call_origin=services.call_origin
@@ -114,6 +119,8 @@ class HostedService:
             service.open()
         except BaseException as error:  # noqa: BLE001 - it is raised on the other side
             annotate(error, f"while starting service {self._name!r} on {self._node}")
+            if isinstance(error, ModuleNotFoundError):
+                annotate(error, _NO_MODULE)
             return error_outcome(error)
         self._running = running
         return to_bytes(
