@@ -41,7 +41,7 @@ ADAPTERS = {"enable_lora": True, "max_lora_rank": 16}
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 32, "ignore_eos": True, "logprobs": 1}
 WEIGHTS = "model.safetensors"
 LLAMA_28M: dict[str, Any] = {"hidden_size": 512, "layers": 8, "heads": 8, "vocab_size": 8192}
-BY_HEART = {"epochs": 40, "learning_rate": 2e-3, "checkpoint_every": 1000, "eval_every": 1000}
+BY_HEART = {"epochs": 60, "learning_rate": 2e-3, "checkpoint_every": 1000, "eval_every": 1000}
 
 
 @pytest.fixture(scope="module")
