@@ -65,10 +65,15 @@ def import_environment() -> dict[str, str]:
 
 
 def quiet_warnings() -> None:
-    """Silence warnings that vLLM and torch raise about each other at every start."""
+    """Silence warnings that vLLM and torch raise about each other at every start.
+
+    And the tracebacks of vLLM's parsers over calls of tools that were cut off: whoever asked for
+    the calls is told of that by the answer, or its error.
+    """
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
     warnings.filterwarnings("ignore", message="IProgress not found")  # tqdm's, in a notebook
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+    logging.getLogger("vllm.tool_parsers").setLevel(logging.CRITICAL)
 
 
 @contextmanager
