@@ -24,7 +24,7 @@ print(Path("/proc/self/autogroup").read_text().split()[-1])
 @pytest.mark.parametrize(
     ("idle", "said"), [(True, ["True", "19"]), (False, ["True", "5"])], ids=["idle", "low"]
 )
-def test_a_worker_gives_way_to_other_sessions_too(idle: bool, said: list[str]) -> None:
+def test_a_worker_gives_way_to_other_sessions_too(*, idle: bool, said: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SHOWN.format(idle=idle)],
         stdout=subprocess.PIPE,
