@@ -22,7 +22,7 @@ print(Path("/proc/self/autogroup").read_text().split()[-1])
 
 @pytest.mark.skipif(not AUTOGROUP.exists(), reason="this kernel knows no sessions of processes")
 @pytest.mark.parametrize(
-    ("idle", "said"), [(True, ["True", "19"]), (False, ["True", "5"])], ids=["idle", "low"]
+    ("idle", "said"), [(True, ["True", "9"]), (False, ["True", "5"])], ids=["idle", "low"]
 )
 def test_a_worker_gives_way_to_other_sessions_too(*, idle: bool, said: list[str]) -> None:
     done = subprocess.run(
