@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from sage.kernel.runtime.cluster.fake_cluster import FakeCluster, FakeRemote, Fa
 from sage.kernel.runtime.cluster.mail.carriage import RemoteTraceback
 from sage.kernel.runtime.cluster.placement import Placement
 from sage.kernel.runtime.cluster.replicas import start_up
+from sage.kernel.runtime.cluster.replicas.replica import Call
 from sage.kernel.runtime.cluster.replicas.replicated_service import (
     ReplicaSettings,
     ReplicatedService,
@@ -175,6 +177,18 @@ def test_calls_spread_over_all_replicas() -> None:
         for future in waiting:
             future.cancel()
         until(lambda: all(not r.in_flight for r in service.replica_states))
+
+
+def test_who_has_an_answer_does_not_keep_the_call() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with served(FakeCluster(), count=2) as manager:
+            calls = [manager.call_service_async("doubler", n, method="double") for n in range(100)]
+            assert [call.result(10) for call in calls] == [2 * n for n in range(100)]
+            until(lambda: not any(isinstance(each, Call) for each in gc.get_objects()))
+    finally:
+        gc.enable()
 
 
 def test_errors_arrive_with_type_attributes_notes_and_traceback() -> None:

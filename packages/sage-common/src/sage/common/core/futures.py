@@ -58,7 +58,25 @@ def hand_over(
             outer.set_exception(error)
 
     inner.add_done_callback(pass_on)
-    outer.add_done_callback(lambda done: inner.cancel() if done.cancelled() else None)
+    cancel_with(outer, inner)
+
+
+def cancel_with(outer: Future[Any], inner: Future[Any]) -> None:
+    """Have a cancel of ``outer`` cancel ``inner``.
+
+    Once ``inner`` is done ``outer`` does not refer to it any more. A Future keeps its callbacks for
+    good, so two of them that refer to each other would keep their results until a garbage
+    collection.
+    """
+    cancelled_too = [inner]
+
+    def cancel(done: Future[Any]) -> None:
+        if done.cancelled():
+            for each in cancelled_too[:]:
+                each.cancel()
+
+    inner.add_done_callback(lambda _: cancelled_too.clear())
+    outer.add_done_callback(cancel)
 
 
 def settle(future: Future[Any], convert: Callable[[Any], Any], result: Any) -> None:

@@ -60,6 +60,8 @@ def gather(
                 combined.set_exception(failure[0])
             else:
                 settle(combined, combine, results)
+        if last:
+            parts.clear()  # they and the combined one would keep each other, and all results
 
     combined.add_done_callback(lambda done: _cancel(parts) if done.cancelled() else None)
     for index, part in enumerate(parts):

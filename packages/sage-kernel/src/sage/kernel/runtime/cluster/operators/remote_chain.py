@@ -11,7 +11,7 @@ from typing import Any
 
 from sage.common.core.background import in_background
 from sage.common.core.functions import AsyncMapFunction
-from sage.common.core.futures import settle
+from sage.common.core.futures import cancel_with, settle
 from sage.common.service import ServiceClosedError
 from sage.kernel.graph import Operator
 from sage.kernel.runtime.cluster.cluster import Need
@@ -122,7 +122,7 @@ class RemoteChain(AsyncMapFunction):
                 settle(outcome, _outcome, done.result())
 
         run.add_done_callback(pass_on)
-        outcome.add_done_callback(lambda done: run.cancel() if done.cancelled() else None)
+        cancel_with(outcome, run)
         return outcome
 
     def finish(self) -> None:

@@ -19,7 +19,9 @@ class Call:
     Where there is an ``on_piece``, the answer comes in pieces; ``pieces`` counts them.
     """
 
-    __slots__ = ("at", "crashes", "data", "future", "on_piece", "pieces", "pinned", "prefix")
+    __slots__ = (
+        "__weakref__", "at", "crashes", "data", "future", "on_piece", "pieces", "pinned", "prefix",
+    )  # fmt: skip
 
     def __init__(
         self,

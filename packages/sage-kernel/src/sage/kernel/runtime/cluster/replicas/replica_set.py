@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from copy import copy
@@ -116,7 +117,8 @@ class ReplicaSet:
         """
         data = to_bytes((method, tuple(args), dict(kwargs or {})))
         call = Call(data, prefix, SUSPECT if suspect else 0, on_piece=on_piece)
-        call.future.add_done_callback(partial(self._forget, call))
+        # Weak, since who has the call's Future is not to keep what was sent.
+        call.future.add_done_callback(partial(self._forget, weakref.ref(call)))
         with self._changed:
             ended = self._end
             sends = [] if ended is not None else self._desk.add(call)
@@ -170,8 +172,8 @@ class ReplicaSet:
 
     # -- calls ------------------------------------------------------------------------------------
 
-    def _forget(self, call: Call, done: Future[Any]) -> None:
-        if done.cancelled():
+    def _forget(self, known: weakref.ref[Call], done: Future[Any]) -> None:
+        if done.cancelled() and (call := known()) is not None:
             with self._changed:
                 sends = self._desk.forget(call)
             send(sends)
