@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def wait_for_the_end_of(processes: set[int], seconds: float = 60) -> None:
-    """Wait until none of some processes runs: 15 s on a machine that does nothing else."""
+def wait_for_the_end_of(processes: set[int], seconds: float = 30) -> None:
+    """Wait until none of some processes runs: 15 s, and as long again where others work too."""
     end = time.monotonic() + seconds
     while left := {each for each in processes if is_alive(each)}:
         assert time.monotonic() < end, left

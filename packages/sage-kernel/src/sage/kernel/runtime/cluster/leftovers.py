@@ -1,58 +1,58 @@
 """Ends what is left of a cluster of one machine when the program that started it is gone.
 
-Ray's own processes end with it, but for two agents: these want to tell the cluster first, and wait
-a minute for one that is not there any more. So the program starts this one before them, with a
-pipe that ends when it does::
+Most of Ray's own processes end with it. But two agents want to tell the cluster first, and workers
+may: they wait a minute for one that is not there any more. So the program starts this one before
+them, with a pipe that ends when it does::
 
     python -m sage.kernel.runtime.cluster.leftovers <a mark in the environment of all of them>
+
+A worker writes its title over its environment. It is known by the session's folder, where its log
+is, which comes through the pipe once there is one.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 _MARK = "SAGE_CLUSTER_OF"
+_ENDED = b"ended"
 _GRACE = 3.0  # seconds that they have to end by themselves
 
 
-@contextmanager
-def none_left() -> Iterator[Callable[[], None]]:
-    """Have all that is started in the block end with this program, however that ends.
+class Watcher:
+    """Has what was started with ``environment`` end with this program, however that ends."""
 
-    Gives what tells that the program has ended them itself. After an error of the block none is
-    left.
-    """
-    mark = uuid.uuid4().hex
-    command = [sys.executable, "-m", __name__, mark]
-    watcher = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    def __init__(self) -> None:
+        mark = uuid.uuid4().hex
+        self.environment = {_MARK: mark}
+        command = [sys.executable, "-m", __name__, mark]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+        )
 
-    def ended() -> None:
-        watcher.communicate(b"ended")
+    def tell(self, folder: str) -> None:
+        """Say in which folder the session is."""
+        assert self._process.stdin is not None  # noqa: S101 - for the type checker
+        self._process.stdin.write(f"{folder}\n".encode())
+        self._process.stdin.flush()
 
-    os.environ[_MARK] = mark
-    try:
-        yield ended
-    except BaseException:
-        watcher.communicate()
-        raise
-    finally:
-        del os.environ[_MARK]
+    def end(self, *, all_ended: bool) -> None:
+        """Watch no more: all has ended, or it is waited for now, and what stays is killed."""
+        self._process.communicate(_ENDED if all_ended else b"")
 
 
-def end_all_of(mark: str) -> None:
-    """Wait for the end of all processes with a mark in their environment; kill those that stay."""
+def end_all_of(mark: str, folder: str) -> None:
+    """Wait for the end of all processes of a session; kill those that stay."""
     begun = time.monotonic()
-    while (processes := _all_of(mark)) and time.monotonic() - begun < 2 * _GRACE:
+    while (processes := _all_of(mark, folder)) and time.monotonic() - begun < 2 * _GRACE:
         if time.monotonic() - begun > _GRACE:
             for process in processes:
                 with suppress(OSError):
@@ -60,16 +60,28 @@ def end_all_of(mark: str) -> None:
         time.sleep(0.1)
 
 
-def _all_of(mark: str) -> list[int]:
+def _all_of(mark: str, folder: str) -> list[int]:
     marked = f"{_MARK}={mark}".encode()
     found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
+    for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended, or is somebody else's
-            if marked in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
+            of_it = marked in (path / "environ").read_bytes().split(b"\0")
+            if of_it or (folder and _writes_to(path, folder)):
+                found.append(int(path.name))
     return found
 
 
+def _writes_to(process: Path, folder: str) -> bool:
+    """Whether a process has a file below a folder open to write; whoever looks at a log has not."""
+    for descriptor in (process / "fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            writes = descriptor.lstat().st_mode & stat.S_IWUSR
+            if writes and descriptor.readlink().is_relative_to(folder):
+                return True
+    return False
+
+
 if __name__ == "__main__":
-    if not sys.stdin.buffer.read():  # else the program has ended its cluster itself
-        end_all_of(sys.argv[1])
+    told = sys.stdin.buffer.read()
+    if not told.endswith(_ENDED):  # else the program has ended its cluster itself
+        end_all_of(sys.argv[1], told.decode().strip())

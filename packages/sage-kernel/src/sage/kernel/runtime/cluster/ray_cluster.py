@@ -7,6 +7,7 @@ Ray: what to do about a death is decided by whoever owns the calls.
 
 from __future__ import annotations
 
+import atexit
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -39,10 +40,12 @@ class RayCluster:
         self._connection = RayConnection.get(address, init or {})
         self._completions: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._remotes: list[_RayRemote] = []
-        self._closed = False
+        self.closed = False
         # Ray's own thread must not wait for what follows from the completion of a call.
         self._thread = threading.Thread(target=self._run, name="sage-ray", daemon=True)
         self._thread.start()
+        # Before Ray's own way out, after which each process would be taken for one that died.
+        atexit.register(self.close)
 
     def nodes(self) -> list[Node]:
         """Return the machines that are there; see Cluster."""
@@ -52,21 +55,26 @@ class RayCluster:
 
     def start(self, hosted: bytes, need: Need) -> _RayRemote:
         """Have an actor started; see Cluster."""
-        remote = _RayRemote(hosted, need, self._completions.put)
+        remote = _RayRemote(self, hosted, need)
         self._remotes.append(remote)
         return remote
 
     def close(self) -> None:
         """End all actors, and the connection if it was made here; see Cluster."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
-        for remote in self._remotes:
-            remote.kill()
+        self.closed = True
+        atexit.unregister(self.close)
         self._completions.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        for remote in self._remotes:
+            remote.kill()
         self._connection.leave()
+
+    def later(self, complete: Callable[[], None]) -> None:
+        """Have a call completed on this cluster's thread, unless it is closed before that."""
+        self._completions.put(complete)
 
     def _run(self) -> None:
         while (complete := self._completions.get()) is not None:
@@ -77,12 +85,10 @@ class RayCluster:
 class _RayRemote:
     """One actor; see Remote."""
 
-    def __init__(
-        self, hosted: bytes, need: Need, later: Callable[[Callable[[], None]], None]
-    ) -> None:
+    def __init__(self, cluster: RayCluster, hosted: bytes, need: Need) -> None:
         import ray
 
-        self._later = later
+        self._cluster = cluster
         self._killed = False
         # "SPREAD": what one machine's end takes away is as little as can be.
         self._actor = (
@@ -105,6 +111,8 @@ class _RayRemote:
         import ray
 
         future: Future[Any] = Future()
+        if self._cluster.closed:
+            return future  # nobody waits for it any more
         try:
             if not ray.is_initialized():  # the call would start another cluster
                 raise RuntimeError("the program has left the cluster")  # noqa: TRY301
@@ -112,7 +120,7 @@ class _RayRemote:
         except Exception as error:  # noqa: BLE001 - Ray has been left, or the actor is gone
             future.set_exception(RemoteDiedError(reason_of(error)))
             return future
-        answer.add_done_callback(lambda done: self._later(lambda: _complete(future, done)))
+        answer.add_done_callback(lambda done: self._cluster.later(lambda: _complete(future, done)))
         return future
 
     def kill(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from sage.common.core.errors import PackageNotInstalledError
 from sage.kernel.runtime.cluster.errors import NoClusterError
-from sage.kernel.runtime.cluster.leftovers import none_left
+from sage.kernel.runtime.cluster.leftovers import Watcher
 
 _LONGEST_REASON = 300  # letters
 _ANSWERS_WITHIN = 10.0  # seconds
@@ -107,15 +107,31 @@ def _join(address: str | None, init: Mapping[str, Any]) -> Callable[[], None]:
         if address != "local":
             ray.init(address=address, **arguments)
             return _shutdown
-        with none_left() as ended:
-            ray.init(address="local", **arguments)
+        return _start(arguments)
     except (ConnectionError, ValueError, RuntimeError) as error:
         hint = "start one by `ray start --head`, or leave the address out to use this machine alone"
         raise NoClusterError(address or "auto", reason_of(error), hint) from error
 
+
+def _start(arguments: Mapping[str, Any]) -> Callable[[], None]:
+    """Start a cluster of this machine alone; return what ends it."""
+    import ray
+
+    watcher = Watcher()
+    os.environ.update(watcher.environment)  # all that Ray starts has it too
+    try:
+        session = ray.init(address="local", **arguments)
+    except BaseException:
+        watcher.end(all_ended=False)
+        raise
+    finally:
+        for name in watcher.environment:
+            del os.environ[name]
+    watcher.tell(session.address_info["session_dir"])
+
     def end() -> None:
         _shutdown()
-        ended()
+        watcher.end(all_ended=True)
 
     return end
 
