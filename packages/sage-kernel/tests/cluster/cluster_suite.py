@@ -100,8 +100,9 @@ def deaths_of(env: RayEnvironment) -> int:
 
 def kill_one(env: RayEnvironment, number: int) -> None:
     until(lambda: ready(env))
-    up = ready(env)
+    up, deaths = ready(env), deaths_of(env)
     os.kill(up[number % len(up)].process or 0, signal.SIGKILL)
+    until(lambda: deaths_of(env) > deaths)  # or the next kill may be of the same process
 
 
 def ready(env: RayEnvironment) -> list[ReplicaStatus]:
