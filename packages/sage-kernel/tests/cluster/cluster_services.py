@@ -99,6 +99,12 @@ class Slower(Slow):
     seconds = 0.06
 
 
+class Slowest(Slow):
+    """Takes so long that a machine can die and be replaced many times in a run."""
+
+    seconds = 0.3
+
+
 class Parent(Slow):
     """Has a process of its own, as an engine has."""
 
@@ -155,6 +161,12 @@ def add_one(number: int) -> int:
 
 def slow_double(number: int) -> int:
     time.sleep(0.001)
+    return 2 * number
+
+
+def slowest_double(number: int) -> int:
+    """Double it after as long as 16 threads of Slowest take for one."""
+    time.sleep(Slowest.seconds / Doubler.capacity)
     return 2 * number
 
 

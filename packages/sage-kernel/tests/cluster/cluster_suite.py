@@ -73,13 +73,17 @@ def run(
     times: int,
     *,
     workers: bool,
+    double: Callable[[int], int] = there.slower_double,
+    doubler: type[there.Doubler] = there.Slow,
 ) -> None:
-    """Run to a file, and disturb the run so often; the file must be what it would have been."""
+    """Run to a file, and disturb the run so often; the file must be what it would have been.
+
+    ``double`` and ``doubler`` are slow enough that the last kill comes before the last record.
+    """
     if workers:
-        # Slow enough that the last kill comes before the last record.
-        stream = env.from_collection(range(RECORDS)).map(there.slower_double, parallelism=2)
+        stream = env.from_collection(range(RECORDS)).map(double, parallelism=2)
     else:
-        env.register_service("doubler", there.Slow)
+        env.register_service("doubler", doubler)
         stream = env.from_collection(range(RECORDS)).map(there.Ask)
     stream.map(row).sink(JSONLSink, str(folder / "out.jsonl"))
     env.submit(autostop=False)
@@ -134,15 +138,23 @@ def test_workers_killed_many_times(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [False, True])
 def test_machines_that_go_and_come(cluster: Any, tmp_path: Path, *, workers: bool) -> None:
-    machines = [cluster.add_node(num_cpus=2)]
+    """Each machine that dies has one of the two replicas or workers, which the next one gets."""
+    machines = [cluster.add_node(num_cpus=3)]
+    room = {"cpus": 3}  # the head has four
 
-    def replace(_env: RayEnvironment, _number: int) -> None:
-        old = machines.pop()
-        machines.append(cluster.add_node(num_cpus=2))
+    def replace(env: RayEnvironment, _number: int) -> None:
+        until(lambda: len(ready(env)) == 2)
+        deaths, old = deaths_of(env), machines.pop()
+        machines.append(cluster.add_node(num_cpus=3))
         threading.Thread(target=cluster.remove_node, args=(old, False), daemon=True).start()
+        until(lambda: deaths_of(env) > deaths)
 
-    env = RayEnvironment("machines", {"services": {} if workers else {"doubler": {"replicas": 3}}})
-    run(tmp_path, env, replace, max(1, TIMES // 2), workers=workers)
+    services = {"doubler": {"replicas": 2, **room}}
+    env = RayEnvironment("machines", {"workers": room} if workers else {"services": services})
+    times = max(1, TIMES // 2)
+    slow: dict[str, Any] = {"double": there.slowest_double, "doubler": there.Slowest}
+    run(tmp_path, env, replace, times, workers=workers, **slow)
+    assert deaths_of(env) == times
 
 
 @pytest.mark.usefixtures("cluster")

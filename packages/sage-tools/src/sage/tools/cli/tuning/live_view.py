@@ -51,11 +51,11 @@ def follow(display: Display) -> Iterator[Callable[[FineTuneJob], None]]:
         except KeyboardInterrupt:
             if not jobs:
                 raise
-            line("")
-            write_note(
-                "Stopping after this step; Ctrl-C again ends it at once.", quiet=display.is_bare
-            )
             try:
+                line("")
+                write_note(
+                    "Stopping after this step; Ctrl-C again ends it at once.", quiet=display.is_bare
+                )
                 jobs[0].wait()
             except KeyboardInterrupt:
                 _end(jobs[0])
