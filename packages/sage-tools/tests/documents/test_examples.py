@@ -22,7 +22,7 @@ from sage.kernel.api import LocalEnvironment
 from sage.middleware.services.memory import register_memory_service
 
 EXAMPLES = Path(__file__).parents[4] / "examples/service/vllm"
-LINES = 1500
+LINES = 5000
 
 
 def command(example: str, *arguments: str | Path) -> list[str]:
