@@ -165,8 +165,8 @@ def slow_double(number: int) -> int:
 
 
 def slowest_double(number: int) -> int:
-    """Double it after as long as 16 threads of Slowest take for one."""
-    time.sleep(Slowest.seconds / Doubler.capacity)
+    """Double it after so long that a machine can die and be replaced many times in a run."""
+    time.sleep(0.05)
     return 2 * number
 
 
