@@ -313,7 +313,7 @@ ENGINES = """
 
     services = {{"vllm_service": {{"replicas": 2, "gpus": 0, "cpus": 1}}}}
     env = RayEnvironment("engines", {{"address": {address!r}, "services": services}})
-    config = {{"model_id": "test/tiny-chat", "model_root": {root!r}}}
+    config = {{"model_id": "test/tiny-chat", "model_root": {root!r}, "engine_mode": "process"}}
     config["engine"] = {{"max_num_seqs": 16, "kv_cache_memory_bytes": 64 << 20}}
     env.register_service("vllm_service", VLLMService, config)
     stream = env.from_collection(f"question {{n}}" for n in range(100_000))
