@@ -10,9 +10,14 @@ from typing import Any
 import pytest
 
 from sage.common.components.sage_vllm.adapters.lora_adapter import LoraAdapters, find_adapter
+from sage.common.components.sage_vllm.config import VLLMServiceConfig
 from sage.common.components.sage_vllm.errors import InvalidOptionError
+from sage.common.components.sage_vllm.pool.model_finder import ModelFinder
+from sage.common.components.sage_vllm.replicas.model_origin import ModelOrigin
 from sage.common.components.sage_vllm.testing.echo_engine import write_echo_model
+from sage.common.core.background import in_background
 from sage.common.model_registry.vllm_registry import RevisionNotFoundError, import_model
+from sage.common.service.replication import NotHereYet
 
 
 def register(tmp_path: Path, name: str = "test/adapter", **config: Any) -> Path:
@@ -51,6 +56,23 @@ def test_an_adapter_without_a_readable_rank_is_named(tmp_path: Path, config: Any
     register(tmp_path, **config)
     with pytest.raises(InvalidOptionError, match=r"adapter_config.json says no rank 'r'"):
         find_adapter("test/adapter", tmp_path / "registry")
+
+
+def test_copies_on_a_cluster_take_the_commit_that_a_call_to_all_brought(tmp_path: Path) -> None:
+    root = tmp_path / "registry"
+    first = register(tmp_path, r=4)
+    models = ModelFinder(VLLMServiceConfig(model_id="org/base", model_root=root))
+    origin = ModelOrigin(root)
+    models.call_origin = lambda method, *args: in_background(getattr(origin, method), *args)
+    adapters = LoraAdapters(root, models)
+    with pytest.raises(NotHereYet) as missing:
+        adapters.find("test/adapter")
+    missing.value.bring()
+    assert adapters.find("test/adapter").path == first
+    second = register(tmp_path, r=8)
+    assert adapters.find("test/adapter").path == first
+    models.choose("test/adapter", None, second.name)
+    assert adapters.find("test/adapter").path == second
 
 
 def test_an_adapter_is_in_use_until_all_calls_with_it_are_done(tmp_path: Path) -> None:

@@ -111,6 +111,13 @@ def test_one_that_nobody_has_names_both_registries(machines: Machines) -> None:
     assert f"pipeline's process at {machines.here}." in caught.value.problem
 
 
+def test_a_revision_that_nobody_has_is_no_other_one(machines: Machines) -> None:
+    machines.put(machines.here, 1)
+    machines.put(machines.root("a"), 1)
+    with pytest.raises(ModelNotFoundError, match="revision 'v2', is neither"):
+        machines.finder("a").get(MODEL, "v2")
+
+
 def test_a_commit_that_only_a_replica_had_names_that(machines: Machines) -> None:
     commit = machines.put(machines.root("a"), 1)
     machines.finder("a").get(MODEL, None)

@@ -62,7 +62,6 @@ class LoraAdapters:
         self._root = root
         self._models = models
         self._bringing = threading.Lock()
-        self._commits: dict[str, str] = {}  # that all copies have
         self._lock = threading.Lock()
         self._calls: Counter[Path] = Counter()  # that are not done, by the adapter's folder
 
@@ -75,16 +74,16 @@ class LoraAdapters:
         models = self._models
         if models is None or models.call_origin is None or not isinstance(name, str):
             return find_adapter(name, self._root)
-        commit = self._commits.get(name)
-        if commit is None:
-            raise NotHereYet(name, lambda: self._bring(models, name))
-        return find_adapter(f"{name.partition('@')[0]}@{commit}", self._root)
-
-    def _bring(self, models: ModelFinder, name: str) -> None:
         model_id, _, revision = name.partition("@")
+        commit = models.chosen(model_id, revision or None)
+        if commit is None:
+            raise NotHereYet(name, lambda: self._bring(models, model_id, revision or None))
+        return find_adapter(f"{model_id}@{commit}", self._root)
+
+    def _bring(self, models: ModelFinder, model_id: str, revision: str | None) -> None:
         with self._bringing:
-            if name not in self._commits:
-                self._commits[name] = models.get(model_id, revision or None).commit
+            if models.chosen(model_id, revision) is None:
+                models.get(model_id, revision)
 
     def during(
         self, options: Iterable[Mapping[str, Any]], start: Callable[[], Future[Any]]

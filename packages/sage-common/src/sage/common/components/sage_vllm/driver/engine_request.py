@@ -153,9 +153,10 @@ class EngineRequest:
             self.future.set_result(result)
         for future, came in self._end():
             if future.set_running_or_notify_cancel():
-                own = {"latency": time.perf_counter() - came}  # which a vector has none of
-                is_text = isinstance(result, Generation)
-                future.set_result(replace(result, **own) if is_text else result)
+                own = result
+                if isinstance(result, Generation):  # a vector has no latency
+                    own = replace(result, latency=time.perf_counter() - came)
+                future.set_result(own)
 
     def fail(self, error: Exception) -> None:
         """Complete the Futures that were not cancelled with an error."""

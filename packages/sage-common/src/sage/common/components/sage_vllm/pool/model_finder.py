@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from sage.common.components.sage_vllm.config import VLLMServiceConfig
+from sage.common.components.sage_vllm.replicas.model_origin import ModelOrigin
 from sage.common.model_registry import vllm_registry
 from sage.common.model_registry.download.model_copy import copy_model
 from sage.common.model_registry.errors import (
@@ -17,7 +17,6 @@ from sage.common.model_registry.errors import (
     HubModelNotFoundError,
     HubUnavailableError,
     ModelNotFoundError,
-    RevisionNotFoundError,
 )
 from sage.common.model_registry.vllm_registry import ModelInfo, format_bytes
 
@@ -35,6 +34,7 @@ class ModelFinder:
     def __init__(self, config: VLLMServiceConfig) -> None:
         self._config = config
         self._root = config.model_root
+        self._here = ModelOrigin(config.model_root).record
         self.call_origin: Callable[..., Future[Any]] | None = None
         """Calls a ModelOrigin; None where the service is one alone."""
         self._chosen: dict[tuple[str, str | None], str] = {}
@@ -48,25 +48,27 @@ class ModelFinder:
             if self._config.auto_download:
                 self._download(model_id, revision, vllm_registry.ensure_model_available)
             return vllm_registry.get_model(model_id, revision, root=self._root)
-        chosen = self._chosen.get((model_id, revision))
+        chosen = self.chosen(model_id, revision)
         here = self._here(model_id, chosen or revision)
         commit = chosen or self._agree(model_id, revision, here)
         if commit is None and self._config.auto_download:
             self._download(model_id, revision, vllm_registry.ensure_model_available)
             here = self._here(model_id, revision)
             commit = self._agree(model_id, revision, here)
-        if here is not None and here.commit == commit:
-            return here
-        return self._here(model_id, commit) or self._bring(model_id, commit)
+        if commit is None:
+            raise self._nowhere(model_id, f", revision {revision!r}," if revision else "")
+        if here is None or here.commit != commit:
+            here = self._here(model_id, commit) or self._bring(model_id, commit)
+        self._chosen.setdefault((model_id, revision), commit)
+        return here
+
+    def chosen(self, model_id: str, revision: str | None) -> str | None:
+        """Return the commit that a revision means in all copies, None if that is not settled."""
+        return self._chosen.get((model_id, revision))
 
     def choose(self, model_id: str, revision: str | None, commit: str) -> None:
         """Have a revision mean another commit from now on: a call to all replicas brought it."""
         self._chosen[model_id, revision] = commit
-
-    def _here(self, model_id: str, revision: str | None) -> ModelInfo | None:
-        with suppress(ModelNotFoundError, RevisionNotFoundError):
-            return vllm_registry.get_model(model_id, revision, root=self._root)
-        return None
 
     def _agree(self, model_id: str, revision: str | None, here: ModelInfo | None) -> str | None:
         commit: str | None = self._ask(
@@ -74,9 +76,9 @@ class ModelFinder:
         )
         return commit
 
-    def _bring(self, model_id: str, commit: str | None) -> ModelInfo:
+    def _bring(self, model_id: str, commit: str) -> ModelInfo:
         """Download or copy a model that is not on this machine."""
-        there: ModelInfo | None = None if commit is None else self._ask("record", model_id, commit)
+        there: ModelInfo | None = self._ask("record", model_id, commit)
         if self._config.auto_download and (there is None or there.source == "hub"):
             try:
                 self._download(model_id, commit, vllm_registry.download_model)
@@ -85,20 +87,21 @@ class ModelFinder:
                 if there is None:
                     raise
                 logger.warning("copying %s, since it cannot be downloaded: %s", model_id, error)
-        root = vllm_registry.registry_root(self._root)
         if there is None:
-            which = "" if commit is None else f", at the other replicas' commit {commit},"
-            raise ModelNotFoundError(
-                model_id,
-                root=root,
-                problem=f"Model {model_id!r}{which} is neither in this machine's registry at "
-                f"{root} nor in that of the pipeline's process at {self._ask('root')}.",
-                hint=f"Run `sage llm model download --model {model_id}` on either machine.",
-            )
+            raise self._nowhere(model_id, f", at the other replicas' commit {commit},")
+        root = vllm_registry.registry_root(self._root)
         logger.info("copying %s, %s, to %s", model_id, format_bytes(there.size_bytes), root)
-        assert self.call_origin is not None  # noqa: S101 - for the type checker
-        read = partial(self.call_origin, "read", model_id, there.commit)
-        return copy_model(there, read, root=root)
+        return copy_model(there, partial(self._call, "read", model_id, there.commit), root=root)
+
+    def _nowhere(self, model_id: str, which: str) -> ModelNotFoundError:
+        root = vllm_registry.registry_root(self._root)
+        return ModelNotFoundError(
+            model_id,
+            root=root,
+            problem=f"Model {model_id!r}{which} is neither in this machine's registry at "
+            f"{root} nor in that of the pipeline's process at {self._ask('root')}.",
+            hint=f"Run `sage llm model download --model {model_id}` on either machine.",
+        )
 
     def _download(
         self, model_id: str, revision: str | None, download: Callable[..., object]
@@ -107,5 +110,8 @@ class ModelFinder:
         download(model_id, revision, progress=False, root=self._root, allow_pickle=pickles)
 
     def _ask(self, method: str, *args: Any) -> Any:
+        return self._call(method, *args).result()
+
+    def _call(self, method: str, *args: Any) -> Future[Any]:
         assert self.call_origin is not None  # noqa: S101 - for the type checker
-        return self.call_origin(method, *args).result()
+        return self.call_origin(method, *args)
