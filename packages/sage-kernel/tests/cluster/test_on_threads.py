@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it out
 
 import cluster_services as there
 
-from sage.kernel.api import FailedRecord, RayEnvironment, ray_config
+from sage.kernel.api import FailedRecord, RayEnvironment, UnawaitedCoroutineError, ray_config
 from sage.kernel.runtime.checkpoint import UnsupportedPipelineError
 from sage.kernel.runtime.cluster.fake_cluster import FakeCluster, FakeRemote, Fault
 from sage.kernel.runtime.cluster.placement import Placement
@@ -128,6 +128,24 @@ def test_what_ends_a_program_ends_the_run(method: str, on_error: Any, stop: Any)
     assert env.failure is not None
     assert (env.failure.operator, env.failure.record) == ("leaver", 99)
     assert len(out) == 99
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip", print])
+def test_what_is_no_records_error_ends_the_chunk(on_error: Any, tmp_path: Path) -> None:
+    def look(record: int) -> int:
+        if record < 500:  # chunks are of many records by then
+            return record
+        with (tmp_path / "ran").open("a") as ran:  # the function itself is sent as bytes
+            ran.write(f"{record}\n")
+        raise UnawaitedCoroutineError("an async def")
+
+    env = OnThreads("look", FakeCluster())
+    stream = env.from_collection(range(1000))
+    stream.map(look, name="looker", parallelism=2, on_error=on_error).sink(print)
+    with pytest.raises(UnawaitedCoroutineError):
+        env.submit()
+    # One of each of the few chunks that were on their way; the rest of them is hundreds.
+    assert 1 <= len((tmp_path / "ran").read_text().split()) <= 20
 
 
 def test_what_cannot_be_sent_to_workers_says_so() -> None:

@@ -95,6 +95,7 @@ def _join(address: str | None, init: Mapping[str, Any]) -> Callable[[], None]:
         return lambda: None
     for name, value in _FOR_RAY.items():
         os.environ.setdefault(name, value)
+    leave: Callable[[], None] = ray.shutdown
     arguments = {**_QUIET, **init}
     address = address or os.environ.get("RAY_ADDRESS", "")
     _check_that_it_answers(address)
@@ -102,21 +103,19 @@ def _join(address: str | None, init: Mapping[str, Any]) -> Callable[[], None]:
         if not address:
             with suppress(ConnectionError):
                 ray.init(address="auto", **arguments)
-                return _shutdown
+                return leave
             address = "local"
         if address != "local":
             ray.init(address=address, **arguments)
-            return _shutdown
-        return _start(arguments)
+            return leave
+        return _start(ray, arguments)
     except (ConnectionError, ValueError, RuntimeError) as error:
         hint = "start one by `ray start --head`, or leave the address out to use this machine alone"
         raise NoClusterError(address or "auto", reason_of(error), hint) from error
 
 
-def _start(arguments: Mapping[str, Any]) -> Callable[[], None]:
+def _start(ray: Any, arguments: Mapping[str, Any]) -> Callable[[], None]:
     """Start a cluster of this machine alone; return what ends it."""
-    import ray
-
     watcher = Watcher()
     os.environ.update(watcher.environment)  # all that Ray starts has it too
     try:
@@ -130,16 +129,10 @@ def _start(arguments: Mapping[str, Any]) -> Callable[[], None]:
     watcher.tell(session.address_info["session_dir"])
 
     def end() -> None:
-        _shutdown()
+        ray.shutdown()
         watcher.end(all_ended=True)
 
     return end
-
-
-def _shutdown() -> None:
-    import ray
-
-    ray.shutdown()
 
 
 def _imported() -> Any:

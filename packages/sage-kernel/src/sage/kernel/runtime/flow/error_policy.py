@@ -15,6 +15,11 @@ from sage.kernel.runtime.metrics.counts import ErrorCounts
 logger = logging.getLogger(__name__)
 
 
+def is_skippable(error: BaseException) -> bool:
+    """Whether an error may be one record's alone; SystemExit, for one, is not."""
+    return isinstance(error, Exception) and getattr(error, "skippable", True)
+
+
 class ErrorPolicy:
     """Applies an operator's ``on_error``: stop the pipeline, skip the record, or dead-letter it.
 
@@ -39,8 +44,7 @@ class ErrorPolicy:
         failed = FailedRecord(
             operator=self._operator, record=record, error=error, attempts=attempts
         )
-        skippable = isinstance(error, Exception) and getattr(error, "skippable", True)
-        if self._on_error == "raise" or not skippable:  # such as SystemExit
+        if self._on_error == "raise" or not is_skippable(error):
             with counts.lock:
                 counts.failed += 1
             self._fail(failed)

@@ -35,7 +35,8 @@ class Room:
         """Note that a record is done, and stays until those before it are."""
         with self._changed:
             self._held += 1
-            self._changed.notify()
+            if self._order is not None:  # else only one that leaves makes room
+                self._changed.notify()
 
     def leave(self, size: int) -> None:
         """Let a record go that is held."""

@@ -119,18 +119,18 @@ class OperatorCounts:
         """Return the counts as data."""
         settled = sum(counts.settled for counts in self.replicas)
         begun, ended, out = self.flow()
-        held = max(0, settled - ended)
+        done = max(ended, settled)  # also those that wait for an earlier one
         kind, errors = self.operator.kind, self.errors
         queued = self.is_async or bool(self.readers)
-        finished = out if kind == "source" else ended + held
+        finished = out if kind == "source" else done
         return OperatorMetrics(
             name=self.operator.name,
             kind=kind,
             records_in=begun,
             records_out=out,
             waiting=max(0, self.handed() - begun) if queued else 0,
-            in_flight=max(0, begun - ended - held),
-            held=held,
+            in_flight=max(0, begun - done),
+            held=done - ended,
             skipped=errors.skipped if errors else 0,
             dead_lettered=errors.dead_lettered if errors else 0,
             failed=(errors.failed if errors else 0) + sum(c.failed for c in self.replicas),

@@ -12,7 +12,7 @@ from sage.kernel.runtime.annotate import annotate
 from sage.kernel.runtime.cluster.mail.carriage import error_outcome, from_bytes, to_bytes
 from sage.kernel.runtime.coroutines.run_loop import RunLoop
 from sage.kernel.runtime.execution.running_functions import RunningFunctions
-from sage.kernel.runtime.flow.error_policy import ErrorPolicy
+from sage.kernel.runtime.flow.error_policy import ErrorPolicy, is_skippable
 from sage.kernel.runtime.flow.push_functions import PUSH_FUNCTIONS
 from sage.kernel.runtime.metrics.counts import Counts
 
@@ -55,7 +55,7 @@ class _Collecting(ErrorPolicy):
         """Do so for a record that is given as bytes."""
         self.failures += 1
         self._outputs.append(Failed(self._place, record, error_outcome(error, exits=True)))
-        if self._stops or not isinstance(error, Exception):
+        if self._stops or not is_skippable(error):
             raise _Stop
 
 
