@@ -49,10 +49,10 @@ def write_models(folder: Path) -> None:
     import_model(MODEL_ID, write_tiny_vision_model(folder / "model"), root=folder / "registry")
     (folder / "pictures").mkdir()
     chance = np.random.default_rng(1)
-    for number in range(WARM_UP + PASSES * PICTURES):
+    for path in pictures(folder):
         height, width = chance.integers(80, 320, 2)
         noise = Image.fromarray(chance.integers(0, 255, (height, width, 3), dtype=np.uint8))
-        noise.save(folder / "pictures" / f"{number}.png", compress_level=1)
+        noise.save(path, compress_level=1)
 
 
 def pictures(folder: Path) -> Iterator[Path]:

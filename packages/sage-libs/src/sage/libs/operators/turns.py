@@ -143,12 +143,13 @@ class _Record:
     def _go_on(self, result: Result) -> None:
         self._count(result["tokens_used"])
         calls = result.get("tool_calls")
-        if self._rules.tools is not None and not calls and self._must_call:
+        tools = self._rules.tools
+        if tools is not None and calls:
+            self._run(tools, result, calls)
+        elif tools is not None and self._must_call:
             raise UnfinishedAnswerError(
                 result["text"], result["finish_reason"], result.get("reasoning"), what="calls"
             )
-        if calls and self._rules.tools is not None:
-            self._run(self._rules.tools, result, calls)
         elif self._rules.validate is not None and not calls:
             self._turns.threads.submit(self._validate, result)
         else:

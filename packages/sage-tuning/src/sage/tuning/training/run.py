@@ -80,8 +80,8 @@ def make_trainer(job: JobWriter, log: EvaluationLog, stop: Stop) -> tuple[Any, A
 
     from sage.tuning.training import trainers
 
-    rows = [*job.rows("training"), *job.rows("replay")]
-    rejected = job.rows("rejected")
+    own, replay, rejected = (job.rows(name) for name in ("training", "replay", "rejected"))
+    rows = [*own, *replay]
     on_gpu = torch.cuda.is_available()
     path = job.request.base_model_path
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
@@ -92,8 +92,17 @@ def make_trainer(job: JobWriter, log: EvaluationLog, stop: Stop) -> tuple[Any, A
     )
     # Checkpoints would be refused for settings that only generate; the base's file is published.
     model.generation_config = type(model.generation_config)()
-    lengths = _lengths(rows, rejected)
-    order = _order(job, lengths)
+    lengths = own.lengths + replay.lengths
+    if rejected:  # a preference has the tokens of both its answers
+        lengths = [one + other for one, other in zip(lengths, rejected.lengths, strict=True)]
+    order = order_of(
+        job.settings,
+        steps=int(job.job["steps"]),
+        own=len(own),
+        replayed=replayed_rows_of(job.request, len(own), len(replay)),
+        replay=len(replay),
+        lengths=lengths,
+    )
     pace = Pace(_tokens_of_steps(lengths, order, job.settings.batch_size))
     watcher = trainers.Watcher(job, _evaluator(job, own_tokenizer.pad_id), log, pace, stop)
     dpo = job.job["method"] == "dpo"
@@ -113,23 +122,6 @@ def make_trainer(job: JobWriter, log: EvaluationLog, stop: Stop) -> tuple[Any, A
     trainers.without_printing(trainer)
     trainer.order, trainer.checkpoints, trainer.evaluations = order, job.checkpoints, log
     return trainer, watcher
-
-
-def _order(job: JobWriter, lengths: Sequence[int]) -> list[int]:
-    own, replay = len(job.rows("training")), len(job.rows("replay"))
-    replayed = replayed_rows_of(job.request, own, replay)
-    steps = int(job.job["steps"])
-    return order_of(
-        job.settings, steps=steps, own=own, replayed=replayed, replay=replay, lengths=lengths
-    )
-
-
-def _lengths(rows: Sequence[Row], rejected: Sequence[Row]) -> list[int]:
-    """Return how many tokens each row has, a preference those of both its answers."""
-    lengths = [len(row.ids) for row in rows]
-    if rejected:
-        return [one + len(other.ids) for one, other in zip(lengths, rejected, strict=True)]
-    return lengths
 
 
 def _tokens_of_steps(lengths: Sequence[int], order: Sequence[int], size: int) -> list[int]:

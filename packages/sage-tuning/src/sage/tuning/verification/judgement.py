@@ -69,10 +69,8 @@ def check_alike(figures: Figures, loss_before: float | None = None) -> None:
     vLLM has used it at all.
     """
     share, absolute = _TOLERANCE.get(figures.dtype.removeprefix("torch."), _COARSE)
-    gap, most = (
-        abs(figures.loss_vllm - figures.loss_trained),
-        share * figures.loss_trained + absolute,
-    )
+    gap = abs(figures.loss_vllm - figures.loss_trained)
+    most = share * figures.loss_trained + absolute
     if not gap <= most:
         raise UnlikeInServingError(
             f"the loss of the held-out examples is {figures.loss_vllm:.4f} in vLLM and was "

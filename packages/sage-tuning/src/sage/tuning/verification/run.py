@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,7 @@ def verify(job: JobWriter, stop: Stop) -> None:
     if trained["after"] is not None:
         job.enter("verifying")
         figures, samples = _figures(job, trained)
-        before = trained["before"]
-        check_alike(figures, before.get("chosen_loss", before["loss"]))
+        check_alike(figures, _answer_loss(trained["before"]))
     if stop.is_asked:
         job.enter("cancelled")
         return
@@ -49,6 +48,12 @@ def verify(job: JobWriter, stop: Stop) -> None:
     job.enter("succeeded", registered=report["registered"])
 
 
+def _answer_loss(evaluation: Mapping[str, Any]) -> float:
+    """Return the loss of the answers, of preferences the chosen ones: what vLLM can measure."""
+    loss: float = evaluation.get("chosen_loss", evaluation["loss"])
+    return loss
+
+
 def _figures(job: JobWriter, trained: dict[str, Any]) -> tuple[Figures, list[dict[str, str]]]:
     request = job.request
     tokenizer = BaseTokenizer(request.base_model, request.base_model_path)
@@ -61,7 +66,7 @@ def _figures(job: JobWriter, trained: dict[str, Any]) -> tuple[Figures, list[dic
     commonest = [answer for answer, _ in Counter(expected).most_common(1)] * len(expected)
     figures = Figures(
         dtype=found.dtype,
-        loss_trained=trained["after"].get("chosen_loss", trained["after"]["loss"]),
+        loss_trained=_answer_loss(trained["after"]),
         loss_vllm=found.loss,
         questions=len(questions),
         exact_before=_equal(before, expected),
