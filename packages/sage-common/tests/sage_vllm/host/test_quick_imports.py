@@ -36,7 +36,7 @@ def test_who_has_turned_the_collector_off_keeps_it_off() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
-    assert gc.get_freeze_count() == frozen
+    assert gc.get_freeze_count() <= frozen  # fewer where a frozen object has ended since
 
 
 def test_what_is_left_out_is_left_out_for_the_thread_that_says_so_alone(tmp_path: Path) -> None:
