@@ -197,8 +197,12 @@ LOSSY = """
     ray_cluster.RemoteUnavailableError = counted
     chunk_window._MOST_RECORDS = 16  # so that there are many messages to lose
     config = {{"address": "local", "ray_init": {{"num_cpus": 4}}}}
-    if not {workers}:
-        config["services"] = {{"doubler": {{"replicas": 2}}}}
+    # Ray takes a second to say that a message is lost; what it says nothing of is lost then, too.
+    settings = {{"health_timeout": 10}}
+    if {workers}:
+        config["workers"] = settings
+    else:
+        config["services"] = {{"doubler": {{"replicas": 2, **settings}}}}
     env = RayEnvironment("lossy", config)
     suite.run(Path({folder!r}), env, lambda *_: None, 0, workers={workers})
     print(len(lost), suite.deaths_of(env))

@@ -51,6 +51,7 @@ class Mailbox:
         self.remote = remote
         self.heard: float | None = None
         """When the process was heard of last; None before it is there."""
+        self.begun = time.monotonic()
         self._alarms = alarms
         self._heartbeat = heartbeat
         self._again_after = _AGAIN_AFTER * heartbeat

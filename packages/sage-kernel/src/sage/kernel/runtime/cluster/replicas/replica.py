@@ -57,6 +57,8 @@ class Replica:
         self.finished = self.deaths = self.replayed = 0
         self.fruitless_deaths = 0
         """In a row, with no call finished in between."""
+        self.unheard = 0
+        """Processes in a row that were asked for and never heard of."""
         self.steps: tuple[int | None, float] = (None, 0.0)  # and since when they are that many
         self.reason = ""
         """Why its latest process died."""
@@ -82,17 +84,22 @@ class Replica:
     def is_up(self, *, node: str, process: int, capacity: int | None) -> None:
         """Note what its process says of itself: it accepts calls."""
         self.state = "ready"
+        self.unheard = 0
         self.node, self.process, self.capacity = node, process, capacity
         self.steps = (None, time.monotonic())
 
     def note_death(self, reason: str) -> Questions:
         """Note that its process is gone, and return what that asked; its calls are the owner's."""
-        questions = self._questions
-        assert questions is not None  # noqa: S101 - it had a process
-        self.mailbox = self._questions = None
         self.deaths += 1
         self.fruitless_deaths += 1
         self.reason = reason
+        return self.let_go()
+
+    def let_go(self) -> Questions:
+        """Have a process no more, and return what that asked."""
+        questions = self._questions
+        assert questions is not None  # noqa: S101 - it had a process
+        self.mailbox = self._questions = None
         return questions
 
     def close(self) -> tuple[Mailbox, Questions] | None:

@@ -92,7 +92,8 @@ class ReplicaSet:
         """
         for replica in self._replicas:
             self._begin(replica)
-        HealthLook(self._supervision, self._replicas, self._alarms, self._died).begin()
+        look = (self._supervision, self._replicas, self._alarms, self._died, self._ask_again)
+        HealthLook(*look).begin()
         try:
             self._start_up.wait(least)
         except BaseException:
@@ -245,6 +246,19 @@ class ReplicaSet:
             logger.warning("a replica of service %r is up again on %s", self._name, replica.node)
         self._changed.notify_all()
         return self._desk.dispatch()
+
+    def _ask_again(self, replica: Replica, mailbox: Mailbox) -> None:
+        """Ask for a replica's process again, which was never heard of."""
+        with self._changed:
+            if replica.mailbox is not mailbox or mailbox.heard is not None:
+                return
+            replica.unheard += 1
+            questions = replica.let_go()
+        logger.info("a replica of service %r has not been heard of: asking again", self._name)
+        mailbox.close()
+        mailbox.remote.kill()
+        questions.close()
+        self._begin(replica)
 
     def _died(self, replica: Replica, mailbox: Mailbox, error: BaseException) -> None:
         """Replace a replica's process, and make its calls again."""

@@ -19,7 +19,9 @@ class Supervision:
     """When a replica is replaced.
 
     Args:
-        health_timeout: seconds without a word of it after which it is ended, and replaced.
+        health_timeout: seconds without a word of it after which it is ended, and replaced. While it
+            starts they are ten times as many. One that was never heard of is asked for again then,
+            and later each time: it may have no machine yet, which is no death.
         steps_timeout: the same without progress, where its service counts that (``steps_done``) and
             has calls; None does not look.
         delays: seconds before it begins again after so many deaths in a row without a call finished
@@ -54,6 +56,12 @@ class Supervision:
         """Return after how many seconds a replica that died begins again."""
         return self.delays[min(replica.fruitless_deaths, len(self.delays)) - 1]
 
+    def longest_silence(self, replica: Replica) -> float:
+        """Return after how many seconds without a word something is done about a replica."""
+        # What loads a model may leave no other thread its turn for a while.
+        starting = 1 if replica.state == "ready" else _WHILE_STARTING
+        return self.health_timeout * starting * 2**replica.unheard
+
 
 class HealthLook:
     """Looks now and then for replicas that are there and do not answer, or answer and do nothing.
@@ -63,6 +71,7 @@ class HealthLook:
         replicas: all that there are.
         alarms: say when it is time to look.
         died: is given a replica that is to be replaced.
+        ask_again: is given one that was never heard of.
     """
 
     def __init__(
@@ -71,11 +80,13 @@ class HealthLook:
         replicas: Sequence[Replica],
         alarms: Alarms,
         died: Callable[[Replica, Mailbox, BaseException], None],
+        ask_again: Callable[[Replica, Mailbox], None],
     ) -> None:
         self._limits = supervision
         self._replicas = replicas
         self._alarms = alarms
         self._died = died
+        self._ask_again = ask_again
         self._looked = time.monotonic()
 
     def begin(self) -> None:
@@ -89,9 +100,12 @@ class HealthLook:
         self._looked = now
         for replica in self._replicas:
             mailbox = replica.mailbox
-            if mailbox is None or mailbox.heard is None:
-                continue  # it has no place yet, or is not there yet
-            if asleep:
+            if mailbox is None:
+                continue
+            if mailbox.heard is None:
+                if now - mailbox.begun > self._limits.longest_silence(replica):
+                    self._ask_again(replica, mailbox)
+            elif asleep:
                 mailbox.heard = now
                 replica.steps = (replica.steps[0], now)
             elif problem := self._problem(replica, now - mailbox.heard, now - replica.steps[1]):
@@ -100,9 +114,7 @@ class HealthLook:
 
     def _problem(self, replica: Replica, silent: float, still: float) -> str:
         limits = self._limits
-        # What loads a model may leave no other thread its turn for a while.
-        longest = limits.health_timeout * (1 if replica.state == "ready" else _WHILE_STARTING)
-        if silent > longest:
+        if silent > (longest := limits.longest_silence(replica)):
             return f"it did not answer for {longest:g} s"
         counts = replica.in_flight and replica.steps[0] is not None
         if limits.steps_timeout is not None and counts and still > limits.steps_timeout:
