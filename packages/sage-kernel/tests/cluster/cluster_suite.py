@@ -344,12 +344,14 @@ def test_engines_of_a_driver_that_is_killed_end_too(cluster: Any, model_root: Pa
         left = {*replicas, *(each for one in replicas for each in descendants(one))}
         assert len(left) >= 4  # each has an engine
         shared = {path for path in shared_files(left) if path.exists()}
+        assert any(path.name.startswith("psm_") for path in shared)
         program.kill()
-        program.wait()
+        program.communicate()
         began = time.monotonic()
         wait_for_the_end_of(left, 15)
         print(f"{len(left)} processes ended in {time.monotonic() - began:.1f} s")
-        assert not [path for path in shared if path.exists() and "plasma" not in path.name]
+        files = [path for path in shared if "plasma" not in path.name]
+        until(lambda files=files: not any(path.exists() for path in files), 15)  # type: ignore[misc]
 
 
 @pytest.mark.usefixtures("cluster")

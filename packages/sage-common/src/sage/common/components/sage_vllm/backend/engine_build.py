@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, replace
-from multiprocessing import resource_tracker
 from typing import Any, Literal
 
 from sage.common.components.sage_vllm.backend.answer_text import make_texts_of_answers_alone
@@ -53,6 +52,7 @@ from sage.common.components.sage_vllm.host.engine_environment import (
 )
 from sage.common.components.sage_vllm.host.malloc_tuning import tune_malloc
 from sage.common.components.sage_vllm.host.mapped_memory import take_first_blocks
+from sage.common.components.sage_vllm.host.memory_tracker import have_memory_tracker
 from sage.common.components.sage_vllm.host.socket_folder import SocketFolder
 from sage.common.components.sage_vllm.host.usable_cores import usable_cores
 from sage.common.components.sage_vllm.planning.engine_plan import EnginePlan, plan_engine
@@ -173,7 +173,7 @@ def _prepare(plan: EnginePlan, mode: Mode) -> None:
     # mask, so that only the host hears it and shuts them down in order. The first process also
     # starts the resource tracker, which takes the mask away: it has to be there before.
     if mode == "process":
-        resource_tracker.ensure_running()
+        have_memory_tracker()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
