@@ -6,6 +6,7 @@ import logging
 import random
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ import cluster_services as there
 from sage.kernel.api import FailedRecord, RayEnvironment, UnawaitedCoroutineError, ray_config
 from sage.kernel.runtime.checkpoint import UnsupportedPipelineError
 from sage.kernel.runtime.cluster.fake_cluster import FakeCluster, FakeRemote, Fault
+from sage.kernel.runtime.cluster.operators.chain_service import ChainService
 from sage.kernel.runtime.cluster.placement import Placement
 from sage.kernel.runtime.cluster.replicas.supervision import Supervision
 
@@ -51,8 +53,7 @@ class Chance:
 
     def __call__(self, _remote: FakeRemote, method: str) -> Fault:
         with self._lock:
-            # Each that hangs costs its health_timeout; one that was never heard of may have no
-            # place yet, so it waits for ever.
+            # Each that hangs costs its health_timeout; one that was never heard of ten of them.
             hangs = 1 if method == "submit" and not self.happened["hangs"] else 0
             fault = self._random.choices(FAULTS, [80, 8, 8, 2, 2, hangs])[0]
             self.happened[fault] += 1
@@ -105,6 +106,44 @@ def test_whatever_fails_each_record_comes_out_once_and_in_order(through: Any, se
         happened = sum(threads.map(run, range(seeds)), Counter[Fault]())
     assert min(happened[fault] for fault in ("lost", "answer lost", "dies", "dies after")) > 100
     assert happened["hangs"] > 5
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_process_that_was_never_heard_of_is_asked_for_again() -> None:
+    cluster = FakeCluster(lambda remote, _: "hangs" if remote.number == 0 else "none")
+    with OnThreads("unheard", cluster) as env:
+        stream, expected = through_replicas(env, [])
+        assert stream.collect() == expected  # it begins when all three are ready
+        states = env.metrics().services["doubler"]
+    assert len(cluster.remotes) == 4
+    assert cluster.remotes[0].dead
+    assert [each.deaths for each in states] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "most", "count"),
+    [(0.0, 256, 20_000), (0.01, 25, 300), (0.1, 16, 60)],  # 16 before it is known
+)
+def test_a_chunk_is_a_quarter_of_a_second_of_work(
+    seconds: float, most: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    process_chunk = ChainService.process_chunk
+
+    def noted(self: ChainService, chunk: Any, first: int, last: int) -> Any:
+        sizes.append(len(chunk))
+        return process_chunk(self, chunk, first, last)
+
+    def wait(record: int) -> int:
+        time.sleep(seconds)
+        return record
+
+    monkeypatch.setattr(ChainService, "process_chunk", noted)
+    with OnThreads("chunks", FakeCluster()) as env:
+        stream = env.from_collection(range(count)).map(wait, parallelism=2)
+        assert stream.collect() == [*range(count)]
+    assert most / 2 < max(sizes) <= most
+    assert sum(sizes) == count
 
 
 @pytest.mark.parametrize("method", ["map", "filter", "flatmap"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,12 +100,13 @@ class ChainService(BaseService):
 
     def process_chunk(
         self, chunk: Sequence[bytes], first: int, last: int
-    ) -> tuple[bytes, list[tuple[int, int]]]:
+    ) -> tuple[bytes, list[tuple[int, int]], float]:
         """Run records through the operators from ``first`` to before ``last``.
 
         Returns the outputs as bytes, each in the order of its record and Failed ones among them,
-        and how many records each operator received and emitted.
+        how many records each operator received and emitted, and the seconds that it took.
         """
+        started = time.perf_counter()
         outputs: list[Any] = []
         policies = [_Collecting(n, self._operators[n], outputs) for n in range(first, last)]
         counts = [Counts() for _ in policies]
@@ -114,13 +116,13 @@ class ChainService(BaseService):
             push = PUSH_FUNCTIONS[kind](execute, policies[place], push, counts[place])
         begun: list[int] = []  # where the outputs of each record begin
         try:
-            for data in chunk:
+            for packed in chunk:
                 begun.append(len(outputs))
                 try:
-                    record = from_bytes(data)
+                    record = from_bytes(packed)
                 except Exception as error:  # noqa: BLE001 - such as a module that is not here
                     annotate(error, "the record could not be read in the worker's process")
-                    policies[0].refuse(data, error)
+                    policies[0].refuse(packed, error)
                     continue
                 push(record)
         except _Stop:
@@ -133,7 +135,8 @@ class ChainService(BaseService):
             emitted = received - failures if one_to_one else counts[place].variable_out()
             flow.append((received, emitted))
             received = emitted
-        return self._carried(outputs, chunk, begun, last - 1), flow
+        data = self._carried(outputs, chunk, begun, last - 1)
+        return data, flow, time.perf_counter() - started
 
     def _carried(
         self, outputs: list[Any], chunk: Sequence[bytes], begun: Sequence[int], place: int

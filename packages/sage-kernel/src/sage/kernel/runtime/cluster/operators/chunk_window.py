@@ -17,6 +17,8 @@ from sage.kernel.runtime.flow.link import Mark, Push
 from sage.kernel.runtime.metrics.counts import Counts, OperatorCounts
 
 _MOST_RECORDS = 256  # of a chunk
+_FIRST_RECORDS = 16  # of one, while it is not known how long they take
+_SECONDS = 0.25  # of work in a chunk: what is waited for at the end, and done again after a death
 _MOST_BYTES = 1 << 20
 
 
@@ -24,7 +26,8 @@ class ChunkWindow(InFlightWindow):
     """Gathers records into chunks, and emits what became of each record, in order.
 
     A chunk leaves when it is full, or at once if a worker has nothing to do. So records of a slow
-    source wait for nothing, and those of a fast one share what a chunk costs. The chunk that is
+    source wait for nothing, and those of a fast one share what a chunk costs. It is full with as
+    many records as a worker does in a quarter of a second, by those that it did. The chunk that is
     being gathered has its place in the window already, so that it can leave at any time.
 
     Args:
@@ -63,6 +66,7 @@ class ChunkWindow(InFlightWindow):
         self._gathering = threading.Lock()  # guards the two below, and the start of what they hold
         self._open: Entry | None = None
         self._bytes = 0
+        self._most = min(_FIRST_RECORDS, _MOST_RECORDS)
 
     def push(self, record: Any) -> None:
         """Take a record into the chunk that is being gathered, waiting for a place for it."""
@@ -106,7 +110,7 @@ class ChunkWindow(InFlightWindow):
         self._bytes += len(data)
         with self._marking:
             entry.mark = None  # it was of the record before, which is not the chunk's last any more
-        full = len(entry.record) >= _MOST_RECORDS or self._bytes >= _MOST_BYTES
+        full = len(entry.record) >= self._most or self._bytes >= _MOST_BYTES
         if full or self._has_idle_worker:
             self._open = None
             self._start(entry)
@@ -123,6 +127,9 @@ class ChunkWindow(InFlightWindow):
         return len(self._unsettled) < self._chain.workers
 
     def _settle(self, entry: Entry, result: Any, error: BaseException | None) -> None:
+        if error is None and result.seconds:
+            in_time = int(_SECONDS * len(entry.record) / result.seconds)
+            self._most = max(1, min(in_time, 2 * self._most, _MOST_RECORDS))
         super()._settle(entry, result, error)
         if self._open is not None and self._has_idle_worker:
             self._leave()

@@ -37,11 +37,13 @@ CHUNKS_PER_WORKER = 4
 class Outcome:
     """What became of some records: outputs in order, Failed ones among them, and the counts.
 
-    ``flow`` has for each operator how many records it received and emitted.
+    ``flow`` has for each operator how many records it received and emitted. ``seconds`` is what a
+    worker took for them.
     """
 
     outputs: list[Any]
     flow: tuple[tuple[int, int], ...]
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,6 @@ class RemoteChain(AsyncMapFunction):
         return Outcome([*rest.outputs, *failed], (*one.flow, *rest.flow))
 
 
-def _outcome(answer: tuple[bytes, Sequence[tuple[int, int]]]) -> Outcome:
-    outputs, flow = answer
-    return Outcome(from_bytes(outputs), tuple(flow))
+def _outcome(answer: tuple[bytes, Sequence[tuple[int, int]], float]) -> Outcome:
+    outputs, flow, seconds = answer
+    return Outcome(from_bytes(outputs), tuple(flow), seconds)
