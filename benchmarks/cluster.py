@@ -42,6 +42,7 @@ from rich.console import Console
 from rich.table import Table
 from workload import write_model
 
+from sage.common.components.sage_vllm.host.own_memory import own_memory
 from sage.common.components.sage_vllm.testing import (
     EchoEngine,
     SleepingEngine,
@@ -167,7 +168,7 @@ def workers(_folder: Path) -> Figures:
         ended = time.perf_counter()
         began = began or ended
         if taken % 5_000 == 0:
-            resident.append(resident_bytes())
+            resident.append(own_memory())
         taken += 1
 
     with RayEnvironment("bench") as env:
@@ -176,7 +177,7 @@ def workers(_folder: Path) -> Figures:
             stream = stream.map(function, parallelism=2)
         stream.sink(take)
         env.submit(autostop=False)
-        resident[0] = resident_bytes()
+        resident[0] = own_memory()
         env.wait()
         spilled = spilled_bytes()
     return {
@@ -202,12 +203,6 @@ def ray_data_rows() -> float:
     seconds = time.perf_counter() - began
     assert found == list(range(RAY_DATA_RECORDS))  # noqa: S101
     return RAY_DATA_RECORDS / seconds
-
-
-def resident_bytes() -> int:
-    """Return how much memory this process has."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def spilled_bytes() -> int:

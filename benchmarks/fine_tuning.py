@@ -32,6 +32,7 @@ from rich.table import Table
 from rounds import Results, Way, main
 
 from sage.common.components.sage_vllm.fine_tuning import FineTuneJob, start_fine_tuning
+from sage.common.components.sage_vllm.host.own_memory import own_memory
 from sage.common.components.sage_vllm.service import VLLMService
 from sage.common.model_registry.vllm_registry import import_model
 
@@ -163,7 +164,7 @@ def _serve(model: Path, prompts: list[str], *, beside: bool) -> dict[str, float]
         config = {"model_id": MODEL, "model_root": folder / "registry"}
         with VLLMService(config) as service:
             service.generate(prompts[:CALLERS], max_tokens=32)
-            before = _memory()
+            before = own_memory()
             running = service.fine_tune_async(request) if beside else None
             first = _wait_for_step(running) if running else 0
             end = time.monotonic() + SECONDS
@@ -187,7 +188,7 @@ def _serve(model: Path, prompts: list[str], *, beside: bool) -> dict[str, float]
             if running:
                 running.cancel()
                 running.wait()
-            grown = _memory() - before
+            grown = own_memory() - before
     ordered = sorted(latencies)
     return {
         "tokens_per_second": 32 * len(ordered) / SECONDS,
@@ -197,12 +198,6 @@ def _serve(model: Path, prompts: list[str], *, beside: bool) -> dict[str, float]
         "steps": steps,
         "grown": grown / 1e6,
     }
-
-
-def _memory() -> int:
-    """Return the bytes that this process, which serves, has in memory now."""
-    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmRSS"))
 
 
 def _wait_for_step(running: FineTuneJob) -> int:

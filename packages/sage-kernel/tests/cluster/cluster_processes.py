@@ -1,10 +1,20 @@
-"""What tests ask of processes: which came of one, which run, what memory they share."""
+"""What tests wait for, and ask of processes: which came of one, which run, what they share."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def wait_for_the_end_of(processes: set[int], seconds: float = 30) -> None:

@@ -22,7 +22,12 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # importlib mode leaves it out, and the workers have it too
 
 import cluster_services as there  # noqa: E402 - needs the path above
-from cluster_processes import descendants, shared_files, wait_for_the_end_of  # noqa: E402
+from cluster_processes import (  # noqa: E402
+    descendants,
+    shared_files,
+    until,
+    wait_for_the_end_of,
+)
 
 from sage.kernel.api import RayEnvironment, ReplicaStatus  # noqa: E402
 from sage.libs.io import JSONLSink  # noqa: E402
@@ -53,13 +58,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield made
     ray.shutdown()
     made.shutdown()
-
-
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def row(number: int) -> dict[str, int]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it out
+
+from cluster_processes import until
 
 from sage.common.service import BaseService, Replication
 from sage.common.service.replication import Scope
@@ -71,13 +76,6 @@ def switchable() -> Iterator[tuple[ServiceManager, FakeCluster]]:
     finally:
         manager.close()
         cluster.close()
-
-
-def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def told(manager: ServiceManager) -> list[str]:

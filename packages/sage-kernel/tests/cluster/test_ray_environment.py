@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # importlib mode leaves it out, and the workers have it too
 
 import cluster_services as there  # noqa: E402 - needs the path above
+from cluster_processes import until  # noqa: E402
 
 from sage.common.service import ServiceMethodNotFoundError  # noqa: E402
 from sage.kernel.api import (  # noqa: E402
@@ -36,13 +36,6 @@ pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("ray_cluster")]
 
 ONE = {"services": {"doubler": {"replicas": 1}}}
 TWO = {"services": {"doubler": {"replicas": 2}}}
-
-
-def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def replicas(env: RayEnvironment, name: str = "doubler") -> tuple[ReplicaStatus, ...]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it out
+
+from cluster_processes import until
 
 from sage.common.core.background import in_background
 from sage.common.service import (
@@ -149,13 +155,6 @@ def replicated(
         service_class=ReplicatedService,
         args=(factory, replication, settings, lambda *_: (cluster, Placement(cluster.nodes()))),
     )
-
-
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 # -- calls ----------------------------------------------------------------------------------------

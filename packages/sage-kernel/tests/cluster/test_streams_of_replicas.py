@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it out
+
+from cluster_processes import until
 
 from sage.common.service import BaseService, Replication, Streaming
 from sage.kernel.runtime.cluster.errors import ReplicaDiedError, StreamBrokenError
@@ -92,13 +97,6 @@ def counting(cluster: FakeCluster, count: int = 1) -> Iterator[ServiceManager]:
 def service_of(remote: FakeRemote) -> Counter:
     found: Counter = remote.hosted._running.service
     return found
-
-
-def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def test_pieces_come_in_order_while_the_others_are_still_made() -> None:
