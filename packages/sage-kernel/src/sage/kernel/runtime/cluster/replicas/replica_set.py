@@ -255,9 +255,7 @@ class ReplicaSet:
             replica.unheard += 1
             questions = replica.let_go()
         logger.info("a replica of service %r has not been heard of: asking again", self._name)
-        mailbox.close()
-        mailbox.remote.kill()
-        questions.close()
+        _end(mailbox, questions)
         self._begin(replica)
 
     def _died(self, replica: Replica, mailbox: Mailbox, error: BaseException) -> None:
@@ -279,14 +277,18 @@ class ReplicaSet:
             self._changed.notify_all()
         what = "is given up" if given_up else "is replaced"
         logger.warning("a replica of service %r %s: %s", self._name, what, reason)
-        mailbox.close()
-        mailbox.remote.kill()
-        questions.close()
+        _end(mailbox, questions)
         send(sends)
         for call, failure in failed:
             _fail(call, failure)
         if not given_up:
             self._alarms.after(self._supervision.delay(replica), partial(self._begin, replica))
+
+
+def _end(mailbox: Mailbox, questions: Questions) -> None:
+    mailbox.close()
+    mailbox.remote.kill()
+    questions.close()
 
 
 def _fail(call: Call, error: SageError) -> None:

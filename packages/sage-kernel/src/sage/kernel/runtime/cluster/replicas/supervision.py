@@ -60,7 +60,7 @@ class Supervision:
         """Return after how many seconds without a word something is done about a replica."""
         # What loads a model may leave no other thread its turn for a while.
         starting = 1 if replica.state == "ready" else _WHILE_STARTING
-        return self.health_timeout * starting * 2**replica.unheard
+        return self.health_timeout * starting * 2.0**replica.unheard
 
 
 class HealthLook:
