@@ -17,7 +17,6 @@ from sage.kernel.runtime.flow.link import Mark, Push
 from sage.kernel.runtime.metrics.counts import Counts, OperatorCounts
 
 _MOST_RECORDS = 256  # of a chunk
-_FIRST_RECORDS = 16  # of one, while it is not known how long they take
 _SECONDS = 0.25  # of work in a chunk: what is waited for at the end, and done again after a death
 _MOST_BYTES = 1 << 20
 
@@ -26,9 +25,9 @@ class ChunkWindow(InFlightWindow):
     """Gathers records into chunks, and emits what became of each record, in order.
 
     A chunk leaves when it is full, or at once if a worker has nothing to do. So records of a slow
-    source wait for nothing, and those of a fast one share what a chunk costs. It is full with as
-    many records as a worker does in a quarter of a second, by those that it did. The chunk that is
-    being gathered has its place in the window already, so that it can leave at any time.
+    source wait for nothing, and those of a fast one share what a chunk costs. A chunk is full with
+    one record at first, then with as many as a worker does in a quarter of a second. The one
+    that is being gathered has its place in the window already, so it can leave at any time.
 
     Args:
         function: runs a chunk.
@@ -66,7 +65,7 @@ class ChunkWindow(InFlightWindow):
         self._gathering = threading.Lock()  # guards the two below, and the start of what they hold
         self._open: Entry | None = None
         self._bytes = 0
-        self._most = min(_FIRST_RECORDS, _MOST_RECORDS)
+        self._most = 1
 
     def push(self, record: Any) -> None:
         """Take a record into the chunk that is being gathered, waiting for a place for it."""
