@@ -256,7 +256,7 @@ class ReplicaSet:
             questions = replica.let_go()
         logger.info("a replica of service %r has not been heard of: asking again", self._name)
         _end(mailbox, questions)
-        self._begin(replica)
+        self._alarms.after(0, partial(self._begin, replica))
 
     def _died(self, replica: Replica, mailbox: Mailbox, error: BaseException) -> None:
         """Replace a replica's process, and make its calls again."""
