@@ -65,15 +65,44 @@ def error_outcome(error: BaseException, *, exits: bool = False) -> bytes:
     """
     kind = type(error)
     name = f"{kind.__module__}.{kind.__qualname__}"
-    said = (name, str(error), bool(getattr(error, "retryable", False)))
+    try:
+        words = str(error)
+    except Exception as unsaid:  # noqa: BLE001 - the class is a user's
+        words = f"its text cannot be made: {type(unsaid).__name__}"
+    said = (name, words, bool(getattr(error, "retryable", False)))
     text = "".join(traceback.format_exception(error))
     notes = list(getattr(error, "__notes__", ()))
     data = b""
     if exits or isinstance(error, Exception):
-        with suppress(Exception):
-            data = to_bytes(error)
-            from_bytes(data)  # an error may pickle, and not accept its own arguments again
+        data = _error_bytes(error)
     return to_bytes((False, (data, said, notes, text)))
+
+
+def _error_bytes(error: BaseException) -> bytes:
+    """Return an error as bytes; none if it cannot be brought over."""
+    for way in (error, _Parts(error)):
+        with suppress(Exception):
+            data = to_bytes(way)
+            from_bytes(data)  # an error may pickle, and not accept its own arguments again
+            return data
+    return b""
+
+
+class _Parts:
+    """An error that is put together again without its ``__init__``, which may want other things."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _put_together, (type(self._error), self._error.args, vars(self._error))
+
+
+def _put_together(kind: type[BaseException], args: Any, attributes: Any) -> BaseException:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    vars(error).update(attributes)
+    return error
 
 
 def read_outcome(outcome: bytes) -> Any:
