@@ -48,12 +48,13 @@ QUICK = Supervision(delays=(0.0, 0.001), most_deaths=100, poison_from=100)
 
 
 class OddError(Exception):
-    """An error that does not accept its own arguments again."""
+    """An error that has what cannot be sent."""
 
     retryable = True
 
     def __init__(self, *, number: int) -> None:
         super().__init__(f"odd {number}")
+        self.lock = threading.Lock()
 
 
 class Doubler(BaseService):
@@ -303,6 +304,23 @@ def test_what_no_machine_can_hold_is_refused_before_anything_starts() -> None:
     with pytest.raises(PlacementError):
         room.take("service 'y'", Need(gpus=1), 1, 1)
     assert room.places(Need(cpus=3)) == 1  # b: two of a's four are taken
+
+
+@pytest.mark.parametrize(
+    ("cpus", "wanted", "given"),
+    [
+        (3, [3, 2], [2, 1]),
+        (2, [8, 8], [1, 1]),
+        (8, [3, 2], [3, 2]),
+        (3, [8], [8]),  # alone it may wait for others to leave
+        (4, [1, 4, 2], [1, 2, 1]),
+    ],
+)
+def test_each_operator_gets_a_worker_before_one_gets_all(
+    cpus: int, wanted: list[int], given: list[int]
+) -> None:
+    room = Placement([Node(name="a", cpus=cpus)], operators=len(wanted))
+    assert [room.take_for_workers("operator", Need(cpus=1), most) for most in wanted] == given
 
 
 def test_where_machines_are_added_nothing_is_refused() -> None:

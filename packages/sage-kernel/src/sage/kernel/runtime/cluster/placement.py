@@ -17,10 +17,13 @@ class Placement:
     Args:
         nodes: the machines, with all that they have.
         grows: whether machines are added where processes wait for one; then nothing is refused.
+        operators: how many will take room for workers; see ``take_for_workers``.
     """
 
-    def __init__(self, nodes: Sequence[Node], *, grows: bool = False) -> None:
+    def __init__(self, nodes: Sequence[Node], *, grows: bool = False, operators: int = 0) -> None:
         self.grows = grows
+        self._operators = operators
+        self._several = operators > 1
         self._all = list(nodes)
         self._left = list(nodes)
 
@@ -40,6 +43,19 @@ class Placement:
             # Where most are, as they are spread; what is tight comes first where nothing else fits.
             best = max(self._left, key=lambda node: _places(node, need))
             self._left[self._left.index(best)] = _without(best, need)
+
+    def take_for_workers(self, what: str, need: Need, most: int) -> int:
+        """Take room for an operator's workers, and return how many it is to have.
+
+        They are as many as it wants where it is alone, for which others may make room. Else they
+        are those that there is room for, and each of the operators after it is left room for one.
+        """
+        self._operators = max(0, self._operators - 1)
+        places = self.places(need)
+        if self._several and not self.grows:
+            most = max(1, min(most, places - self._operators))
+        self.take(what, need, 1, most)
+        return most
 
     def _error(self, what: str, need: Need, least: int, places: int) -> PlacementError:
         machines = "; ".join(f"{node.name}: {_has(node)}" for node in self._all) or "none"

@@ -90,7 +90,7 @@ class RemoteChain(AsyncMapFunction):
         """Start the workers; raises what a function's constructor or setup raises."""
         name = " → ".join(operator.name for operator in self._operators)
         cluster, placement = self._join(name, self._states)
-        placement.take(f"operator {name}", self._need, 1, self.workers)
+        self.workers = placement.take_for_workers(f"operator {name}", self._need, self.workers)
         factory = ServiceFactory(service_class=ChainService, args=(self._operators,))
         hosted = hosting(name, factory)
         self._set = ReplicaSet(
