@@ -65,6 +65,51 @@ def test_a_program_that_is_killed_leaves_nothing_on_a_cluster_that_goes_on(
         wait_for_the_end_of(left)
 
 
+ONE_AFTER_THE_OTHER = """
+    import subprocess, sys
+    from sage.kernel.api import NoClusterError, RayEnvironment
+
+    def run(**config):
+        with RayEnvironment("one", {"ray_init": {"num_cpus": 2}, **config}) as env:
+            print(env.from_collection(range(3)).map(abs, parallelism=2).collect(), flush=True)
+            import ray
+            address = ray.get_runtime_context().gcs_address
+            if sys.argv[1:] == ["other"]:
+                print(address)
+                return
+            other = [sys.executable, sys.argv[0], "other"]
+            found = subprocess.run(other, check=True, stdout=subprocess.PIPE, text=True).stdout
+            assert found.split()[-1] != address
+
+    modules = {"working_dir": "nowhere"}
+    if sys.argv[1:] == []:
+        try:
+            run(runtime_env=modules)
+        except NoClusterError as error:
+            print(error)
+        modules["working_dir"] = "."
+        run(runtime_env=modules)
+        assert modules == {"working_dir": "."}
+    else:
+        run()
+"""
+
+
+@pytest.mark.timeout(180)
+def test_each_program_has_its_own_cluster_also_after_one_that_could_not_start(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "one.py").write_text(textwrap.dedent(ONE_AFTER_THE_OTHER))
+    done = subprocess.run(
+        [sys.executable, "one.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    error, *said = done.stdout.splitlines()
+    assert error.startswith("cannot start a cluster of this machine: ")
+    assert error.endswith("; see 'ray_init' and 'runtime_env' in the configuration")
+    assert said == ["[0, 1, 2]"]
+
+
 @contextmanager
 def started(address: str) -> Iterator[tuple[subprocess.Popen[str], set[int]]]:
     """Start the program, and give it with the processes of its replicas."""

@@ -84,3 +84,13 @@ class Replication:
     combine: Callable[[list[Any]], Any] = list
     streams: Mapping[str, Streaming] = field(default_factory=dict)
     origin: object = None
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for ``streams`` that say no way to start and to read them."""
+        streams = self.streams
+        if not isinstance(streams, Mapping) or not all(
+            isinstance(each, Streaming) for each in streams.values()
+        ):
+            raise TypeError(
+                f"streams takes a mapping of names of methods to Streaming, not {streams!r}"
+            )

@@ -24,6 +24,8 @@ def environment_config(
         more_defaults: the keys, with their values, of one kind of environment alone; these values
             are not checked.
     """
+    if not isinstance(given, Mapping):
+        raise ValueError(f"config takes a mapping of names to values, not {given!r}")
     defaults = {**_DEFAULTS, **(more_defaults or {})}
     for key in given:
         if key not in defaults:

@@ -39,6 +39,8 @@ def ray_config(given: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("services", "workers", "ray_init"):
         if not isinstance(config[key], Mapping):
             raise ValueError(f"{key} takes a mapping, not {config[key]!r}")
+    if named := {"address", "runtime_env"} & set(config["ray_init"]):
+        raise ValueError(f"{min(named)!r} has a key of its own, beside 'ray_init', not in it")
     if not isinstance(config["grows"], bool):
         raise ValueError(f"grows takes True or False, not {config['grows']!r}")
     for name, settings in config["services"].items():

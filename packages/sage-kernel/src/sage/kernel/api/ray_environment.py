@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -70,6 +71,7 @@ class RayEnvironment(Environment):
         super().__init__(name, ray_config(config or {}))
         self._joining = threading.Lock()
         self._joined: tuple[Cluster, Placement] | None = None
+        self._in_workers = 0  # chains of operators
         self._states: dict[str, Callable[[], list[ReplicaStatus]]] = {}
 
     def register_service_factory(self, name: str, factory: ServiceFactory) -> ServiceFactory:
@@ -103,7 +105,10 @@ class RayEnvironment(Environment):
         self._check_names()
         need, supervision = worker_settings(self.config)
 
+        self._in_workers = 0
+
         def spec(operators: tuple[Operator, ...]) -> FunctionSpec:
+            self._in_workers += 1
             arguments = (operators, operators[0].parallelism, need, supervision, self._join)
             return FunctionSpec(kind="map", target=RemoteChain, args=arguments)
 
@@ -135,11 +140,14 @@ class RayEnvironment(Environment):
         self._states[name] = states
         with self._joining:
             if self._joined is None:
-                init = dict(self.config["ray_init"])
+                init = deepcopy(dict(self.config["ray_init"]))  # Ray changes what it is given
                 if self.config["runtime_env"] is not None:
-                    init["runtime_env"] = self.config["runtime_env"]
+                    init["runtime_env"] = deepcopy(self.config["runtime_env"])
                 cluster = RayCluster(self.config["address"], init)
-                self._joined = cluster, Placement(cluster.nodes(), grows=self.config["grows"])
+                placement = Placement(
+                    cluster.nodes(), grows=self.config["grows"], operators=self._in_workers
+                )
+                self._joined = cluster, placement
             return self._joined
 
     def _leave(self) -> None:

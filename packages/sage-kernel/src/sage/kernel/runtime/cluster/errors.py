@@ -78,7 +78,9 @@ class NoClusterError(ClusterError, ConnectionError):
     """There is no cluster at ``address``, or it does not accept this program."""
 
     def __init__(self, address: str, reason: str, hint: str) -> None:
-        super().__init__(f"cannot join the cluster at {address!r}: {reason}", hint=hint)
+        at = f"join the cluster at {address!r}"
+        what = "start a cluster of this machine" if address == "local" else at
+        super().__init__(f"cannot {what}: {reason}", hint=hint)
         self.address = address
         self.reason = reason
 

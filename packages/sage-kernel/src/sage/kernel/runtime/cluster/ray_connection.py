@@ -23,6 +23,8 @@ _FOR_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_AT_START = "see 'ray_init' and 'runtime_env' in the configuration"
+_AT_JOINING = "start one by `ray start --head`, or say 'local' for one of this program's own"
 _QUIET = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
 
 
@@ -95,23 +97,36 @@ def _join(address: str | None, init: Mapping[str, Any]) -> Callable[[], None]:
         return lambda: None
     for name, value in _FOR_RAY.items():
         os.environ.setdefault(name, value)
-    leave: Callable[[], None] = ray.shutdown
     arguments = {**_QUIET, **init}
-    address = address or os.environ.get("RAY_ADDRESS", "")
+    address = address or os.environ.get("RAY_ADDRESS") or _address_on_this_machine()
     _check_that_it_answers(address)
     try:
-        if not address:
-            with suppress(ConnectionError):
-                ray.init(address="auto", **arguments)
-                return leave
-            address = "local"
-        if address != "local":
-            ray.init(address=address, **arguments)
-            return leave
-        return _start(ray, arguments)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        hint = "start one by `ray start --head`, or leave the address out to use this machine alone"
-        raise NoClusterError(address or "auto", reason_of(error), hint) from error
+        if address == "local":
+            return _start(ray, arguments)
+        ray.init(address=address, **arguments)
+    except BaseException as error:
+        ray.shutdown()  # or the next environment would be taken into what was begun
+        if not isinstance(error, ConnectionError | ValueError | RuntimeError):
+            raise
+        hint = _AT_START if address == "local" else _AT_JOINING
+        raise NoClusterError(address, reason_of(error), hint) from error
+    leave: Callable[[], None] = ray.shutdown
+    return leave
+
+
+def _address_on_this_machine() -> str:
+    """Return the address of the cluster that `ray start` made this machine part of, or "local".
+
+    Ray's "auto" would also join what another program has started for itself, and ends with itself.
+    """
+    from ray._private.utils import read_ray_address  # nothing that is public says it
+
+    address: str = read_ray_address() or "local"
+    try:
+        _check_that_it_answers(address)
+    except NoClusterError:
+        return "local"  # that cluster has ended
+    return address
 
 
 def _start(ray: Any, arguments: Mapping[str, Any]) -> Callable[[], None]:
@@ -156,9 +171,9 @@ def _imported() -> Any:
 
 def _check_that_it_answers(address: str) -> None:
     """Raise NoClusterError if nothing is at ``host:port``: Ray would try for two minutes."""
-    host, colon, port = address.rpartition(":")
-    if not colon or "://" in address:
+    if address in ("auto", "local") or "://" in address:
         return
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWERS_WITHIN).close()
     except (OSError, ValueError, OverflowError) as error:
@@ -170,4 +185,7 @@ def reason_of(error: BaseException) -> str:
     """Return what Ray says of a death in one line, less what it says of all of them."""
     lines = [line for line in str(error).splitlines() if line and not line.startswith("\t")]
     reason = " ".join(lines[1:] or lines) or type(error).__name__
-    return reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + "..."
+    if len(reason) <= _LONGEST_REASON:
+        return reason
+    half = _LONGEST_REASON // 2  # what is wrong may be said last
+    return f"{reason[:half]} ... {reason[-half:]}"
