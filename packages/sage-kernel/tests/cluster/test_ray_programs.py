@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # importlib mode leaves it out
 
-from cluster_processes import descendants, shared_files, wait_for_the_end_of  # noqa: E402
+from cluster_processes import descendants, shared_files, until, wait_for_the_end_of  # noqa: E402
 
 PROGRAM = """
     import sys
@@ -63,6 +64,27 @@ def test_a_program_that_is_killed_leaves_nothing_on_a_cluster_that_goes_on(
         program.kill()
         program.communicate(timeout=30)
         wait_for_the_end_of(left)
+
+
+@pytest.mark.timeout(120)
+def test_a_program_that_is_interrupted_while_its_cluster_starts_leaves_nothing() -> None:
+    """Ray's agents are orphans by then, and nothing about them says whose they were."""
+    code = textwrap.dedent(PROGRAM.format(here=str(HERE), address="local"))
+    program = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    until(lambda: any(is_agent(each) for each in descendants(program.pid)))
+    time.sleep(0.5)
+    left = descendants(program.pid)
+    program.send_signal(signal.SIGINT)
+    program.communicate(timeout=30)
+    wait_for_the_end_of(left, 15)
+
+
+def is_agent(process: int) -> bool:
+    with suppress(OSError):  # it has ended
+        return b"ray::DashboardAgent" in Path(f"/proc/{process}/cmdline").read_bytes()
+    return False
 
 
 ONE_AFTER_THE_OTHER = """

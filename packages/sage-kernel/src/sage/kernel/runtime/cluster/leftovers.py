@@ -7,12 +7,14 @@ them, with a pipe that ends when it does::
     python -m sage.kernel.runtime.cluster.leftovers <a mark in the environment of all of them>
 
 A worker writes its title over its environment. It is known by the session's folder, where its log
-is, which comes through the pipe once there is one.
+is, which comes through the pipe once there is one. Until then all is noted that the marked ones
+start: a program may end before its session has begun.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -25,6 +27,10 @@ from pathlib import Path
 _MARK = "SAGE_CLUSTER_OF"
 _ENDED = b"ended"
 _GRACE = 3.0  # seconds that they have to end by themselves
+_LOOK_EVERY = 0.2  # seconds, while the session begins
+
+Processes = dict[int, str]
+"""When each began, by its number: a number is used again some day."""
 
 
 class Watcher:
@@ -49,10 +55,10 @@ class Watcher:
         self._process.communicate(_ENDED if all_ended else b"")
 
 
-def end_all_of(mark: str, folder: str) -> None:
-    """Wait for the end of all processes of a session; kill those that stay."""
+def end_all_of(mark: str, folder: str, known: Processes) -> None:
+    """Wait for the end of all processes of a session, ``known`` ones too; kill those that stay."""
     begun = time.monotonic()
-    while (processes := _all_of(mark, folder)) and time.monotonic() - begun < 2 * _GRACE:
+    while (processes := _all_of(mark, folder, known)) and time.monotonic() - begun < 2 * _GRACE:
         if time.monotonic() - begun > _GRACE:
             for process in processes:
                 with suppress(OSError):
@@ -60,28 +66,58 @@ def end_all_of(mark: str, folder: str) -> None:
         time.sleep(0.1)
 
 
-def _all_of(mark: str, folder: str) -> list[int]:
-    marked = f"{_MARK}={mark}".encode()
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended, or is somebody else's
-            of_it = marked in (path / "environ").read_bytes().split(b"\0")
-            if of_it or (folder and _writes_to(path, folder)):
-                found.append(int(path.name))
+def _all_of(mark: str, folder: str, known: Processes) -> list[int]:
+    return [
+        process
+        for process, (_parent, began) in _processes().items()
+        if known.get(process) == began or _is_marked(process, mark) or _writes_to(process, folder)
+    ]
+
+
+def started_by(mark: str) -> Processes:
+    """Return the marked processes, and all that came of them."""
+    processes = _processes()
+    found: Processes = {}
+    new = [process for process in processes if _is_marked(process, mark)]
+    while new:
+        found |= {process: processes[process][1] for process in new}
+        new = [p for p, (parent, _) in processes.items() if parent in found and p not in found]
     return found
 
 
-def _writes_to(process: Path, folder: str) -> bool:
+def _processes() -> dict[int, tuple[int, str]]:
+    """Return the parent of each process, and when it began."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            fields = path.read_text().rpartition(")")[2].split()
+            if fields[0] != "Z":
+                found[int(path.parent.name)] = int(fields[1]), fields[19]
+    return found
+
+
+def _is_marked(process: int, mark: str) -> bool:
+    with suppress(OSError):  # it has ended, or is somebody else's
+        environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+        return f"{_MARK}={mark}".encode() in environment
+    return False
+
+
+def _writes_to(process: int, folder: str) -> bool:
     """Whether a process has a file below a folder open to write; whoever looks at a log has not."""
-    for descriptor in (process / "fd").iterdir():
-        with suppress(OSError):  # closed meanwhile
-            writes = descriptor.lstat().st_mode & stat.S_IWUSR
-            if writes and descriptor.readlink().is_relative_to(folder):
-                return True
+    with suppress(OSError):  # it has ended, or is somebody else's
+        for descriptor in Path(f"/proc/{process}/fd").iterdir() if folder else ():
+            with suppress(OSError):  # closed meanwhile
+                writes = descriptor.lstat().st_mode & stat.S_IWUSR
+                if writes and descriptor.readlink().is_relative_to(folder):
+                    return True
     return False
 
 
 if __name__ == "__main__":
+    noted: Processes = {}
+    while not select.select([sys.stdin], [], [], _LOOK_EVERY)[0]:
+        noted |= started_by(sys.argv[1])
     told = sys.stdin.buffer.read()
     if not told.endswith(_ENDED):  # else the program has ended its cluster itself
-        end_all_of(sys.argv[1], told.decode().strip())
+        end_all_of(sys.argv[1], told.decode().strip(), noted)
