@@ -8,6 +8,8 @@ import pytest
 from measured import generated, refusal
 from zoo_models import PROMPTS, TEXT
 
+from sage.common.components.sage_vllm.service import VLLMService
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -25,6 +27,15 @@ def test_a_text_model_gives_the_tokens_of_transformers(
     assert row.near_ties <= 1
     assert 0.9 < row.weights < 1.1
     assert row.kv_cache is None or 0.7 < row.kv_cache < 1.3
+
+
+def test_experts_are_mixed_beside_a_model_without_any(
+    zoo: Path, model_root: Path, tmp_path: Path
+) -> None:
+    config = {"model_id": "test/tiny-chat", "model_root": model_root, "engine_mode": "inline"}
+    with VLLMService(config):  # vLLM makes the process groups for all by the first model
+        row = generated(zoo / "Mixtral", tmp_path)
+    assert row.equal + row.near_ties == len(PROMPTS)
 
 
 @pytest.mark.parametrize("name", REFUSED)

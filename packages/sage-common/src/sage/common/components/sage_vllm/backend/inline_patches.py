@@ -28,6 +28,12 @@ class ParallelState(Protocol):
     destroy_distributed_environment: Callable[[], None]
 
 
+class Worker(Protocol):
+    """vLLM's module ``v1.worker.gpu_worker``, whose function the CPU's worker calls too."""
+
+    ensure_model_parallel_initialized: Callable[..., None]
+
+
 class LoraOperations(Protocol):
     """vLLM's modules ``lora.ops.torch_ops.lora_ops`` and ``lora.punica_wrapper.punica_cpu``."""
 
@@ -79,6 +85,28 @@ def process_groups_kept(parallel_state: ParallelState) -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(parallel_state, name, original)
+
+
+def add_group_of_experts(gpu_worker: Worker, parallel_state: Any) -> None:
+    """Have the process group that a mixture of experts needs beside a model that needs none.
+
+    vLLM makes it with the other groups, which are there already where another engine is.
+    """
+    from vllm.config import get_current_vllm_config
+
+    ensure = gpu_worker.ensure_model_parallel_initialized
+
+    def ensure_with_experts(*args: Any, **kwargs: Any) -> None:
+        ensure(*args, **kwargs)
+        model = get_current_vllm_config().model_config
+        if parallel_state._EP is None and model is not None and model.is_moe:  # noqa: SLF001
+            world = parallel_state.get_world_group()
+            backend = parallel_state.torch.distributed.get_backend(world.device_group)
+            parallel_state._EP = parallel_state.init_model_parallel_group(  # noqa: SLF001
+                [world.ranks], world.local_rank, backend, group_name="ep"
+            )
+
+    gpu_worker.ensure_model_parallel_initialized = ensure_with_experts
 
 
 def mend_adapters_on_the_cpu(lora_ops: LoraOperations, punica_cpu: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from sage.common.components.sage_vllm.backend.inline_patches import (
+    add_group_of_experts,
     keep_collections_short,
     make_forward_passes_one_at_a_time,
     map_kv_caches,
@@ -32,6 +33,7 @@ def prepare_for_inline() -> None:
     from vllm.v1.sample.sampler import Sampler
     from vllm.v1.worker import gpu_model_runner, gpu_worker, utils
 
+    add_group_of_experts(gpu_worker, parallel_state)
     make_forward_passes_one_at_a_time(forward_context, gpu_model_runner.GPUModelRunner)
     register_kernels_once(type(current_platform))
     map_kv_caches(utils)
