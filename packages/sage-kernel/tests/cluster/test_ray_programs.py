@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
@@ -122,9 +123,16 @@ def test_each_program_has_its_own_cluster_also_after_one_that_could_not_start(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "one.py").write_text(textwrap.dedent(ONE_AFTER_THE_OTHER))
-    done = subprocess.run(
-        [sys.executable, "one.py"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    # Other tests may have a cluster of this machine. A path to a socket has to be short.
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        done = subprocess.run(
+            [sys.executable, "one.py"],
+            cwd=tmp_path,
+            env={**os.environ, "RAY_TMPDIR": folder},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
     error, *said = done.stdout.splitlines()
     assert error.startswith("cannot start a cluster of this machine: ")

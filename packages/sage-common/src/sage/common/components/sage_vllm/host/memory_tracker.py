@@ -18,6 +18,8 @@ import os, sys
 if os.fork():
     os._exit(0)
 os.setsid()
+for stream in range(3):  # who waits for their end waits for the program's, not for this one's
+    os.dup2(os.open(os.devnull, os.O_RDWR), stream)
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
