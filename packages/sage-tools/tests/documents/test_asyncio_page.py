@@ -159,7 +159,7 @@ def test_sigterm_ends_it_gracefully(
     async def main() -> None:
         async with server.client() as client:
             # Done in time on a busy machine too; equal ones would be computed once.
-            questions = [{"prompt": f"{n} a", "max_tokens": 150} for n in range(4)]
+            questions = [{"prompt": f"{n} a", "max_tokens": 60} for n in range(4)]
             posts = [client.post("/generate", json=question) for question in questions]
             asked = [asyncio.create_task(post) for post in posts]
             async with asyncio.timeout(30):
