@@ -23,6 +23,7 @@ import cluster_services as there
 from sage.kernel.api import FailedRecord, RayEnvironment, UnawaitedCoroutineError, ray_config
 from sage.kernel.runtime.checkpoint import UnsupportedPipelineError
 from sage.kernel.runtime.cluster.fake_cluster import FakeCluster, FakeRemote, Fault
+from sage.kernel.runtime.cluster.operators import chain_service
 from sage.kernel.runtime.cluster.operators.chain_service import ChainService
 from sage.kernel.runtime.cluster.placement import Placement
 from sage.kernel.runtime.cluster.replicas.supervision import Supervision
@@ -85,8 +86,15 @@ def through_workers(env: OnThreads, dead: list[Any]) -> tuple[Any, Any]:
 
 @pytest.mark.timeout(120)  # on two idle cores each lasts some ten seconds
 @pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize(("through", "seeds"), [(through_replicas, 500), (through_workers, 250)])
-def test_whatever_fails_each_record_comes_out_once_and_in_order(through: Any, seeds: int) -> None:
+@pytest.mark.parametrize(
+    ("through", "seeds", "at_once"),
+    [(through_replicas, 500, 1.0), (through_workers, 250, 1.0), (through_workers, 100, 0.0)],
+)
+def test_whatever_fails_each_record_comes_out_once_and_in_order(
+    through: Any, seeds: int, at_once: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain_service, "_AT_ONCE", at_once)
+
     def run(seed: int) -> Counter[Fault]:
         chance = Chance(seed)
         cluster = FakeCluster(chance)
@@ -104,7 +112,9 @@ def test_whatever_fails_each_record_comes_out_once_and_in_order(through: Any, se
 
     with ThreadPoolExecutor(8) as threads:  # most of the time goes by waiting
         happened = sum(threads.map(run, range(seeds)), Counter[Fault]())
-    assert min(happened[fault] for fault in ("lost", "answer lost", "dies", "dies after")) > 100
+    assert min(happened[fault] for fault in ("lost", "answer lost", "dies", "dies after")) > (
+        100 if at_once else 30
+    )
     assert happened["hangs"] > 5
 
 
@@ -129,9 +139,9 @@ def test_a_chunk_is_a_quarter_of_a_second_of_work(
     sizes: list[int] = []
     process_chunk = ChainService.process_chunk
 
-    def noted(self: ChainService, chunk: Any, first: int, last: int) -> Any:
+    def noted(self: ChainService, chunk: Any, *rest: int, whole: bool) -> Any:
         sizes.append(len(chunk))
-        return process_chunk(self, chunk, first, last)
+        return process_chunk(self, chunk, *rest, whole=whole)
 
     def wait(record: int) -> int:
         time.sleep(seconds)
@@ -144,6 +154,19 @@ def test_a_chunk_is_a_quarter_of_a_second_of_work(
     assert max(sizes) <= most
     assert max(sizes) == most or seconds
     assert sum(sizes) == count
+
+
+def test_what_turns_out_slow_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow_at_last(record: int) -> tuple[int, int]:
+        time.sleep(0.1 if record >= 2000 else 0)
+        return record, threading.get_ident()
+
+    monkeypatch.setattr(chain_service, "_AT_ONCE", 0.05)
+    with OnThreads("tail", FakeCluster()) as env:
+        stream = env.from_collection(range(2012)).map(slow_at_last, parallelism=4)
+        found = stream.collect()
+    assert [record for record, _ in found] == [*range(2012)]
+    assert len({worker for record, worker in found if record >= 2000}) >= 3
 
 
 @pytest.mark.parametrize("method", ["map", "filter", "flatmap"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sage.common.service import BaseService
 from sage.kernel.graph import Operator
@@ -16,6 +16,8 @@ from sage.kernel.runtime.execution.running_functions import RunningFunctions
 from sage.kernel.runtime.flow.error_policy import ErrorPolicy, is_skippable
 from sage.kernel.runtime.flow.push_functions import PUSH_FUNCTIONS
 from sage.kernel.runtime.metrics.counts import Counts
+
+_AT_ONCE = 1.0  # seconds of work after which the rest of a chunk is given back
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,22 @@ class Failed:
     operator: int
     record: bytes
     error: bytes
+
+
+class Processed(NamedTuple):
+    """What a worker says of a chunk.
+
+    Args:
+        outputs: as bytes, each in the order of its record, and Failed ones among them.
+        flow: how many records each operator received and emitted.
+        seconds: what it took.
+        left: records at the end of the chunk that it has not begun.
+    """
+
+    outputs: bytes
+    flow: list[tuple[int, int]]
+    seconds: float
+    left: int
 
 
 class _Stop(Exception):  # noqa: N818 - it ends a chunk, and is no error
@@ -99,12 +117,12 @@ class ChainService(BaseService):
         self.finish()
 
     def process_chunk(
-        self, chunk: Sequence[bytes], first: int, last: int
-    ) -> tuple[bytes, list[tuple[int, int]], float]:
+        self, chunk: Sequence[bytes], first: int, last: int, *, whole: bool = False
+    ) -> Processed:
         """Run records through the operators from ``first`` to before ``last``.
 
-        Returns the outputs as bytes, each in the order of its record and Failed ones among them,
-        how many records each operator received and emitted, and the seconds that it took.
+        Ends before the chunk does where that lasts, unless it is to be the ``whole`` one: others
+        may have nothing to do.
         """
         started = time.perf_counter()
         outputs: list[Any] = []
@@ -115,8 +133,12 @@ class ChainService(BaseService):
             kind, execute = self._operators[first + place].kind, self._executes[first + place]
             push = PUSH_FUNCTIONS[kind](execute, policies[place], push, counts[place])
         begun: list[int] = []  # where the outputs of each record begin
+        left = 0
         try:
             for packed in chunk:
+                if begun and not whole and time.perf_counter() - started > _AT_ONCE:
+                    left = len(chunk) - len(begun)
+                    break
                 begun.append(len(outputs))
                 try:
                     record = from_bytes(packed)
@@ -136,7 +158,7 @@ class ChainService(BaseService):
             flow.append((received, emitted))
             received = emitted
         data = self._carried(outputs, chunk, begun, last - 1)
-        return data, flow, time.perf_counter() - started
+        return Processed(data, flow, time.perf_counter() - started, left)
 
     def _carried(
         self, outputs: list[Any], chunk: Sequence[bytes], begun: Sequence[int], place: int

@@ -21,7 +21,11 @@ from sage.kernel.runtime.cluster.errors import (
     WorkerDiedError,
 )
 from sage.kernel.runtime.cluster.mail.carriage import error_outcome, from_bytes, to_bytes
-from sage.kernel.runtime.cluster.operators.chain_service import ChainService, Failed
+from sage.kernel.runtime.cluster.operators.chain_service import (
+    ChainService,
+    Failed,
+    Processed,
+)
 from sage.kernel.runtime.cluster.replicas.hosted_service import hosting
 from sage.kernel.runtime.cluster.replicas.replica_set import ReplicaSet
 from sage.kernel.runtime.cluster.replicas.replicated_service import Join, answer
@@ -120,8 +124,10 @@ class RemoteChain(AsyncMapFunction):
                 in_background(self._search, outcome, record, error.reason)
             elif error is not None:
                 outcome.set_exception(error)
+            elif (processed := done.result()).left:
+                in_background(self._go_on, outcome, record, processed)
             else:
-                settle(outcome, _outcome, done.result())
+                settle(outcome, _outcome, processed)
 
         run.add_done_callback(pass_on)
         cancel_with(outcome, run)
@@ -143,10 +149,23 @@ class RemoteChain(AsyncMapFunction):
     ) -> Future[Any]:
         if self._set is None:
             raise ServiceClosedError(self.ctx.name, "its workers have not been started")
-        return self._set.call("process_chunk", (chunk, first, last), suspect=suspect)
+        whole = {"whole": suspect}
+        return self._set.call("process_chunk", (chunk, first, last), whole, suspect=suspect)
 
     def _states(self) -> list[ReplicaStatus]:
         return [] if self._set is None else self._set.status()
+
+    def _go_on(
+        self, outcome: Future[Outcome], chunk: Sequence[bytes], processed: Processed
+    ) -> None:
+        """Share among all workers what one has not begun of a chunk."""
+        rest = chunk[-processed.left :]
+        share = -(-len(rest) // self.workers)
+        try:
+            parts = [self.submit(rest[at : at + share]) for at in range(0, len(rest), share)]
+            outcome.set_result(_joined([_outcome(processed), *(part.result() for part in parts)]))
+        except Exception as error:  # noqa: BLE001 - it is the chunk's
+            outcome.set_exception(error)
 
     # -- what kills workers -----------------------------------------------------------------------
 
@@ -168,10 +187,8 @@ class RemoteChain(AsyncMapFunction):
     def _in_parts(self, chunk: Sequence[bytes], first: int, last: int, reason: str) -> Outcome:
         if len(chunk) > 1:
             middle = len(chunk) // 2
-            one = self._part(chunk[:middle], first, last)
-            two = self._part(chunk[middle:], first, last)
-            flow = [(a + c, b + d) for (a, b), (c, d) in zip(one.flow, two.flow, strict=True)]
-            return Outcome([*one.outputs, *two.outputs], tuple(flow))
+            halves = chunk[:middle], chunk[middle:]
+            return _joined([self._part(half, first, last) for half in halves])
         if last - first == 1:
             error = WorkerDiedError(self._operators[first].name, reason)
             return Outcome([Failed(first, chunk[0], error_outcome(error))], ((1, 0),))
@@ -183,6 +200,15 @@ class RemoteChain(AsyncMapFunction):
         return Outcome([*rest.outputs, *failed], (*one.flow, *rest.flow))
 
 
-def _outcome(answer: tuple[bytes, Sequence[tuple[int, int]], float]) -> Outcome:
-    outputs, flow, seconds = answer
-    return Outcome(from_bytes(outputs), tuple(flow), seconds)
+def _outcome(processed: Processed) -> Outcome:
+    return Outcome(from_bytes(processed.outputs), tuple(processed.flow), processed.seconds)
+
+
+def _joined(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the outcomes of parts of a chunk as one."""
+    flows = zip(*(each.flow for each in outcomes), strict=True)
+    return Outcome(
+        [output for each in outcomes for output in each.outputs],
+        tuple((sum(ins), sum(outs)) for ins, outs in (zip(*flow, strict=True) for flow in flows)),
+        sum(each.seconds for each in outcomes),
+    )
