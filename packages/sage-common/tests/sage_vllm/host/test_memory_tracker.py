@@ -31,7 +31,7 @@ def test_what_kills_children_too_leaves_no_shared_memory() -> None:
     children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
     for process in [*map(int, children), program.pid]:
         os.kill(process, signal.SIGKILL)
-    program.communicate()  # the tracker has these pipes too
+    program.communicate()
     end = time.monotonic() + 10
     while memory.exists():
         assert time.monotonic() < end

@@ -98,8 +98,11 @@ def _join(address: str | None, init: Mapping[str, Any]) -> Callable[[], None]:
     for name, value in _FOR_RAY.items():
         os.environ.setdefault(name, value)
     arguments = {**_QUIET, **init}
-    address = address or os.environ.get("RAY_ADDRESS") or _address_on_this_machine()
-    _check_that_it_answers(address)
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_that_it_answers(address)
+    else:
+        address = _address_on_this_machine()
     try:
         if address == "local":
             return _start(ray, arguments)

@@ -121,11 +121,12 @@ class RemoteChain(AsyncMapFunction):
             if not outcome.set_running_or_notify_cancel():
                 return
             if isinstance(error := done.exception(), PoisonCallError):
-                in_background(self._search, outcome, record, error.reason)
+                search = partial(self._in_parts, record, 0, len(self._operators))
+                in_background(settle, outcome, search, error.reason)
             elif error is not None:
                 outcome.set_exception(error)
             elif (processed := done.result()).left:
-                in_background(self._go_on, outcome, record, processed)
+                in_background(settle, outcome, partial(self._share_rest, record), processed)
             else:
                 settle(outcome, _outcome, processed)
 
@@ -155,26 +156,14 @@ class RemoteChain(AsyncMapFunction):
     def _states(self) -> list[ReplicaStatus]:
         return [] if self._set is None else self._set.status()
 
-    def _go_on(
-        self, outcome: Future[Outcome], chunk: Sequence[bytes], processed: Processed
-    ) -> None:
+    def _share_rest(self, chunk: Sequence[bytes], processed: Processed) -> Outcome:
         """Share among all workers what one has not begun of a chunk."""
         rest = chunk[-processed.left :]
         share = -(-len(rest) // self.workers)
-        try:
-            parts = [self.submit(rest[at : at + share]) for at in range(0, len(rest), share)]
-            outcome.set_result(_joined([_outcome(processed), *(part.result() for part in parts)]))
-        except Exception as error:  # noqa: BLE001 - it is the chunk's
-            outcome.set_exception(error)
+        parts = [self.submit(rest[at : at + share]) for at in range(0, len(rest), share)]
+        return _joined([_outcome(processed), *(part.result() for part in parts)])
 
     # -- what kills workers -----------------------------------------------------------------------
-
-    def _search(self, outcome: Future[Outcome], chunk: Sequence[bytes], reason: str) -> None:
-        """Run a chunk again of which something kills, in parts."""
-        try:
-            outcome.set_result(self._in_parts(chunk, 0, len(self._operators), reason))
-        except Exception as error:  # noqa: BLE001 - it is the chunk's
-            outcome.set_exception(error)
 
     def _part(self, chunk: Sequence[bytes], first: int, last: int) -> Outcome:
         if not chunk:
@@ -185,6 +174,7 @@ class RemoteChain(AsyncMapFunction):
             return self._in_parts(chunk, first, last, error.reason)
 
     def _in_parts(self, chunk: Sequence[bytes], first: int, last: int, reason: str) -> Outcome:
+        """Run a chunk again of which something kills, in parts."""
         if len(chunk) > 1:
             middle = len(chunk) // 2
             halves = chunk[:middle], chunk[middle:]

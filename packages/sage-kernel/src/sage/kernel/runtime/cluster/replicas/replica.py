@@ -104,10 +104,9 @@ class Replica:
 
     def close(self) -> tuple[Mailbox, Questions] | None:
         """Let go of its process, which its owner ends, and begin no other."""
-        left = self.mailbox, self._questions
-        self.mailbox = self._questions = None
+        mailbox = self.mailbox
         self.state = "closed"
-        return None if left[0] is None or left[1] is None else (left[0], left[1])
+        return None if mailbox is None else (mailbox, self.let_go())
 
     def status(self) -> ReplicaStatus:
         """Return it as data."""
