@@ -94,7 +94,9 @@ def test_the_programs_of_the_readme(environment: dict[str, str], tmp_path: Path)
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [answer["id"] for answer in answers] == [1, 2]
     assert answers[0]["generated"] == "The capital of France is Paris."
-    first, again = (line for line in done.stderr.splitlines() if line.startswith("answers: "))
+    # Before its end, a run that lasts says how far it is.
+    ends = (line for line in done.stderr.splitlines() if line.startswith("answers: ended"))
+    first, again = ends
     assert re.match("answers: ended after .*: 2 read, 2 written", first)
     kept = "in checkpoint answers.checkpoint; delete it to run anew"
     assert again == f"answers: ended, nothing was left to do {kept}"
