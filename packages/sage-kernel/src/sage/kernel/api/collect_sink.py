@@ -22,6 +22,8 @@ class CollectSink(SinkFunction):
         into: the list to append to.
     """
 
+    free_arguments = frozenset({"into"})  # a run that goes on appends to what is there
+
     def __init__(self, into: list[Any]) -> None:
         if not isinstance(into, list):
             raise TypeError(f"CollectSink takes the list to append to, not {into!r}")

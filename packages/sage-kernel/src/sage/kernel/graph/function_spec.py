@@ -144,6 +144,15 @@ class FunctionSpec:
 
     def _check_class(self, cls: type[BaseFunction]) -> None:
         refuse_unused_cleanup(cls, BaseFunction, ("close", "teardown"))
+        if not isinstance(cls.keep_calls, bool):
+            raise TypeError(
+                f"keep_calls of {cls.__name__} must be True or False, not {cls.keep_calls!r}"
+            )
+        if cls.keep_calls and not self.is_async:
+            raise TypeError(
+                f"{cls.__name__} has keep_calls, which keeps what `await self.call(...)` returns, "
+                f"and its execute() is no `async def`"
+            )
         fitting = [kind for kind, bases in BASES.items() if issubclass(cls, bases)]
         plain = not fitting and hasattr(cls, "execute")  # it is what it is used as
         if self.kind in fitting or plain:

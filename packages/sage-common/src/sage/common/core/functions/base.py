@@ -14,6 +14,11 @@ class BaseFunction(ContextBound):
     Each replica of a parallel operator has an instance of its own, used by one thread at a time.
     """
 
+    keep_calls: bool = False
+    """For an ``async def execute`` that calls services several times for a record: True keeps what
+    each ``call`` returned in the run's checkpoint, if it has one, until the record is done. A run
+    that goes on makes none of these calls again. What is kept is pickled."""
+
     async def call(self, service: str, /, *args: Any, **kwargs: Any) -> Any:
         """Call a service from an ``async def execute``, and await its result.
 

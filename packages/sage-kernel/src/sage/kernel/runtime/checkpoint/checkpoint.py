@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from sage.common.core.errors import nearest
 from sage.common.core.functions import StopSignal
@@ -40,6 +40,9 @@ from sage.kernel.runtime.checkpoint.service_check import (
 )
 from sage.kernel.runtime.flow.link import Mark, States
 
+if TYPE_CHECKING:
+    from sage.kernel.runtime.checkpoint.call_journal import CallJournal
+
 _INTERVAL = 0.2  # seconds
 _VERSION = 2
 
@@ -62,6 +65,8 @@ class Checkpoint:
     complete = False
     _fresh = False  # nothing had been done when it was opened
     _nothing_came = False
+    _calls: CallJournal | None = None
+    _calls_stay = False  # after close(): there are some of records that are not done
 
     def __init__(
         self,
@@ -80,10 +85,13 @@ class Checkpoint:
         if problem is not None:
             raise self.unsupported(problem)
         # Only here: a Python without SQLite can do all but this.
+        from sage.kernel.runtime.checkpoint.call_journal import CallJournal
         from sage.kernel.runtime.checkpoint.store import CheckpointStore
 
         self._store = CheckpointStore(local_path(folder))
         try:
+            if CallJournal.path_in(self._store.folder).exists():
+                self.kept_calls()
             self._read(operators, services or {}, input_grew)
         except BaseException:
             self.close()
@@ -97,7 +105,8 @@ class Checkpoint:
     ) -> None:
         saved, pipeline = self._store.read(), describe(operators)
         now = InputCheck(self.folder, operators)
-        if not saved or (saved["position"] == 0 and not saved["complete"]):  # nothing is done yet
+        begun = saved and (saved["position"] or saved["complete"] or self._calls)
+        if not begun:  # nothing is done yet
             saved = {"version": _VERSION, "pipeline": pipeline, "position": 0}
             saved |= {"states": {}, "complete": False}
             self._fresh = True
@@ -152,6 +161,14 @@ class Checkpoint:
             self._services = known
             self._store.write(services=known)
 
+    def kept_calls(self) -> CallJournal:
+        """Return what keeps the results of service calls of records that are not done."""
+        if self._calls is None:
+            from sage.kernel.runtime.checkpoint.call_journal import CallJournal
+
+            self._calls = CallJournal(self._store.folder)
+        return self._calls
+
     def unsupported(self, problem: str) -> UnsupportedPipelineError:
         """Return the error that says why this pipeline cannot have a checkpoint."""
         return UnsupportedPipelineError(
@@ -198,6 +215,9 @@ class Checkpoint:
     def begin(self, sinks: DurableSinks, fail: Callable[[BaseException], None]) -> None:
         """Bring the sinks to where they were; from now on commit, and tell ``fail`` what fails."""
         sinks.begin(self.states)
+        if self._calls is not None:
+            self._calls.forget_before(self.position)
+            self._calls.on_failure = fail
         self._committing = threading.Thread(
             target=self._keep_committing, args=(sinks, fail), name="sage-checkpoint", daemon=True
         )
@@ -226,6 +246,8 @@ class Checkpoint:
         try:
             sinks.sync()
             self._store.write(position=position, states=states)
+            if self._calls is not None:
+                self._calls.forget_before(position)
         except BaseException as error:
             annotate(error, f"while record {position - 1} and those before it were committed")
             raise
@@ -233,7 +255,7 @@ class Checkpoint:
 
     def say_what_is_kept(self, interrupt: BaseException) -> None:
         """Add to a Ctrl-C, or to the cancelling of an await, that the run can go on."""
-        if self.position:
+        if self.position or self._calls_stay:
             annotate(
                 interrupt,
                 f"what is done is kept in the checkpoint {self.folder!r}: run the same program "
@@ -260,7 +282,10 @@ class Checkpoint:
 
     def close(self) -> None:
         """Let go of the checkpoint, and remove it if nothing is done; may be called repeatedly."""
-        if self._fresh and not self.position and not self.complete:
+        calls, self._calls = self._calls, None
+        if calls is not None:
+            self._calls_stay = calls.close(forget=self.complete or self._nothing_came)
+        if self._fresh and not (self.position or self.complete or self._calls_stay):
             self._store.discard()
         else:
             self._store.close()

@@ -35,9 +35,15 @@ class CheckpointStore:
         self._made_folder = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if not has_locks(folder):
+                logger.warning(
+                    "the file system of %s has no locks: see to it that no second run uses this "
+                    "checkpoint",
+                    folder,
+                )
             # One thread at a time uses it: the checkpoint's own, then the one that ends the run.
             self._db = sqlite3.connect(
-                _address(path), uri=True, timeout=0, isolation_level=None, check_same_thread=False
+                address_of(path), uri=True, timeout=0, isolation_level=None, check_same_thread=False
             )
         except (OSError, sqlite3.Error) as error:
             raise CheckpointError(str(folder), f"cannot be opened: {error}") from error
@@ -101,13 +107,7 @@ class CheckpointStore:
         self.close()
 
 
-def _address(path: Path) -> str:
+def address_of(path: Path) -> str:
     """Return what SQLite opens; without a lock where the file system has none."""
     address = path.absolute().as_uri()
-    if has_locks(path.parent):
-        return address
-    logger.warning(
-        "the file system of %s has no locks: see to it that no second run uses this checkpoint",
-        path.parent,
-    )
-    return f"{address}?vfs=unix-none"
+    return address if has_locks(path.parent) else f"{address}?vfs=unix-none"

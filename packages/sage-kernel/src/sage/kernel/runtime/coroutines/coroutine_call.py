@@ -11,6 +11,8 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any
 
+from sage.kernel.runtime.coroutines.kept_calls import POSITION
+
 BLOCKED_SECONDS = 1.0
 """A coroutine that runs for so long between two awaits holds up all others."""
 
@@ -40,6 +42,7 @@ class CoroutineCall(Future[Any]):
         self._record = record
         self._tell_blocked = tell_blocked
         self._cancel_task = cancel_task
+        self._position = POSITION.get()
         self._task: asyncio.Task[None] | None = None
 
     def cancel(self) -> bool:
@@ -64,6 +67,7 @@ class CoroutineCall(Future[Any]):
             self._task.cancel()
 
     async def _run(self, live: set[CoroutineCall]) -> None:
+        POSITION.set(self._position)  # of this task, and of those that it starts
         try:
             result = await _watched(self._execute(self._record), self._tell_blocked)
         except asyncio.CancelledError as cancelled:

@@ -8,9 +8,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from sage.common.core.context import ServiceCaller
 from sage.common.core.functions import AsyncMapFunction, BaseFunction
 from sage.kernel.graph.coroutine_settings import check_settings, settings_of
+from sage.kernel.runtime.checkpoint import Checkpoint
 from sage.kernel.runtime.coroutines.coroutine_call import CoroutineCall
+from sage.kernel.runtime.coroutines.kept_calls import KeptCalls
 from sage.kernel.runtime.coroutines.run_loop import RunLoop
 from sage.kernel.runtime.coroutines.service_capacities import ServiceCapacities
 from sage.kernel.runtime.flow.unawaited import no_coroutine
@@ -27,9 +30,12 @@ class CoroutineOperator(AsyncMapFunction):
         function: one whose ``execute`` is ``async def``; its attributes say how it is run.
         kind: ``"map"``, ``"flatmap"`` or ``"filter"``.
         loop: the run's.
+        checkpoint: the run's, if it has one.
     """
 
-    def __init__(self, function: BaseFunction, kind: str, loop: RunLoop) -> None:
+    def __init__(
+        self, function: BaseFunction, kind: str, loop: RunLoop, checkpoint: Checkpoint | None
+    ) -> None:
         self.ctx = function.ctx
         execute: Callable[[Any], Any] = function.execute  # type: ignore[attr-defined]  # each kind of function has one
         self._execute = partial(_listed, execute) if kind == "flatmap" else execute
@@ -41,8 +47,15 @@ class CoroutineOperator(AsyncMapFunction):
         for name, value in settings.items():
             setattr(self, name, value)
         self.capacities = ServiceCapacities(self.ctx.services)
+        services: ServiceCaller = self.ctx.services
         if self.max_in_flight is None:  # else nobody asks
-            function.ctx = replace(self.ctx, services=self.capacities)
+            services = self.capacities
+        self.position = 0
+        if checkpoint is not None:
+            self.position = checkpoint.position
+            if function.keep_calls:
+                services = KeptCalls(services, checkpoint.kept_calls(), function.ctx)
+        function.ctx = replace(self.ctx, services=services)
         loop.enter()
 
     def default_max_in_flight(self) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from sage.kernel.runtime.coroutines.coroutine_operator import CoroutineOperator
-from sage.kernel.runtime.flow.in_flight_window import InFlightWindow
-from sage.kernel.runtime.flow.link import Push
+from sage.kernel.runtime.coroutines.kept_calls import POSITION
+from sage.kernel.runtime.flow.in_flight_window import Entry, InFlightWindow
+from sage.kernel.runtime.flow.link import Push, States
 from sage.kernel.runtime.flow.push_functions import emit_each
 from sage.kernel.runtime.metrics.counts import Counts
 
@@ -24,7 +25,13 @@ class CoroutineWindow(InFlightWindow):
             emit = emit_each(emit, counts)
         super().__init__(function, counts=counts, emit=emit, **others)
         self._operator_of_loop = function
+        self._position = function.position  # all before it was pushed
         function.capacities.on_change = self.resize
+
+    def mark(self, position: int, states: States) -> None:
+        """Say that all before a position was pushed."""
+        self._position = position
+        super().mark(position, states)
 
     def run(self) -> None:
         """Emit all records, and let go of the loop."""
@@ -32,3 +39,9 @@ class CoroutineWindow(InFlightWindow):
             super().run()
         finally:
             self._operator_of_loop.leave()
+
+    def _submit(self, entry: Entry) -> None:
+        if not entry.attempts:  # the upstream thread pushes it; a later attempt is the emitter's
+            entry.position = self._position
+        POSITION.set(entry.position)
+        super()._submit(entry)

@@ -219,7 +219,7 @@ class Wiring:
             mark = self._durable_sinks.stating(operator, mark)
         downstream = Link(downstream.push, downstream.finish, mark)
         if operator.function.is_async:
-            function = CoroutineOperator(function, operator.kind, self._run_loop)
+            function = CoroutineOperator(function, operator.kind, self._run_loop, self._checkpoint)
         if isinstance(function, AsyncMapFunction):
             return self._build_window(operator, function, policy, downstream)
         emit = downstream.push

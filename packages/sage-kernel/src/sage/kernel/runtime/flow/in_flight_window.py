@@ -26,8 +26,8 @@ class Entry:
     """A record in the window, from its arrival to its emission."""
 
     __slots__ = (
-        "attempts", "emitted", "error", "future", "late_at", "mark", "record", "result", "settled",
-        "size",
+        "attempts", "emitted", "error", "future", "late_at", "mark", "position", "record", "result",
+        "settled", "size",
     )  # fmt: skip
 
     def __init__(self, record: Any, size: int) -> None:
@@ -35,6 +35,7 @@ class Entry:
         self.size = size  # bytes
         self.late_at: float | None = None
         self.mark: tuple[int, States] | None = None  # sent to the next operator behind the record
+        self.position: int | None = None  # all before it in the source was pushed earlier
         self.emitted = False
         self.attempts = 0
         self.future: Future[Any] | None = None
