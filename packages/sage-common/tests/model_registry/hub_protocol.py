@@ -27,6 +27,7 @@ class HubServer(ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128  # the system refuses, or forgets for a second, who comes beyond that
     hub: LocalHub
 
     def handle_error(self, request: Any, client_address: Any) -> None:

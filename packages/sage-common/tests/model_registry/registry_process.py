@@ -22,7 +22,9 @@ class Registry:
     def __init__(self, hub: LocalHub, root: Path, home: Path) -> None:
         self.hub = hub
         self.root = root
-        self.environment = {**hub.environment(home), "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
+        # The hub is a thread of the tests' process: a pause of the machine is no fault of its.
+        patience = {"HF_HUB_DOWNLOAD_TIMEOUT": "60", "HF_HUB_ETAG_TIMEOUT": "60"}
+        self.environment = {**hub.environment(home), **patience}
 
     def start(self, call: str, *args: Any, set: dict[str, Any] | None = None, **kwargs: Any) -> Any:  # noqa: A002 - reads well at the call
         order = {

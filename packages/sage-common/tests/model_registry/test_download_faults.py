@@ -101,6 +101,8 @@ class TestTrouble:
     ) -> None:
         path = SHARD if kind in ("head", "get") else None
         hub.faults = [Fault(kind, action, path=path, times=1)]
+        if isinstance(action, Hold):
+            registry.environment["HF_HUB_DOWNLOAD_TIMEOUT"] = "5"
         assert_arrived(registry.download(), commit, root)
         assert hub.fetched()["config.json"] == 1
 

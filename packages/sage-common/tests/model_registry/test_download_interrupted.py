@@ -66,7 +66,7 @@ class TestKilled:
     ) -> None:
         registry.environment["SAGE_TEST_KILL_AT"] = at
         process = registry.start("download_model", MODEL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
         assert process.returncode == -signal.SIGKILL
         assert vllm_registry.list_models(root=root) == []
         del registry.environment["SAGE_TEST_KILL_AT"]

@@ -36,7 +36,6 @@ def test_a_waiting_process_says_so(
     hub.add_model(MODEL, files)
     hold = Hold(1)
     hub.faults = [Fault("get", hold, path="tokenizer.json", times=1)]
-    registry.environment["HF_HUB_DOWNLOAD_TIMEOUT"] = "60"
     first = registry.start("download_model", MODEL)
     assert hold.held.wait(60)
     second = registry.start("download_model", MODEL)
@@ -57,7 +56,6 @@ def test_delete_during_a_download_leaves_the_download_alone(
     hub.add_model(MODEL, {**files, "config.json": b'{"n": 2}'})
     hold = Hold(1)
     hub.faults = [Fault("get", hold, path="config.json", times=1)]
-    registry.environment["HF_HUB_DOWNLOAD_TIMEOUT"] = "60"
     process = registry.start("download_model", MODEL)
     assert hold.held.wait(60)
     plan = vllm_registry.delete_model(MODEL, root=root)

@@ -66,6 +66,7 @@ def seen(test: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
 
 
 def test_its_figures_and_the_model_after_a_switch_are_seen(model_root: Path, root: Path) -> None:
+    before = {*threading.enumerate()}  # of services that others have left open
     with service(model_root) as opened:
         opened.generate(["a b c"] * 40)
         record = seen(lambda record: record["requests_done"] == 40)
@@ -77,7 +78,10 @@ def test_its_figures_and_the_model_after_a_switch_are_seen(model_root: Path, roo
         assert record["tokens_per_second"] == 0
     assert read_records() == []
     assert list(root.iterdir()) == []
-    assert "sage-record" not in {thread.name for thread in threading.enumerate()}
+    writers = [each for each in {*threading.enumerate()} - before if each.name == "sage-record"]
+    for writer in writers:  # closing waits two seconds for it, and then goes on
+        writer.join(PATIENCE)
+        assert not writer.is_alive()
 
 
 def test_it_is_seen_loading_and_a_failed_load_leaves_nothing(model_root: Path) -> None:

@@ -35,10 +35,14 @@ def counted(service: VLLMService) -> Any:
 # -- equal requests in flight ---------------------------------------------------------------------
 
 
-def test_equal_prompts_in_flight_are_generated_once(service: VLLMService, counted: Any) -> None:
+def test_equal_prompts_in_flight_are_generated_once(
+    service: VLLMService, counted: Any, slow_steps: Any
+) -> None:
     distinct = [f"prompt number {number}" for number in range(307)]  # 60 % of 512
     prompts = distinct + random.Random(1).choices(distinct[:100], k=205)
-    results = service.generate(prompts, **LONG)
+    with slow_steps(service):  # the first is not done before the last is asked
+        asked = service.generate_async(prompts, **LONG)
+    results = asked.result()
     done, shared = counted("requests_done", "requests_shared")
     assert done <= 0.61 * 512
     assert done + shared == 512
@@ -49,7 +53,7 @@ def test_equal_prompts_in_flight_are_generated_once(service: VLLMService, counte
 
 
 def started(service: VLLMService, count: int, **options: Any) -> list[Any]:
-    """Start equal calls, and return once they are at work."""
+    """Start equal calls, and return once they are at work; slowly, or they may be done by then."""
     calls = [
         service.generate_async("the same", **{"max_tokens": 300, "ignore_eos": True, **options})
         for _ in range(count)
@@ -61,10 +65,11 @@ def started(service: VLLMService, count: int, **options: Any) -> list[Any]:
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_one_that_is_cancelled_takes_nothing_from_the_others(
-    service: VLLMService, counted: Any, which: int
+    service: VLLMService, counted: Any, slow_steps: Any, which: int
 ) -> None:
-    calls = started(service, 3)
-    assert calls.pop(which).cancel()
+    with slow_steps(service, 0.05):
+        calls = started(service, 3)
+        assert calls.pop(which).cancel()
     first, second = (call.result()[0] for call in calls)
     assert first["text"] == second["text"]
     assert first["text"].startswith(service.generate("the same", **LONG)[0]["text"])
@@ -72,21 +77,28 @@ def test_one_that_is_cancelled_takes_nothing_from_the_others(
     assert counted("requests_shared") == [2]
 
 
-def test_the_work_ends_when_all_have_cancelled(service: VLLMService, counted: Any) -> None:
-    calls = started(service, 3)
-    for call in calls:
-        assert call.cancel()
+def test_the_work_ends_when_all_have_cancelled(
+    service: VLLMService, counted: Any, slow_steps: Any
+) -> None:
+    with slow_steps(service, 0.05):
+        calls = started(service, 3)
+        for call in calls:
+            assert call.cancel()
     service.generate("behind", max_tokens=1)
     assert service.stats()["in_flight"] == 0
     assert counted("requests_done") == [1]
-    again = started(service, 1)[0].result()[0]
+    (again,) = service.generate("the same", max_tokens=300, ignore_eos=True)
     assert again["tokens_used"]["completion"] == 300
 
 
-def test_deadlines_and_streams_are_each_callers_own(service: VLLMService, counted: Any) -> None:
-    (whole,) = started(service, 1)
-    hasty = service.generate_async("the same", deadline=0.05, **{**LONG, "max_tokens": 300})
-    with service.stream("the same", **{**LONG, "max_tokens": 300}) as stream:
+def test_deadlines_and_streams_are_each_callers_own(
+    service: VLLMService, counted: Any, slow_steps: Any
+) -> None:
+    with slow_steps(service, 0.05):
+        (whole,) = started(service, 1)
+        hasty = service.generate_async("the same", deadline=0.05, **{**LONG, "max_tokens": 300})
+        stream = service.stream("the same", **{**LONG, "max_tokens": 300})
+    with stream:
         pieces = list(stream)
     assert hasty.result()[0]["finish_reason"] == "deadline"
     text = whole.result()[0]["text"]
@@ -107,24 +119,28 @@ def test_deadlines_and_streams_are_each_callers_own(service: VLLMService, counte
     ],
 )
 def test_only_what_is_determined_and_equal_is_shared(
-    service: VLLMService, counted: Any, options: Any, shared: int
+    service: VLLMService, counted: Any, slow_steps: Any, options: Any, shared: int
 ) -> None:
     both = [
         {name: value[turn] if isinstance(value, list) else value for name, value in options.items()}
         for turn in (0, 1)
     ]
-    calls = [service.generate_async("the same", **LONG, **each) for each in both]
+    with slow_steps(service):
+        calls = [service.generate_async("the same", **LONG, **each) for each in both]
     first, second = (call.result()[0] for call in calls)
     assert counted("requests_shared") == [shared]
     greedy = "temperature" not in options
     assert (first["text"] == second["text"]) is (greedy or shared == 1)
 
 
-def test_an_engine_that_dies_answers_all_of_them_afterwards(service: VLLMService) -> None:
+def test_an_engine_that_dies_answers_all_of_them_afterwards(
+    service: VLLMService, slow_steps: Any
+) -> None:
     expected = service.generate("the same", max_tokens=300, ignore_eos=True)[0]["text"]
-    calls = started(service, 3)
-    engine: Any = service._engines.engine(Role.GENERATE)
-    engine._driver.inbox.tell(EngineDied(engine._driver._runtime_number))
+    with slow_steps(service, 0.05):
+        calls = started(service, 3)
+        engine: Any = service._engines.engine(Role.GENERATE)
+        engine._driver.inbox.tell(EngineDied(engine._driver._runtime_number))
     assert {call.result()[0]["text"] for call in calls} == {expected}
 
 
@@ -137,7 +153,7 @@ def cached(results: Any) -> list[bool]:
 
 def kept(service: VLLMService, cache: Path, count: int) -> None:
     """Wait until so many answers are written."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while True:
         (record,) = [r for r in service.stats()["caches"] if r["folder"] == str(cache)]
         if record["kept"] >= count:

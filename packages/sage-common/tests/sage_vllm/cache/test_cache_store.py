@@ -25,6 +25,10 @@ def put(store: CacheStore, *numbers: int, size: int = 10, max_bytes: int | None 
     store.put({key(n): ("org/model", b"x" * size) for n in numbers}, [], max_bytes)
 
 
+def written(store: CacheStore) -> int:
+    return sum(each.answers for each in store.contents())
+
+
 def numbers(store: CacheStore, count: int = 20) -> list[int]:
     return [n for n in range(count) if store.get(key(n)) is not None]
 
@@ -36,7 +40,7 @@ def test_values_are_found_by_their_keys_in_later_connections_too(tmp_path: Path)
     store.close()
     value, created, used = CacheStore(tmp_path / "a" / "b").get(key(1)) or (b"", 0.0, 0.0)
     assert value == b"one"
-    assert created == used == pytest.approx(time.time(), abs=5)
+    assert created == used == pytest.approx(time.time(), abs=60)
     assert (tmp_path / "a" / "b").stat().st_mode & 0o77 == 0
 
 
@@ -115,8 +119,9 @@ def test_eight_writers_some_of_them_killed_leave_nothing_half_written(tmp_path: 
             assert writer.stdout.readline() == b"begun\n"
         store, found = CacheStore(tmp_path), 0
         for victim in writers[:4]:
-            until = time.monotonic() + 0.25
-            while time.monotonic() < until:
+            began, before = time.monotonic(), found
+            while time.monotonic() < began + 0.25 or found < before + 300 or written(store) <= 100:
+                assert time.monotonic() < began + 60
                 for number in range(0, 2000, 7):
                     if (row := store.get(key(number))) is not None:
                         found += 1

@@ -144,9 +144,11 @@ def test_without_thinking_the_schema_binds_at_once(service: VLLMService) -> None
     assert stream.reasoning == ""
 
 
-def test_cut_off_while_it_thinks_it_has_no_text(service: VLLMService) -> None:
-    for options in ({"max_tokens": 5}, {"deadline": 0.05, "max_tokens": 1500}):
-        (result,) = service.generate(ASK, json_schema=SCHEMA, **options)
+def test_cut_off_while_it_thinks_it_has_no_text(service: VLLMService, slow_steps: Any) -> None:
+    # The schema is compiled while the deadline runs, and then it thinks some twenty tokens long.
+    for options in ({"max_tokens": 5}, {"deadline": 1.0, "max_tokens": 1500}):
+        with slow_steps(service, 0.05):
+            (result,) = service.generate(ASK, json_schema=SCHEMA, **options)
         assert result["text"] == ""
         assert result["parsed"] is None
         assert result["reasoning"]
@@ -217,15 +219,16 @@ def test_a_model_that_does_not_think_accepts_no_budget(model_root: Any) -> None:
         assert "reasoning" not in result
 
 
-def test_a_stream_goes_on_after_a_crash_where_it_was(thinker: VLLMService) -> None:
+def test_a_stream_goes_on_after_a_crash_where_it_was(thinker: VLLMService, slow_steps: Any) -> None:
     options = {"thinking": 60, "max_tokens": 200}
     (whole,) = thinker.generate(ASK, **options)
     restarts = thinker.stats()["restarts"]
-    stream = thinker.stream(ASK, **options)
-    pieces = stream.pieces()
-    begun = [next(pieces) for _ in range(3)]
-    engine: Any = thinker._engines.engine(Role.GENERATE)
-    engine._driver.inbox.tell(EngineDied(engine._driver._runtime_number))
+    with slow_steps(thinker, 0.05):
+        stream = thinker.stream(ASK, **options)
+        pieces = stream.pieces()
+        begun = [next(pieces) for _ in range(3)]
+        engine: Any = thinker._engines.engine(Role.GENERATE)
+        engine._driver.inbox.tell(EngineDied(engine._driver._runtime_number))
     pieces = [*begun, *pieces]
     thought = [piece for piece in pieces if isinstance(piece, Reasoning)]
     assert "".join(thought) == stream.reasoning == whole["reasoning"]

@@ -12,11 +12,12 @@ from sage.common.components.sage_vllm.planning.device import available_memory, t
 
 def test_this_cpu_says_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
-    device = this_cpu()
+    before, device, after = available_memory(), this_cpu(), available_memory()
     assert device.kind == "cpu"
     assert device.total == host_memory().total
     assert 0 < (device.free or 0) < host_memory().total
-    assert device.free == pytest.approx(available_memory(), rel=0.3)
+    # What other programs take or give back meanwhile is between the two.
+    assert 0.7 * min(before, after) <= (device.free or 0) <= 1.3 * max(before, after)
     assert device.kv_cache_bytes is None
 
 

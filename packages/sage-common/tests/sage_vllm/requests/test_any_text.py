@@ -16,7 +16,10 @@ CUT = "What is the capital of France? " + "é".encode()[:1].decode(errors="repla
 any_text = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30)
 awkward = st.text(st.sampled_from(f"ab {FOREIGN}é你😀👩\u200d💻"), min_size=1, max_size=10)
 on_one_service = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=None,
+    # How long the machine takes to make up a text says nothing of the service.
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

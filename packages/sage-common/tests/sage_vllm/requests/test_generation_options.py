@@ -177,17 +177,20 @@ def test_a_thousand_calls_cancelled_at_random_leave_nothing(service: VLLMService
     assert _resident_bytes() - before < 30 << 20
 
 
-def test_what_has_priority_goes_first(service: VLLMService) -> None:
+def test_what_has_priority_goes_first(service: VLLMService, slow_steps: Any) -> None:
     order: list[str] = []
-    # As many as the engine works on at once keep it busy; of those behind, the last go first.
-    busy = [service.generate_async(f"busy {n}", max_tokens=60, ignore_eos=True) for n in range(16)]
     waiting = []
-    for priority in (3, 2, 1, -1):
-        for n in range(16):
-            name = f"{priority}"
-            future = service.generate_async(f"prompt {n}", max_tokens=20, priority=priority)
-            future.add_done_callback(lambda _, name=name: order.append(name))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-            waiting.append(future)
+    with slow_steps(service):  # all wait behind those that are busy before one of these is done
+        # As many as the engine works on at once keep it busy; of those behind, the last go first.
+        busy = [
+            service.generate_async(f"busy {n}", max_tokens=60, ignore_eos=True) for n in range(16)
+        ]
+        for priority in (3, 2, 1, -1):
+            for n in range(16):
+                name = f"{priority}"
+                future = service.generate_async(f"prompt {n}", max_tokens=20, priority=priority)
+                future.add_done_callback(lambda _, name=name: order.append(name))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                waiting.append(future)
     for future in [*busy, *waiting]:
         future.result()
     assert order.index("-1") < order.index("1") < order.index("2") < order.index("3")
@@ -219,7 +222,9 @@ def test_options_are_looked_at_before_there_is_a_prompt(
 # -- LoRA ------------------------------------------------------------------------------------------
 
 
-def test_an_adapter_of_the_registry_is_chosen_per_call(model_root: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_the_registry_is_chosen_per_call(
+    model_root: Path, tmp_path: Path, slow_steps: Any
+) -> None:
     base = get_model(CHAT_MODEL, root=model_root)
     for name, rank in (("test/adapter", 8), ("test/wide-adapter", 64)):
         folder = _write_adapter(tmp_path / name, base.path, rank=rank)
@@ -249,11 +254,13 @@ def test_an_adapter_of_the_registry_is_chosen_per_call(model_root: Path, tmp_pat
         narrow = _write_adapter(tmp_path / "narrow", base.path, rank=4, seed=2)
         import_model("test/narrow-adapter", narrow, root=model_root)
         # vLLM's max_loras is 1: two adapters take turns.
-        assert 50 <= steps_of_both(service, "test/adapter", "test/narrow-adapter") <= 56
+        assert 50 <= steps_of_both(service, slow_steps, "test/adapter", "test/narrow-adapter") <= 56
         long = {"max_tokens": 400, "ignore_eos": True}
-        using = service.generate_async("Hello", lora="test/adapter", **long)
-        with pytest.raises(ModelInUseError, match="a call of this service is using the adapter"):
-            service.delete_model("test/adapter")
+        says = "a call of this service is using the adapter"
+        with slow_steps(service):
+            using = service.generate_async("Hello", lora="test/adapter", **long)
+            with pytest.raises(ModelInUseError, match=says):
+                service.delete_model("test/adapter")
         using.cancel()
         assert service.delete_model("test/adapter")["freed_bytes"] > 0
         with pytest.raises(ModelNotFoundError, match="test/narrow-adapter"):
@@ -308,7 +315,7 @@ def test_an_adapter_that_does_not_load_fails_its_calls_alone(
 
 
 def test_adapters_are_not_mixed_up_when_the_engine_is_built_again(
-    model_root: Path, tmp_path: Path
+    model_root: Path, tmp_path: Path, slow_steps: Any
 ) -> None:
     base = get_model(CHAT_MODEL, root=model_root)
     names = ("test/adapter-a", "test/adapter-b")
@@ -331,7 +338,7 @@ def test_adapters_are_not_mixed_up_when_the_engine_is_built_again(
     with VLLMService(config) as service:
         text_of = {name: service.generate("Hello", lora=name)[0]["text"] for name in names}
         assert text_of[a] != text_of[b]
-        assert 25 <= steps_of_both(service, a, b) <= 28  # they share a batch
+        assert 25 <= steps_of_both(service, slow_steps, a, b) <= 28  # they share a batch
         folder = _write_adapter(tmp_path / "again", base.path, rank=4, seed=7)
         first = get_model(a, root=model_root).commit
         assert import_model(a, folder, root=model_root).commit != first
@@ -345,8 +352,9 @@ def test_adapters_are_not_mixed_up_when_the_engine_is_built_again(
             assert old_and_new == [text_of[a], text_of[f"{a}@{first}"]]
         engine: Any = service._engines.engine(Role.GENERATE)
         driver = engine._driver
-        again = service.generate_async("Hello", lora=b, max_tokens=300, ignore_eos=True)
-        driver.inbox.tell(EngineDied(driver._runtime_number))
+        with slow_steps(service):
+            again = service.generate_async("Hello", lora=b, max_tokens=300, ignore_eos=True)
+            driver.inbox.tell(EngineDied(driver._runtime_number))
         assert again.result()[0]["text"].startswith(text_of[b])
         assert service.stats()["restarts"] == 1
         assert service.generate("Hello", lora=a)[0]["text"] == text_of[a]
@@ -365,16 +373,17 @@ def test_an_engine_without_lora_says_how_to_have_it(service: VLLMService, tmp_pa
 # -- figures --------------------------------------------------------------------------------------
 
 
-def test_stats_and_health_tell_what_goes_on(service: VLLMService) -> None:
+def test_stats_and_health_tell_what_goes_on(service: VLLMService, slow_steps: Any) -> None:
     shared = "the very same beginning of a prompt, " * 8
     service.generate(shared + "one")
     service.generate(shared + "two")
-    futures = [
-        service.generate_async(f"busy {n}", max_tokens=300, ignore_eos=True) for n in range(20)
-    ]
-    until = time.monotonic() + 60
-    while (stats := service.stats())["waiting"] != 4 and time.monotonic() < until:
-        threading.Event().wait(0.001)
+    with slow_steps(service, 0.05):
+        futures = [
+            service.generate_async(f"busy {n}", max_tokens=300, ignore_eos=True) for n in range(20)
+        ]
+        until = time.monotonic() + 60
+        while (stats := service.stats())["waiting"] != 4 and time.monotonic() < until:
+            threading.Event().wait(0.001)
     assert stats["running"] == 16
     assert stats["waiting"] == 4
     assert stats["in_flight"] == 20
@@ -410,13 +419,15 @@ def assert_idle(service: VLLMService) -> None:
     assert service.stats()["in_flight"] == 0
 
 
-def steps_of_both(service: VLLMService, *adapters: str) -> int:
+def steps_of_both(service: VLLMService, slow_steps: Any, *adapters: str) -> int:
     """Return how many steps two texts of 25 tokens take, each of another adapter."""
     before = service.stats()["steps"]
     options = {"max_tokens": 25, "ignore_eos": True}
-    service.generate(
-        [{"prompt": "Hello", "options": {"lora": name, **options}} for name in adapters]
-    )
+    with slow_steps(service, 2.0):  # both are asked for within the first step
+        both = service.generate_async(
+            [{"prompt": "Hello", "options": {"lora": name, **options}} for name in adapters]
+        )
+    both.result()
     steps: int = service.stats()["steps"] - before
     return steps
 

@@ -314,9 +314,9 @@ class EchoEngine:
         return words
 
     def _count(self, prompt_tokens: int, completion_tokens: int) -> None:
-        self._requests_done += 1
         self._prompt_tokens += prompt_tokens
         self._completion_tokens += completion_tokens
+        self._requests_done += 1  # last: whoever sees a request done sees its tokens too
 
 
 def _text_of(prompt: Prompt) -> str:
