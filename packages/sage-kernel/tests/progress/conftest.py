@@ -12,12 +12,13 @@ import subprocess
 import sys
 import termios
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-TIMEOUT = 20.0
+TIMEOUT = 40.0  # seconds: on a busy machine it lasts some until Python has begun
 ROWS = 24
 _TOKEN = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|([^\x1b]+)")
 _OF_A_TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "TERM")
@@ -52,7 +53,10 @@ class Terminal:
         self.raw = ""
 
     def read_until(self, pattern: str) -> None:
-        while not re.search(pattern, self.raw):
+        """Return when such a text was written; colours are no part of it."""
+        end = time.monotonic() + TIMEOUT
+        while not re.search(pattern, "\n".join(self.drawn)):
+            assert time.monotonic() < end, f"no {pattern!r} within {TIMEOUT} s:\n{self.raw}"
             assert self._read(), f"it ended without {pattern!r}:\n{self.raw}"
 
     def press_ctrl_c(self) -> None:
