@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from itertools import pairwise
 from typing import Any
@@ -153,7 +153,7 @@ def test_results_in_time_are_kept_however_slow_the_sink_is() -> None:
 
 def test_the_timeout_covers_the_retries() -> None:
     class AlwaysFlaky(AsyncMapFunction):
-        timeout = 0.1
+        timeout = 1.0
         retries = 1000
         retry_backoff = 0.03
 
@@ -164,7 +164,7 @@ def test_the_timeout_covers_the_retries() -> None:
     with pytest.raises(RecordTimeoutError):
         env.submit()
     assert env.failure is not None
-    assert 1 < env.failure.attempts < 10
+    assert 1 < env.failure.attempts < 13  # as the pauses double; more by chance: one in 10**10
 
 
 # -- retries ----------------------------------------------------------------------------------
@@ -227,7 +227,9 @@ def test_dead_letters_count_the_attempts() -> None:
     assert [(letter.record, letter.attempts) for letter in letters] == [(1, 3), (2, 3)]
 
 
-def test_retries_spread_over_a_time_that_doubles_up_to_a_cap() -> None:
+def test_retries_spread_over_a_time_that_doubles_up_to_a_cap(
+    held_up: Callable[[], float],
+) -> None:
     times: defaultdict[int, list[float]] = defaultdict(list)
 
     class Timed(AsyncMapFunction):
@@ -246,7 +248,7 @@ def test_retries_spread_over_a_time_that_doubles_up_to_a_cap() -> None:
     for number, most in enumerate([0.1, 0.2, 0.25, 0.25, 0.25]):
         those = [one[number] for one in pauses]
         assert len(those) == 100
-        assert all(pause < most + 0.2 for pause in those)  # the machine may be busy
+        assert all(pause < most + 0.2 + held_up() for pause in those)
         assert sum(pause < most / 2 for pause in those) > 10  # by chance: one in 10**18
         assert max(those) > most / 2
 

@@ -227,19 +227,32 @@ def test_an_error_of_a_record_is_raised_at_the_await() -> None:
 def test_cancelling_the_await_stops_the_run_before_it_returns(when: str) -> None:
     shops, out = list[Shop](), list[int]()
     threads = set(threading.enumerate())
+    opening, go_on = threading.Event(), threading.Event()
 
     class Kept(Shop):
         def __init__(self) -> None:
             super().__init__()
             shops.append(self)
 
+        def setup(self) -> None:
+            opening.set()
+            assert go_on.wait(20)
+
     async def main() -> LocalEnvironment:
         env = LocalEnvironment("stops")
         env.register_service("shop", Kept)
         env.from_source(Endless).sink(out.append)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05 if when == "opening" else 0.5):
-                await env.asubmit()
+        run = asyncio.create_task(env.asubmit())
+        if when == "running":
+            go_on.set()
+        while not (out if when == "running" else opening.is_set()):
+            await asyncio.sleep(0.001)
+        run.cancel()
+        while not env.service_manager.closed:
+            await asyncio.sleep(0.001)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await run
         count = len(out)
         assert [shop.closed.is_set() for shop in shops] == [True]
         await asyncio.sleep(0.05)
@@ -250,7 +263,7 @@ def test_cancelling_the_await_stops_the_run_before_it_returns(when: str) -> None
     assert (len(out) > 0) is (when == "running")
     with pytest.raises((PipelineCancelledError, RuntimeError)):
         env.wait()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while set(threading.enumerate()) - threads and time.monotonic() < deadline:
         time.sleep(0.01)
     assert set(threading.enumerate()) <= threads
