@@ -43,3 +43,19 @@ def held_up() -> Iterator[Callable[[], float]]:
     yield now
     over.set()
     watcher.join()
+
+
+@pytest.fixture
+def threads_left() -> Callable[[str], list[str]]:
+    """A function that returns the names of threads, by how they begin, that do not end.
+
+    One that has said that all is done may be at its very end.
+    """
+
+    def left(prefix: str) -> list[str]:
+        threads = [each for each in threading.enumerate() if each.name.startswith(prefix)]
+        for thread in threads:
+            thread.join(10)
+        return [thread.name for thread in threads if thread.is_alive()]
+
+    return left

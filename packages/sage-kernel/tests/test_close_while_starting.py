@@ -52,7 +52,7 @@ class Started:
         self.marks: list[str] = []
         self.out: list[Any] = []
         self.dead: list[Any] = []
-        self.env = LocalEnvironment("starting")
+        self.env = LocalEnvironment("starting", {"close_timeout": 100})
         for name in ("first", "second"):
             self.env.register_service(name, Loading, self.loading, self.loaded, self.marks)
         stream = self.env.from_collection(range(10))
@@ -95,7 +95,7 @@ def test_close_ends_a_submit_whose_services_are_opening(started: Started) -> Non
     assert (started.out, started.dead) == ([], [])
     assert started.marks == ["setup first", "cleanup first"]  # and "second" is never loaded
     assert started.env.metrics().state == "cancelled"
-    assert time.monotonic() - began < 5  # not after close_timeout
+    assert time.monotonic() - began < 50  # not after close_timeout
 
 
 def test_stop_ends_a_submit_whose_services_are_opening_without_a_record(started: Started) -> None:
@@ -170,7 +170,7 @@ def test_setup_may_end_its_own_pipeline(
             marks.append("function is cleaned up")
 
     marks: list[str] = []
-    env = LocalEnvironment("ends itself")
+    env = LocalEnvironment("ends itself", {"close_timeout": 100})
     env.register_service("service", EndsByService)
     env.from_collection([1]).map(EndsByFunction).map(EndsByFunction)
     began = time.monotonic()
@@ -179,7 +179,7 @@ def test_setup_may_end_its_own_pipeline(
     else:
         with pytest.raises(PipelineCancelledError):
             env.submit()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 50  # not after close_timeout
     set_up = {"close service": 0, "close function": 1}.get(f"{how} {where}", 2)
     functions = [*["function is set up"] * set_up, *["function is cleaned up"] * set_up]
     assert marks == ["service is set up", *functions, "service is cleaned up"]

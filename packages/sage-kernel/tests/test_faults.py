@@ -120,7 +120,9 @@ every_shape = pytest.mark.parametrize("attach", SHAPES.values(), ids=SHAPES)
 
 
 @every_shape
-def test_a_sink_that_raises_ends_an_endless_run(attach: Callable[[DataStream], DataStream]) -> None:
+def test_a_sink_that_raises_ends_an_endless_run(
+    attach: Callable[[DataStream], DataStream], threads_left: Callable[[str], list[str]]
+) -> None:
     class Full(SinkFunction):
         written = 0
         flushed: list[int] = []  # noqa: RUF012 - read by the test
@@ -140,12 +142,12 @@ def test_a_sink_that_raises_ends_an_endless_run(attach: Callable[[DataStream], D
     assert env.failure is not None
     assert env.failure.operator == "disk"
     assert Full.flushed == [100]
-    assert not [t for t in threading.enumerate() if t.name.startswith("sage-full")]
+    assert not threads_left("sage-full-")
 
 
 @every_shape
 def test_a_source_that_raises_ends_the_run_and_releases_what_it_holds(
-    attach: Callable[[DataStream], DataStream],
+    attach: Callable[[DataStream], DataStream], threads_left: Callable[[str], list[str]]
 ) -> None:
     released = []
 
@@ -164,7 +166,7 @@ def test_a_source_that_raises_ends_the_run_and_releases_what_it_holds(
     assert env.failure is not None
     assert (env.failure.operator, released) == ("far", [True])
     assert len(out) == len(set(out)) <= 500
-    assert not [t for t in threading.enumerate() if t.name.startswith("sage-lost")]
+    assert not threads_left("sage-lost-")
 
 
 def test_a_flatmap_that_is_left_early_releases_what_it_holds(
@@ -242,7 +244,9 @@ def fails_too(record: Record) -> list[Record]:
 
 
 @pytest.mark.parametrize("records", [2_000, 20_000])
-def test_the_records_alive_are_bounded_however_many_there_are(records: int) -> None:
+def test_the_records_alive_are_bounded_however_many_there_are(
+    records: int, threads_left: Callable[[str], list[str]]
+) -> None:
     Record.most = Record.alive = 0
     dropped: list[int] = []
     taken = 0
@@ -268,6 +272,7 @@ def test_the_records_alive_are_bounded_however_many_there_are(records: int) -> N
     assert len(dropped) == records // 5
     assert Record.most < 250
     del env, stream
+    assert not threads_left("sage-flat-")  # one at its very end keeps the latest record
     gc.collect()
     assert Record.alive == 0
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -142,7 +142,9 @@ def test_submit_without_autostop_returns_at_once_and_keeps_the_services(
     assert marks == ["closed"]
 
 
-def test_the_context_manager_closes(env: LocalEnvironment) -> None:
+def test_the_context_manager_closes(
+    env: LocalEnvironment, threads_left: Callable[[str], list[str]]
+) -> None:
     marks: list[str] = []
     source = Endless()
     with env:
@@ -151,7 +153,7 @@ def test_the_context_manager_closes(env: LocalEnvironment) -> None:
         env.submit(autostop=False)
         assert source.reached.wait(10)
     assert marks == ["closed"]
-    assert not [t for t in threading.enumerate() if t.name.startswith("sage-stopping")]
+    assert not threads_left("sage-stopping-")
 
 
 def test_a_failure_that_nobody_waited_for_is_logged(

@@ -109,6 +109,7 @@ def test_arguments_that_change_no_result_may_be_others(tmp_path: Path) -> None:
         mapped(1, label="b")
 
 
+@pytest.mark.timeout(180)  # four processes, one after the other
 def test_the_same_arguments_are_the_same_in_every_process(tmp_path: Path) -> None:
     code = """
         import sys
@@ -126,7 +127,7 @@ def test_the_same_arguments_are_the_same_in_every_process(tmp_path: Path) -> Non
         folder = str(tmp_path / str(words))
         command = [sys.executable, "-c", textwrap.dedent(code), folder, str(words)]
         environment = {**os.environ, "PYTHONHASHSEED": str(number)}
-        subprocess.run(command, env=environment, check=True, timeout=20)
+        subprocess.run(command, env=environment, check=True, timeout=40)
 
 
 class Numbers(DurableSink):

@@ -375,12 +375,14 @@ def test_a_stopped_run_goes_on_and_is_not_complete_before(job: Job) -> None:
 
 
 def test_a_closed_run_goes_on(job: Job) -> None:
-    reached, gate = threading.Event(), threading.Event()
+    reached, closing = threading.Event(), threading.Event()
 
     def work(record: int) -> int:
-        if record == 20 and not gate.is_set():
+        if record == 20 and not closing.is_set():
             reached.set()
-            gate.wait(10)
+            while env.metrics().state == "running":
+                closing.wait(0.01)
+            closing.set()
         return record
 
     def environment() -> LocalEnvironment:
@@ -391,7 +393,6 @@ def test_a_closed_run_goes_on(job: Job) -> None:
     env = environment()
     env.submit(autostop=False, checkpoint=job.folder / "checkpoint")
     assert reached.wait(10)
-    threading.Timer(0.1, gate.set).start()
     env.close()
     with pytest.raises(PipelineCancelledError):
         env.wait()

@@ -118,10 +118,13 @@ def test_threads_are_made_as_they_are_needed_and_used_again(limit: int | None) -
     with LocalEnvironment("threads") as env:
         env.register_service("echo", Echo)
         proxy = env.service("echo")
-        before = threading.active_count()
+        before = set(threading.enumerate())
+        used: set[threading.Thread] = set()
         for n in range(100):
             assert proxy.call_async(n).result(10) == n
-        assert threading.active_count() - before <= 2
+            used |= set(threading.enumerate()) - before
+        # Not one: it answers before it waits for the next call, and may lose its turn in between.
+        assert len([each for each in used if each.name.startswith("sage-service-echo-")]) <= 8
 
 
 @pytest.mark.parametrize("limit", [0, -1])

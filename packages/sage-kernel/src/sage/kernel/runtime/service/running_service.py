@@ -133,6 +133,8 @@ class RunningService:
             future = start(*args, **kwargs)
             self._in_flight.add(future)
             future.add_done_callback(self._in_flight.discard)
+            if self._closed:  # meanwhile, and close() may have looked before this
+                future.cancel()
             return future
 
         start = submit_to_twin if callable(twin) else submit
