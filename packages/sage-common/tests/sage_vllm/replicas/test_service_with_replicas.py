@@ -32,7 +32,8 @@ class Kept:
         self.engines: list[SleepingEngine] = []
 
     def __call__(self, spec: EngineSpec) -> SleepingEngine:
-        self.engines.append(SleepingEngine(spec, step_seconds=0.002, rebuild_seconds=0.3))
+        # Away until a test has it come back.
+        self.engines.append(SleepingEngine(spec, step_seconds=0.002, rebuild_seconds=600))
         return self.engines[-1]
 
 
@@ -53,9 +54,9 @@ def test_a_death_degrades_it_and_loses_nothing(echo_root: Path) -> None:
         health = served.health()
         assert health["state"] == "degraded"
         assert health["engines"]["text"]["replicas"].count("recovering") == 1
-        assert [result["text"] for result in future.result(20)] == prompts
-        while served.health()["state"] != "ready":
-            time.sleep(0.01)
+        assert [result["text"] for result in future.result(60)] == prompts
+        factory.engines[1].come_back()
+        assert served.health()["state"] == "ready"
         assert served.health()["engines"]["text"]["restarts"] == 1
         assert served.stats()["requests_done"] == 200
 
@@ -120,6 +121,10 @@ def test_many_threads_and_two_deaths(echo_root: Path) -> None:
         time.sleep(0.02)
         factory.engines[0].die()
         factory.engines[3].die()
+        while "sage-_move" in {thread.name for thread in threading.enumerate()}:
+            time.sleep(0.01)  # the dead ones' calls go to the others
+        for number in (0, 3):
+            factory.engines[number].come_back()
         for thread in threads:
             thread.join()
         assert texts == {
@@ -138,7 +143,7 @@ def test_one_of_two_engines_is_killed(model_root: Path) -> None:
         "model_id": "test/tiny-chat",
         "model_root": model_root,
         "replicas": 2,
-        "engine": {"kv_cache_memory_bytes": 64 << 20},
+        "engine": {"kv_cache_memory_bytes": 64 << 20, "dtype": "float32"},
         "sampling": {"temperature": 0, "max_tokens": 48},
     }
     prompts = [f"Once there was a number {n}" for n in range(60)]
@@ -149,12 +154,15 @@ def test_one_of_two_engines_is_killed(model_root: Path) -> None:
         future = served.generate_async(prompts)
         time.sleep(0.05)
         os.kill(victim.pid, signal.SIGKILL)
-        results = future.result(60)
+        results = future.result(240)
         assert [result["text"] for result in results] == undisturbed
-        until = time.monotonic() + 60
-        while served.health()["state"] != "ready" and time.monotonic() < until:
+        until = time.monotonic() + 240
+        while not (health := served.health()["engines"]["text"])["restarts"]:  # or it is not known
+            assert time.monotonic() < until
             time.sleep(0.1)
-        health = served.health()["engines"]["text"]
-        assert health["replicas"] == ["ready", "ready"]
         assert health["restarts"] == 1
+        while health["replicas"] != ["ready", "ready"]:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+            health = served.health()["engines"]["text"]
     assert not [each for each in multiprocessing.active_children() if "EngineCore" in each.name]

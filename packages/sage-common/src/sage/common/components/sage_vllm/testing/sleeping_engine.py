@@ -59,6 +59,10 @@ class SleepingEngine(EchoEngine):
         for tell in self._told_of_deaths:
             tell()
 
+    def come_back(self) -> None:
+        """Be ready at once, where ``die()`` has sent the engine away: a test need not wait."""
+        self._steps.come_back()
+
     def on_death(self, told: Callable[[], None]) -> None:
         """Have ``told`` called at each ``die()``; see ReportsDeath."""
         self._told_of_deaths.append(told)
@@ -91,6 +95,7 @@ class _StepLine:
         self._waiting: deque[_Job] = deque()
         self._running: list[_Job] = []
         self._changed = threading.Condition()
+        self.finishing = threading.RLock()  # held while a step ends: nobody dies halfway
         self._thread: threading.Thread | None = None
         self._closed: Exception | None = None
         self._away_until = 0.0
@@ -125,13 +130,19 @@ class _StepLine:
 
     def die(self) -> None:
         """Put what runs back to its beginning, and stay away for a while."""
-        with self._changed:
+        with self.finishing, self._changed:
             self.deaths += 1
             self._away_until = time.monotonic() + self._rebuild_seconds
             for job in self._running:
                 job.left = job.steps
             self._waiting.extendleft(reversed(self._running))
             self._running.clear()
+            self._changed.notify_all()
+
+    def come_back(self) -> None:
+        """End the time that it stays away."""
+        with self._changed:
+            self._away_until = 0.0
             self._changed.notify_all()
 
     def close(self, error: Exception, *, drain: bool = False) -> None:
@@ -152,8 +163,9 @@ class _StepLine:
     def _run(self) -> None:
         while self._begin_step():
             time.sleep(self._seconds)
-            for job in self._end_step():
-                complete_future(job.future, job.complete)
+            with self.finishing:
+                for job in self._end_step():
+                    complete_future(job.future, job.complete)
 
     def _begin_step(self) -> bool:
         """Wait for work and fill the batch; False once it is closed."""
