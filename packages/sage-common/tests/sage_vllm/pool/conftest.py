@@ -122,7 +122,7 @@ class Machine:
 
     def until(self, phase: str) -> None:
         """Wait until somebody is held there."""
-        assert self._pauses[phase][0].wait(10)
+        assert self._pauses[phase][0].wait(60)
 
     def let(self, phase: str) -> None:
         """Let them go on, and all who come later."""
@@ -132,7 +132,7 @@ class Machine:
         """Wait here if it is held."""
         if (pause := self._pauses.get(phase)) is not None:
             pause[0].set()
-            assert pause[1].wait(10)
+            assert pause[1].wait(60)
 
     def _estimate(self, spec: EngineSpec) -> MemoryEstimate:
         return MemoryEstimate(

@@ -64,9 +64,9 @@ def test_a_pool_is_closed_then_loads_then_is_ready(make_pool: MakePool, machine:
     early = ask(pool)
     assert not early.done()
     machine.let("building")
-    opening.result(10)
+    opening.result(60)
     assert pool.state == "ready"
-    assert early.result(10) == "test/one"
+    assert early.result(60) == "test/one"
     pool.close()
     pool.close()
     assert pool.state == "closed"
@@ -113,7 +113,7 @@ def test_a_pool_that_only_embeds_refuses_to_generate(make_pool: MakePool) -> Non
     pool.open()
     with pytest.raises(ValueError, match="only embeds"):
         ask(pool)
-    assert embedder(pool).result(10) == "test/vectors"
+    assert embedder(pool).result(60) == "test/vectors"
     with pytest.raises(ValueError, match="only embeds"):
         pool.switch("test/other")
     pool.close()
@@ -133,7 +133,7 @@ def test_a_model_is_loaded_from_the_first_of_its_build_to_the_end_of_its_engine(
     assert pool.is_loaded(one)
     assert pool.is_loaded(other)
     machine.let("building")
-    switching.result(10)
+    switching.result(60)
     assert not pool.is_loaded(one)
     assert pool.is_loaded(other)
     pool.close()
@@ -154,15 +154,15 @@ def test_the_old_engine_serves_until_the_new_one_does_and_then_finishes(
     switching = in_background(pool.switch, "test/other")
     machine.until("building")
     assert pool.state == "switching"
-    assert ask(pool).result(10) == "test/one"
+    assert ask(pool).result(60) == "test/one"
     machine.let("building")
     machine.until("draining")
-    assert ask(pool).result(10) == "test/other"
+    assert ask(pool).result(60) == "test/other"
     assert not held.done()
     machine.let("draining")
     old.let_go()
-    switching.result(10)
-    assert held.result(10) == "test/one"
+    switching.result(60)
+    assert held.result(60) == "test/one"
     assert pool.state == "ready"
     assert [engine.info.model_id for engine in machine.alive] == ["test/other"]
     pool.close()
@@ -200,7 +200,7 @@ def test_a_switch_that_fails_leaves_the_old_engine(
         pool.switch(model_id)
     assert machine.alive == [old]
     assert pool.state == "ready"
-    assert ask(pool).result(10) == "test/one"
+    assert ask(pool).result(60) == "test/one"
     assert model_id in pool.health()["last_error"]
     pool.close()
 
@@ -218,10 +218,10 @@ def test_without_room_for_two_a_switch_that_fails_builds_the_old_engine_again(
     (again,) = machine.alive
     assert again is not first
     assert again.spec == first.spec
-    assert ask(pool).result(10) == "test/one"
+    assert ask(pool).result(60) == "test/one"
     assert pool.state == "ready"
     pool.switch("test/other")
-    assert ask(pool).result(10) == "test/other"
+    assert ask(pool).result(60) == "test/other"
     pool.close()
 
 
@@ -241,11 +241,11 @@ def test_without_room_for_two_calls_wait_between_the_engines(
     machine.let("draining")
     old.let_go()
     machine.until("building")
-    assert held.result(10) == "test/one"
+    assert held.result(60) == "test/one"
     assert not waiting.done()
     machine.let("building")
-    switching.result(10)
-    assert waiting.result(10) == "test/other"
+    switching.result(60)
+    assert waiting.result(60) == "test/other"
     pool.close()
 
 
@@ -262,11 +262,11 @@ def test_when_not_even_the_old_engine_can_be_built_again_the_pool_has_failed(
     waiting = ask(pool)
     machine.let("draining")
     with pytest.raises(RuntimeError, match="test/broken is broken") as failed:
-        switching.result(10)
+        switching.result(60)
     assert "test/one could not be loaded again either" in failed.value.__notes__[0]
     assert pool.state == "failed"
     with pytest.raises(RuntimeError, match="test/one is broken"):
-        waiting.result(10)
+        waiting.result(60)
     with pytest.raises(RuntimeError, match="test/one is broken"):
         ask(pool)
     with pytest.raises(RuntimeError, match="test/one is broken"):
@@ -285,7 +285,7 @@ def test_a_model_that_would_not_fit_in_the_old_ones_place_leaves_it_alone(
     with pytest.raises(InsufficientMemoryError, match="test/other"):
         pool.switch("test/other")
     assert machine.alive == [old]
-    assert ask(pool).result(10) == "test/one"
+    assert ask(pool).result(60) == "test/one"
     pool.close()
 
 
@@ -294,9 +294,9 @@ def test_switches_at_once_come_one_after_the_other(make_pool: MakePool, machine:
     pool.open()
     names = ["test/other", "test/third", "test/one"] * 5
     switches = [in_background(pool.switch, name) for name in names]
-    asked = [ask(pool).result(10) for _ in range(200)]
+    asked = [ask(pool).result(60) for _ in range(200)]
     for switch in switches:
-        switch.result(30)
+        switch.result(60)
     assert set(asked) <= set(names)
     assert len(machine.alive) == 1
     assert pool.state == "ready"
@@ -313,11 +313,11 @@ def test_the_text_model_embeds_where_there_is_no_other_and_follows_a_switch(
     pool = make_pool()
     pool.open()
     calls = [embedder(pool) for _ in range(10)]
-    assert {call.result(10) for call in calls} == {"test/one"}
+    assert {call.result(60) for call in calls} == {"test/one"}
     assert [spec.role for spec in machine.built] == ["generate", "embed"]
     pool.switch("test/other")
     assert len(machine.alive) == 1
-    assert embedder(pool).result(10) == "test/other"
+    assert embedder(pool).result(60) == "test/other"
     pool.close()
 
 
@@ -328,9 +328,9 @@ def test_a_fallback_that_cannot_be_built_fails_those_who_wait_and_is_tried_again
     pool = make_pool()
     pool.open()
     with pytest.raises(InsufficientMemoryError, match="test/one"):
-        embedder(pool).result(10)
+        embedder(pool).result(60)
     machine.free_for = 2
-    assert embedder(pool).result(10) == "test/one"
+    assert embedder(pool).result(60) == "test/one"
     pool.close()
 
 
@@ -345,11 +345,11 @@ def test_closing_while_the_first_engine_is_built(make_pool: MakePool, machine: A
     waiting = ask(pool)
     closing = in_background(pool.close)
     with pytest.raises(EngineClosedError):
-        waiting.result(10)  # before the engine is built
+        waiting.result(60)  # before the engine is built
     machine.let("building")
-    closing.result(10)
+    closing.result(60)
     with pytest.raises(EngineClosedError):
-        opening.result(10)
+        opening.result(60)
     assert machine.alive == []
 
 
@@ -368,11 +368,11 @@ def test_closing_in_the_middle_of_a_switch(
     closing = in_background(pool.close)
     until_closed(pool)
     machine.let(phase)
-    closing.result(10)
-    assert switching.exception(10) is None or isinstance(switching.exception(), EngineClosedError)
+    closing.result(60)
+    assert switching.exception(60) is None or isinstance(switching.exception(), EngineClosedError)
     if held is not None:
         with pytest.raises(EngineClosedError):
-            held.result(10)
+            held.result(60)
     assert machine.alive == []
     assert pool.state == "closed"
     with pytest.raises(EngineClosedError):
@@ -387,9 +387,9 @@ def test_closing_while_the_fallback_is_built(make_pool: MakePool, machine: Any) 
     machine.until("building")
     closing = in_background(pool.close)
     with pytest.raises(EngineClosedError):
-        waiting.result(10)
+        waiting.result(60)
     machine.let("building")
-    closing.result(10)
+    closing.result(60)
     assert machine.alive == []
 
 

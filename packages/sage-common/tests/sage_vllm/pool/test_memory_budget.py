@@ -73,12 +73,18 @@ def states(pool: EnginePool) -> dict[str, str]:
     return {name: state for name, state in pool.health()["models"].items() if state != "unloaded"}
 
 
+def settled(pool: EnginePool) -> dict[str, str]:
+    """Return the states once no model comes or goes: its first calls are answered before that."""
+    until(lambda: not {"loading", "unloading"} & {*states(pool).values()})
+    return states(pool)
+
+
 def until(test: Callable[[], bool]) -> None:
-    for _ in range(10_000):
-        if test():
-            return
+    end = time.monotonic() + 60
+    while not test():
+        if time.monotonic() > end:
+            pytest.fail("it did not come to that")
         time.sleep(0.001)
-    pytest.fail("it did not come to that")
 
 
 def test_models_share_the_budget_and_the_least_recently_used_makes_place(
@@ -86,8 +92,8 @@ def test_models_share_the_budget_and_the_least_recently_used_makes_place(
 ) -> None:
     pool = pool_of()
     for name, there in (("a", "a"), ("b", "ab"), ("a", "ab"), ("c", "ac"), ("b", "bc")):
-        assert ask(pool, name).result(10) == NAMES[name]
-        assert states(pool) == dict.fromkeys(there, "ready")
+        assert ask(pool, name).result(60) == NAMES[name]
+        assert settled(pool) == dict.fromkeys(there, "ready")
         time.sleep(0.06)  # nobody is at work: how long a load lasts makes no difference then
     assert measured.most == 200
     assert loads(pool) == {"a": 1, "b": 2, "c": 1}
@@ -127,13 +133,13 @@ def test_calls_in_flight_are_finished_before_their_model_goes(pool_of: Any, meas
     for engine in list(measured.alive):
         if engine.spec.model_id == NAMES[going]:
             engine.let_go()
-    assert third.result(10) == NAMES["c"]
-    assert held["ab".index(going)].result(10) == NAMES[going]
+    assert third.result(60) == NAMES["c"]
+    assert held["ab".index(going)].result(60) == NAMES[going]
     for engine in list(measured.alive):
         engine.let_go()
-    assert late.result(10) == NAMES[going]
+    assert late.result(60) == NAMES[going]
     for future in held:
-        assert future.result(10)
+        assert future.result(60)
 
 
 def test_a_pinned_model_is_never_unloaded(pool_of: Any, measured: Any) -> None:
@@ -141,8 +147,8 @@ def test_a_pinned_model_is_never_unloaded(pool_of: Any, measured: Any) -> None:
     first = measured.alive[0]
     for round_ in range(5):
         for name in "bcd":
-            assert ask(pool, name).result(10) == NAMES[name], round_
-        assert ask(pool, "a").result(10) == NAMES["a"]
+            assert ask(pool, name).result(60) == NAMES[name], round_
+        assert ask(pool, "a").result(60) == NAMES["a"]
     assert measured.alive[0] is first
     assert loads(pool)["a"] == 1
 
@@ -164,9 +170,9 @@ def test_a_model_larger_than_the_budget_is_refused_when_the_service_opens(
 def test_what_is_larger_takes_the_place_of_two(pool_of: Any, measured: Any) -> None:
     measured.sizes["test/third"] = 220
     pool = pool_of()
-    assert [ask(pool, name).result(10) for name in "ab"] == ["test/one", "test/other"]
-    assert ask(pool, "c").result(10) == "test/third"
-    assert states(pool) == {"c": "ready"}
+    assert [ask(pool, name).result(60) for name in "ab"] == ["test/one", "test/other"]
+    assert ask(pool, "c").result(60) == "test/third"
+    assert settled(pool) == {"c": "ready"}
     assert measured.most <= 250
 
 
@@ -176,13 +182,13 @@ def test_what_an_engine_really_takes_counts_while_it_is_loaded(pool_of: Any, mea
         planned() + 60 * any(engine.spec.model_id == "test/one" for engine in measured.alive)
     )
     pool = pool_of()
-    assert ask(pool, "a").result(10) == "test/one"
+    assert ask(pool, "a").result(60) == "test/one"
     assert pool.table.entry("a").bytes == 160
-    assert ask(pool, "b").result(10) == "test/other"
-    assert states(pool) == {"b": "ready"}  # 90 bytes were left
+    assert ask(pool, "b").result(60) == "test/other"
+    assert settled(pool) == {"b": "ready"}  # 90 bytes were left
     assert pool.table.entry("a").bytes == 100
-    assert ask(pool, "a").result(10) == "test/one"
-    assert states(pool) == {"a": "ready", "b": "ready"}
+    assert ask(pool, "a").result(60) == "test/one"
+    assert settled(pool) == {"a": "ready", "b": "ready"}
     del measured.taken_memory
 
 
@@ -190,29 +196,29 @@ def test_a_budget_that_another_program_shrinks_moves_a_model_or_fails_those_who_
     pool_of: Any, measured: Any
 ) -> None:
     pool = pool_of({"a": {"pin": True}, "b": {}, "c": {}})
-    assert ask(pool, "a").result(10)
+    assert ask(pool, "a").result(60)
     measured.others = 120
-    assert ask(pool, "b", "hello").exception(10) is not None  # 30 bytes are left, and a stays
-    assert ask(pool, "a").result(10) == "test/one"
+    assert ask(pool, "b", "hello").exception(60) is not None  # 30 bytes are left, and a stays
+    assert ask(pool, "a").result(60) == "test/one"
     assert pool.state == "ready"
     measured.others = 20
-    assert ask(pool, "b").result(10) == "test/other"
+    assert ask(pool, "b").result(60) == "test/other"
     measured.others = 50
-    assert ask(pool, "c").result(10) == "test/third"  # in the place of b
-    assert states(pool) == {"a": "ready", "c": "ready"}
+    assert ask(pool, "c").result(60) == "test/third"  # in the place of b
+    assert settled(pool) == {"a": "ready", "c": "ready"}
 
 
 def test_an_engine_that_finds_less_memory_than_was_planned_moves_another(
     pool_of: Any, measured: Any
 ) -> None:
     pool = pool_of()
-    assert [ask(pool, name).result(10) for name in "ab"]
+    assert [ask(pool, name).result(60) for name in "ab"]
     measured.sizes["test/third"] = 100
     real = measured.device_memory
     measured.device_memory = lambda: type(real())(free=1000, total=1000)
     measured.free_for = 1  # of a sudden, and the machine says so only to who builds
-    assert ask(pool, "c").result(10) == "test/third"
-    assert states(pool) == {"c": "ready"}
+    assert ask(pool, "c").result(60) == "test/third"
+    assert settled(pool) == {"c": "ready"}
     del measured.device_memory
 
 
@@ -223,27 +229,27 @@ def test_a_model_that_fails_to_load_between_two_that_serve_is_its_callers_alone(
     pool = pool_of()
     futures = {name: [ask(pool, name) for _ in range(20)] for name in "abc"}
     for name in "ac":
-        assert {future.result(10) for future in futures[name]} == {NAMES[name]}
+        assert {future.result(60) for future in futures[name]} == {NAMES[name]}
     for future in futures["b"]:
         with pytest.raises(RuntimeError, match="test/other is broken"):
-            future.result(10)
-    assert states(pool) == {"a": "ready", "b": "failed", "c": "ready"}
+            future.result(60)
+    assert settled(pool) == {"a": "ready", "b": "failed", "c": "ready"}
     assert pool.state == "ready"
     assert "test/other is broken" in pool.health()["last_error"]
     measured.broken.clear()
-    assert ask(pool, "b").result(10) == "test/other"
+    assert ask(pool, "b").result(60) == "test/other"
 
 
 def test_a_model_is_unloaded_when_it_was_idle_for_so_long(pool_of: Any, measured: Any) -> None:
     pool = pool_of({"a": {"keep_alive": 0.2}, "b": {}})
-    assert [ask(pool, name).result(10) for name in "ab"]
+    assert [ask(pool, name).result(60) for name in "ab"]
     time.sleep(0.1)
-    assert ask(pool, "a").result(10)
-    time.sleep(0.15)
-    assert len(measured.alive) == 2
+    used = time.perf_counter()
+    assert ask(pool, "a").result(60)
     until(lambda: len(measured.alive) == 1)
-    assert states(pool) == {"b": "ready"}
-    assert ask(pool, "a").result(10) == "test/one"
+    assert time.perf_counter() - used >= 0.2
+    assert settled(pool) == {"b": "ready"}
+    assert ask(pool, "a").result(60) == "test/one"
     until(lambda: "sage-pool" not in {thread.name for thread in threading.enumerate()})
 
 
@@ -257,19 +263,19 @@ def test_a_deadline_holds_while_a_call_waits_for_its_model(root: Path, measured:
         measured.hold("building")
         began = time.perf_counter()
         whole = service.generate_async("without one", model="a")
+        some = [{"prompt": "x", "options": {"deadline": 0.1}}, "y"]
+        mixed = service.generate_async(some, model="a")
         calls = [
             service.generate_async(["one", "two"], model="a", deadline=0.2, n=2),
             service.generate_async("soon", model="b", deadline=0.1),
         ]
-        some = [{"prompt": "x", "options": {"deadline": 0.1}}, "y"]
-        mixed = service.generate_async(some, model="a")
-        for future in calls:
-            for answer in future.result(5):
+        for future in calls:  # while the model cannot be built
+            for answer in future.result(50):
                 assert (answer["text"], answer["finish_reason"]) == ("", "deadline")
                 assert answer["tokens_used"] == {"prompt": 0, "completion": 0, "total": 0}
         assert calls[0].result()[0]["model_id"] == "test/one"
         assert len(calls[0].result()[0]["choices"]) == 2
-        assert 0.2 <= time.perf_counter() - began < 2
+        assert time.perf_counter() - began >= 0.2
         stream = service.stream("never", model="a", deadline=0.05)
         assert list(stream) == []
         assert stream.result["finish_reason"] == "deadline"
@@ -277,8 +283,8 @@ def test_a_deadline_holds_while_a_call_waits_for_its_model(root: Path, measured:
         facts = service.stats()["models"]["a"]
         assert (facts["state"], facts["waiting_for_place"]) == ("loading", 3)
         measured.let("building")
-        assert whole.result(10)[0]["text"] == "without one"
-        assert [answer["finish_reason"] for answer in mixed.result(10)] == ["deadline", "stop"]
+        assert whole.result(60)[0]["text"] == "without one"
+        assert [answer["finish_reason"] for answer in mixed.result(60)] == ["deadline", "stop"]
 
 
 def test_nobody_loads_a_model_that_nobody_waits_for_any_more(pool_of: Any, measured: Any) -> None:
@@ -290,10 +296,10 @@ def test_nobody_loads_a_model_that_nobody_waits_for_any_more(pool_of: Any, measu
     assert all(future.cancel() for future in waiting)
     for engine in list(measured.alive):
         engine.let_go()
-    assert [future.result(10) for future in held]
+    assert [future.result(60) for future in held]
     time.sleep(0.1)
     assert loads(pool)["c"] == 0
-    assert states(pool) == {"a": "ready", "b": "ready"}
+    assert settled(pool) == {"a": "ready", "b": "ready"}
     until(lambda: "sage-pool" not in {thread.name for thread in threading.enumerate()})
 
 
@@ -350,13 +356,13 @@ def test_an_entry_is_switched_by_its_name_and_the_others_are_not_disturbed(
     pool_of: Any, measured: Any
 ) -> None:
     pool = pool_of({"a": {}, "b": {}}, memory_budget=350)
-    assert [ask(pool, name).result(10) for name in "ab"] == ["test/one", "test/other"]
+    assert [ask(pool, name).result(60) for name in "ab"] == ["test/one", "test/other"]
     pool.switch("test/third", name="b")
-    assert [ask(pool, name).result(10) for name in "ab"] == ["test/one", "test/third"]
+    assert [ask(pool, name).result(60) for name in "ab"] == ["test/one", "test/third"]
     measured.broken.add("test/fourth")
     with pytest.raises(RuntimeError, match="test/fourth is broken"):
         pool.switch("test/fourth", name="b")
-    assert [ask(pool, name).result(10) for name in "ab"] == ["test/one", "test/third"]
+    assert [ask(pool, name).result(60) for name in "ab"] == ["test/one", "test/third"]
     assert pool.state == "ready"
 
 
@@ -364,18 +370,18 @@ def test_a_switch_in_a_full_budget_takes_turns_and_goes_back_when_it_fails(
     pool_of: Any, measured: Any
 ) -> None:
     pool = pool_of({"a": {}, "b": {}})
-    assert [ask(pool, name).result(10) for name in "ab"] == ["test/one", "test/other"]
+    assert [ask(pool, name).result(60) for name in "ab"] == ["test/one", "test/other"]
     pool.switch("test/third", name="b")
-    assert ask(pool, "b").result(10) == "test/third"
+    assert ask(pool, "b").result(60) == "test/third"
     assert measured.most == 200
     measured.broken.add("test/fourth")
     with pytest.raises(RuntimeError, match="test/fourth is broken"):
         pool.switch("test/fourth", name="b")
-    assert [ask(pool, name).result(10) for name in "ab"] == ["test/one", "test/third"]
+    assert [ask(pool, name).result(60) for name in "ab"] == ["test/one", "test/third"]
     measured.sizes["test/fourth"] = 300
     with pytest.raises(InsufficientMemoryError, match="test/fourth"):
         pool.switch("test/fourth", name="b")
-    assert states(pool) == {"a": "ready", "b": "ready"}
+    assert settled(pool) == {"a": "ready", "b": "ready"}
 
 
 def test_an_entry_that_is_not_loaded_is_switched_for_its_next_call(
@@ -384,7 +390,7 @@ def test_an_entry_that_is_not_loaded_is_switched_for_its_next_call(
     pool = pool_of({"a": {}, "b": {}})
     pool.switch("test/third", name="b")
     assert measured.built == []
-    assert ask(pool, "b").result(10) == "test/third"
+    assert ask(pool, "b").result(60) == "test/third"
 
 
 def test_an_entry_may_be_switched_while_it_makes_place(pool_of: Any, measured: Any) -> None:
@@ -398,11 +404,11 @@ def test_an_entry_may_be_switched_while_it_makes_place(pool_of: Any, measured: A
     late = ask(pool, going)
     for engine in list(measured.alive):
         engine.let_go()
-    assert third.result(10) == "test/third"
-    switching.result(10)
-    assert late.result(10) in ("test/fourth", NAMES[going])
-    assert ask(pool, going).result(10) == "test/fourth"
-    assert [future.result(10) for future in held]
+    assert third.result(60) == "test/third"
+    switching.result(60)
+    assert late.result(60) in ("test/fourth", NAMES[going])
+    assert ask(pool, going).result(60) == "test/fourth"
+    assert [future.result(60) for future in held]
 
 
 def test_when_a_pinned_model_is_lost_the_others_serve_and_are_loaded(
@@ -416,9 +422,9 @@ def test_when_a_pinned_model_is_lost_the_others_serve_and_are_loaded(
     assert pool.state == "failed"
     with pytest.raises(RuntimeError, match="test/one is broken"):
         ask(pool, "a")
-    assert ask(pool, "b").result(10) == "test/other"
+    assert ask(pool, "b").result(60) == "test/other"
     pool.switch("test/fourth", name="b")
-    assert ask(pool, "b").result(10) == "test/fourth"
+    assert ask(pool, "b").result(60) == "test/fourth"
     assert pool.state == "failed"
 
 
@@ -432,16 +438,16 @@ def test_closing_while_a_model_is_loaded_or_makes_place(
     if phase == "building":
         for engine in list(measured.alive):
             engine.let_go()
-        assert [future.result(10) for future in held]
+        assert [future.result(60) for future in held]
     measured.hold(phase)
     waiting = ask(pool, "c")
     measured.until(phase)
     closing = in_background(pool.close)
     until(lambda: pool.state == "closed")
     with pytest.raises(EngineClosedError):
-        waiting.result(10)
+        waiting.result(60)
     measured.let(phase)
-    closing.result(10)
+    closing.result(60)
     assert measured.alive == []
     assert all(future.done() for future in held)
     with pytest.raises(EngineClosedError):
@@ -460,6 +466,6 @@ def test_closing_at_any_moment_leaves_no_engine_and_no_caller(root: Path, measur
         time.sleep(chance.random() * 0.03)
         service.close()
         for future in futures:
-            error = future.exception(10)
+            error = future.exception(60)
             assert error is None or isinstance(error, EngineClosedError)
         assert measured.alive == []

@@ -34,7 +34,7 @@ def test_engines_are_freed_and_built_again_for_those_who_waited(
         assert (pool.state, machine.alive) == ("paused", [])
         waiting = [ask(pool) for _ in range(3)]
         assert not any(call.done() for call in waiting)
-    assert [call.result(10).completions[0].text for call in waiting] == ["hello"] * 3
+    assert [call.result(60).completions[0].text for call in waiting] == ["hello"] * 3
     assert pool.state == "ready"
     assert [engine.spec.model_id for engine in machine.alive] == ["test/one", "test/vectors"]
     pool.close()
@@ -58,8 +58,8 @@ def test_calls_in_flight_are_finished_first_and_pauses_take_turns(
     assert not call.done()
     machine.let("draining")
     engine.let_go()
-    assert call.result(10)
-    assert [each.result(10) for each in pauses] == ["one", "two"]
+    assert call.result(60)
+    assert [each.result(60) for each in pauses] == ["one", "two"]
     assert (pool.state, len(machine.built)) == ("ready", 3)
     pool.close()
 
@@ -71,7 +71,7 @@ def test_a_pool_that_is_closed_meanwhile_stays_closed(make_pool: MakePool, machi
         waiting = ask(pool)
         pool.close()
         with pytest.raises(EngineClosedError):
-            waiting.result(10)
+            waiting.result(60)
     assert (pool.state, machine.alive) == ("closed", [])
 
 
@@ -83,7 +83,7 @@ def test_a_switch_meanwhile_says_what_is_built_afterwards(
     with pool.places.freed():
         pool.switch("test/other")
         waiting = ask(pool)
-    assert waiting.result(10)
+    assert waiting.result(60)
     assert [engine.spec.model_id for engine in machine.alive] == ["test/other"]
     pool.close()
 
@@ -97,7 +97,7 @@ def test_an_engine_that_cannot_be_built_again_fails_its_calls(
         waiting = ask(pool)
         machine.broken.add("test/one")
     with pytest.raises(RuntimeError, match="test/one is broken"):
-        waiting.result(10)
+        waiting.result(60)
     assert pool.state == "failed"
     assert "is broken" in pool.health()["last_error"]
     pool.close()
@@ -136,12 +136,12 @@ def test_a_fine_tuning_can_have_the_engines_wait(root: Path, tuner: Any, tmp_pat
         def during() -> Any:
             asked.append(service.generate_async("hello"))
             asked.append(service.generate_async("soon", deadline=0.05))
-            (late,) = asked[1].result(10)
+            (late,) = asked[1].result(60)
             return service.health()["state"], asked[0].done(), late["finish_reason"]
 
         tuner.during = during
         assert service.fine_tune(request) == {"saw": ("paused", False, "deadline")}
-        assert asked[0].result(10)[0]["text"] == "hello"
+        assert asked[0].result(60)[0]["text"] == "hello"
         loads = service.stats()["models"]["text"]["loads"]
         with pytest.raises(FineTuneRequestError, match="did you mean 'pause'"):
             service.fine_tune({**request, "while_training": "paus"})
