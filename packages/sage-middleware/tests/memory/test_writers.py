@@ -51,7 +51,7 @@ def test_processes_write_at_once_from_the_first_insert_on(tmp_path: Path) -> Non
     writers = [writer(tmp_path, who, 5, 30) for who in ("a", "b")]
     for process in writers:  # neither has made the collection yet
         tell(process)
-    said = [process.communicate(timeout=60)[0].split() for process in writers]
+    said = [process.communicate(timeout=300)[0].split() for process in writers]
     assert [process.returncode for process in writers] == [0, 0]
     ids = [id_ for one in said for id_ in one]
     assert len(ids) == 2 * 5 * 30
