@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
+from sage.kernel.runtime.cluster.errors import RemoteError
 from sage.kernel.runtime.cluster.mail.carriage import error_outcome, read_outcome
 
 
@@ -32,6 +34,16 @@ class MuteError(ValueError):
         raise RuntimeError
 
 
+class LockedError(Exception):
+    """Has what cannot be sent."""
+
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("locked")
+        self.lock = threading.Lock()
+
+
 def carried(error: Exception) -> Any:
     try:
         return read_outcome(error_outcome(error))
@@ -49,3 +61,23 @@ def test_an_error_keeps_type_attributes_and_notes(error: Exception) -> None:
 
 def test_an_error_without_a_text_is_itself() -> None:
     assert type(carried(MuteError("x"))) is MuteError
+
+
+def test_the_members_of_a_group_keep_what_they_can() -> None:
+    coded = CodedError(3, "no")
+    coded.add_note("on Monday")
+    locked = LockedError()
+    locked.add_note("on Tuesday")
+    inner = ExceptionGroup("two", [KeywordError(field="x"), locked])
+    group = ExceptionGroup("all", [coded, inner, OSError(2, "no")])
+    group.add_note("in May")
+    found = carried(group)
+    assert (type(found), found.message, found.__notes__) == (ExceptionGroup, "all", ["in May"])
+    code, two, system = found.exceptions
+    assert (type(code), code.code, code.__notes__) == (CodedError, 3, ["on Monday"])
+    assert (type(system), system.args) == (FileNotFoundError, (2, "no"))
+    field, stand_in = two.exceptions
+    assert (type(field), field.field) == (KeywordError, "x")
+    assert isinstance(stand_in, RemoteError)
+    assert stand_in.type_name.endswith("LockedError")
+    assert (stand_in.retryable, stand_in.__notes__) == (True, ["on Tuesday"])

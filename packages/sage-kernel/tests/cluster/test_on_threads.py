@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import random
+import sqlite3
 import sys
 import threading
 import time
@@ -20,7 +22,14 @@ sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it out
 
 import cluster_services as there
 
-from sage.kernel.api import FailedRecord, RayEnvironment, UnawaitedCoroutineError, ray_config
+from sage.common.core.functions import MapFunction
+from sage.kernel.api import (
+    FailedRecord,
+    RayEnvironment,
+    ReplicaDiedError,
+    UnawaitedCoroutineError,
+    ray_config,
+)
 from sage.kernel.runtime.checkpoint import UnsupportedPipelineError
 from sage.kernel.runtime.cluster.fake_cluster import FakeCluster, FakeRemote, Fault
 from sage.kernel.runtime.cluster.operators import chain_service
@@ -218,6 +227,92 @@ def test_what_cannot_be_sent_to_workers_says_so() -> None:
         env.submit()
     assert "'locked' runs in other processes" in caught.value.__notes__[0]
     assert "in setup() of operator 'locked'" in caught.value.__notes__
+
+
+class Connected:
+    """Has what belongs to a process."""
+
+    def __init__(self) -> None:
+        self.connection = sqlite3.connect(":memory:")
+        self._lock = threading.Lock()
+
+
+LOCK = threading.Lock()
+CONNECTED = Connected()
+
+
+class Uses(MapFunction):
+    def __init__(self, *things: Any) -> None:
+        self.things = things
+
+    def execute(self, record: Any) -> Any:
+        return record
+
+
+def using(thing: Any) -> Callable[[int], Any]:
+    return lambda n: (n, thing)
+
+
+@pytest.mark.parametrize(
+    ("operator", "said"),
+    [
+        (lambda env, _: ((lambda n: env.call_service("doubler", n)),), "env.service_manager (S"),
+        (lambda env, _: ((lambda n, env=env: n),), "env.service_manager (S"),
+        (lambda env, _: (env.service("doubler").double,), "services (S"),
+        (lambda _, file: (using(file),), "thing (TextIOWrapper)"),
+        (lambda _, __: ((lambda n: (n, LOCK)),), "LOCK (lock)"),
+        (lambda _, __: ((lambda n: [CONNECTED for _ in range(n)]),), "CONNECTED.connection (Conn"),
+        (lambda _, __: (partial(print, file=LOCK),), "target.keywords['file'] (lock)"),
+        (
+            lambda _, __: (Uses, 1, {"all": [CONNECTED]}),
+            "args[1]['all'][0].connection (Connection)",
+        ),
+        (lambda _, __: (using(using(LOCK)),), "thing (lock)"),
+    ],
+)
+def test_what_of_a_function_cannot_be_sent_is_named(
+    operator: Any, said: str, tmp_path: Path
+) -> None:
+    env = OnThreads("uses", FakeCluster())
+    stream = env.from_collection([1]).map(abs, name="first", parallelism=2)
+    with (tmp_path / "file").open("w") as file:
+        function, *args = operator(env, file)
+        stream.map(function, *args, name="second", parallelism=2).sink(print)
+        with pytest.raises((TypeError, pickle.PicklingError)) as caught:
+            env.submit()
+    note = caught.value.__notes__[0]
+    assert note.startswith("operator 'second' runs in other processes, and ")
+    assert said in note
+    assert "self.call_service()" in note
+
+
+def test_what_becomes_of_a_record_stays_here() -> None:
+    dead: list[Any] = []
+    letters = using(LOCK)
+    with OnThreads("letters", FakeCluster()) as env:
+        stream = env.from_collection(range(10)).map(
+            there.refuse_sevens, parallelism=2, on_error=lambda failed: dead.append(letters(failed))
+        )
+        assert stream.collect() == [1, 2, 3, 4, 5, 6, 8, 9]
+    assert [failed.record for failed, _ in dead] == [0, 7]
+
+
+def test_a_worker_is_called_one(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasty = {"delays": (0.0,), "most_deaths": 2}
+    monkeypatch.setattr(ray_config, "Supervision", partial(Supervision, **hasty))
+
+    def script(remote: FakeRemote, method: str) -> Fault:
+        return "dies" if method == "setup" and remote.number >= 3 else "none"
+
+    env = OnThreads("named", FakeCluster(script))
+    env.from_collection(range(20)).map(there.add_one, parallelism=2).sink(print)
+    with pytest.raises(ReplicaDiedError, match="a worker of operator 'add_one' died: killed"):
+        env.submit()
+    assert "a worker of operator 'add_one' is replaced: killed by SIGKILL" in caplog.messages
+    assert "a worker of operator 'add_one' is given up: killed by SIGKILL" in caplog.messages
+    assert not [each for each in caplog.messages if "service" in each]
 
 
 class Unreadable:

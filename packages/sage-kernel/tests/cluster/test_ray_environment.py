@@ -28,8 +28,8 @@ from sage.kernel.api import (  # noqa: E402
     RayEnvironment,
     ReplicaStatus,
     StreamBrokenError,
+    WorkerDiedError,
 )
-from sage.kernel.runtime.cluster.errors import WorkerDiedError  # noqa: E402
 
 # A machine that is busy starts Ray in half a minute.
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("ray_cluster")]

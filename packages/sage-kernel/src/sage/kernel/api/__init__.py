@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         RemoteError,
         ReplicaDiedError,
         StreamBrokenError,
+        WorkerDiedError,
     )
     from sage.kernel.runtime.failed_record import FailedRecord
     from sage.kernel.runtime.flow.unawaited import UnawaitedCoroutineError
@@ -69,6 +70,7 @@ __all__ = [
     "StreamBrokenError",
     "UnawaitedCoroutineError",
     "UnsupportedPipelineError",
+    "WorkerDiedError",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -103,5 +105,6 @@ __getattr__, __dir__ = lazy_exports(
         "StreamBrokenError": "sage.kernel.runtime.cluster.errors",
         "UnawaitedCoroutineError": "sage.kernel.runtime.flow.unawaited",
         "UnsupportedPipelineError": "sage.kernel.runtime.checkpoint",
+        "WorkerDiedError": "sage.kernel.runtime.cluster.errors",
     },
 )

@@ -89,13 +89,17 @@ class ReplicaDiedError(ServiceError, RuntimeError):
     """The replica that worked on a call died, by ``reason``, and the call is not made again.
 
     Either its service does not say that calls may be made twice (``replayable``), or no replica is
-    left. An operator with ``retries=`` tries the record again.
+    left. An operator with ``retries=`` tries the record again. ``each`` says what it was, if
+    that is no service's: a worker of the operator that has the name.
     """
 
     retryable = True
 
-    def __init__(self, service: str, reason: str, **way_out: Unpack[WayOut]) -> None:
-        super().__init__(service, f"a replica of service {service!r} died: {reason}", **way_out)
+    def __init__(
+        self, service: str, reason: str, *, each: str = "", **way_out: Unpack[WayOut]
+    ) -> None:
+        each = each or f"a replica of service {service!r}"
+        super().__init__(service, f"{each} died: {reason}", **way_out)
         self.reason = reason
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import traceback
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
@@ -63,39 +64,51 @@ def error_outcome(error: BaseException, *, exits: bool = False) -> bytes:
     What ends a program, such as SystemExit, arrives as a RemoteError, so that it does not end who
     hears of it; with ``exits`` it arrives as it is, for whoever has it end the run.
     """
+    text = "".join(traceback.format_exception(error))
+    goes = exits or isinstance(error, Exception)
+    data = _error_bytes(error) if goes else b""
+    return to_bytes((False, (data, _said(error), _notes(error), text)))
+
+
+def _said(error: BaseException) -> tuple[str, str, bool]:
+    """Return what a RemoteError says of an error: its type, its text, whether to try again."""
     kind = type(error)
-    name = f"{kind.__module__}.{kind.__qualname__}"
     try:
         words = str(error)
     except Exception as unsaid:  # noqa: BLE001 - the class is a user's
         words = f"its text cannot be made: {type(unsaid).__name__}"
-    said = (name, words, bool(getattr(error, "retryable", False)))
-    text = "".join(traceback.format_exception(error))
-    notes = list(getattr(error, "__notes__", ()))
-    data = b""
-    if exits or isinstance(error, Exception):
-        data = _error_bytes(error)
-    return to_bytes((False, (data, said, notes, text)))
+    retryable = bool(getattr(error, "retryable", False))
+    return f"{kind.__module__}.{kind.__qualname__}", words, retryable
+
+
+def _notes(error: BaseException) -> list[str]:
+    return list(getattr(error, "__notes__", ()))
 
 
 def _error_bytes(error: BaseException) -> bytes:
-    """Return an error as bytes; none if it cannot be brought over."""
-    for way in (error, _Parts(error)):
+    """Return an error as bytes; none if it cannot be brought over.
+
+    Of a group those members that can be are, each with its type.
+    """
+    for way in (error, _Made(_put_together, type(error), error.args, vars(error))):
         with suppress(Exception):
             data = to_bytes(way)
             from_bytes(data)  # an error may pickle, and not accept its own arguments again
             return data
-    return b""
+    if not isinstance(error, BaseExceptionGroup):
+        return b""
+    members = [(_error_bytes(each), _said(each), _notes(each)) for each in error.exceptions]
+    return to_bytes(_Made(_grouped, error.message, members))
 
 
-class _Parts:
-    """An error that is put together again without its ``__init__``, which may want other things."""
+class _Made:
+    """What arrives as the result of a function."""
 
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self._made = function, args
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _put_together, (type(self._error), self._error.args, vars(self._error))
+        return self._made
 
 
 def _put_together(kind: type[BaseException], args: Any, attributes: Any) -> BaseException:
@@ -105,12 +118,13 @@ def _put_together(kind: type[BaseException], args: Any, attributes: Any) -> Base
     return error
 
 
-def read_outcome(outcome: bytes) -> Any:
-    """Return the result of a call, or raise its error; its traceback there is the cause."""
-    done, value = from_bytes(outcome)
-    if done:
-        return value
-    data, (name, text, retryable), notes, remote_traceback = value
+def _grouped(message: str, members: Sequence[Any]) -> BaseExceptionGroup:
+    return BaseExceptionGroup(message, [_read_error(*member) for member in members])
+
+
+def _read_error(data: bytes, said: tuple[str, str, bool], notes: Sequence[str]) -> BaseException:
+    """Return an error that came as bytes, or what stands for it."""
+    name, text, retryable = said
     error: BaseException = RemoteError(name, text, retryable=retryable)
     if data:
         with suppress(Exception):  # a module that is not here
@@ -118,7 +132,16 @@ def read_outcome(outcome: bytes) -> Any:
     if not hasattr(error, "__notes__"):
         for note in notes:
             annotate(error, note)
-    raise error from RemoteTraceback(remote_traceback)
+    return error
+
+
+def read_outcome(outcome: bytes) -> Any:
+    """Return the result of a call, or raise its error; its traceback there is the cause."""
+    done, value = from_bytes(outcome)
+    if done:
+        return value
+    *error, remote_traceback = value
+    raise _read_error(*error) from RemoteTraceback(remote_traceback)
 
 
 def _by_code(value: Any) -> bytes:

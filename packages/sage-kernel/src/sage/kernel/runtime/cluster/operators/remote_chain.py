@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -82,7 +82,11 @@ class RemoteChain(AsyncMapFunction):
         supervision: Supervision,
         join: Join,
     ) -> None:
-        self._operators = operators
+        # What becomes of a record that fails is this process's business, and need not be sendable.
+        self._operators = [
+            operator if operator.on_error == "raise" else replace(operator, on_error="skip")
+            for operator in operators
+        ]
         self.workers = workers
         self._need = need
         self._supervision = supervision
@@ -93,12 +97,15 @@ class RemoteChain(AsyncMapFunction):
     def setup(self) -> None:
         """Start the workers; raises what a function's constructor or setup raises."""
         name = " → ".join(operator.name for operator in self._operators)
+        what = f"operator {name!r}"
         cluster, placement = self._join(name, self._states)
-        self.workers = placement.take_for_workers(f"operator {name}", self._need, self.workers)
+        self.workers = placement.take_for_workers(what, self._need, self.workers)
         factory = ServiceFactory(service_class=ChainService, args=(self._operators,))
-        hosted = hosting(name, factory)
+        parts = {f"operator {each.name!r}": each.function for each in self._operators}
+        hosted = hosting(name, what, factory, parts)
         self._set = ReplicaSet(
             name,
+            f"a worker of {what}",
             partial(cluster.start, hosted, self._need),
             most=self.workers,
             takes=str(self._need),

@@ -127,9 +127,7 @@ class Broadcast:
             raise refused[0]
         results = [future.result() for _, _, future in calls if future.exception() is None]
         if not results:
-            raise next(iter(errors), None) or ReplicaDiedError(
-                self._desk.name, "none is ready at the moment"
-            )
+            raise next(iter(errors), None) or self._desk.death("none is ready at the moment")
         return results
 
     def _undo(self, calls: Sequence[tuple[Replica, Mailbox, Future[Any]]]) -> None:

@@ -28,6 +28,7 @@ class CallDesk:
 
     Args:
         name: the service's, for errors.
+        each: what one replica is, for errors too.
         replicas: all that there are.
         replayable: whether a call that may have been made can be made again.
         poison_from: deaths that a call was in when it is given up, the last one of them alone.
@@ -37,19 +38,25 @@ class CallDesk:
     def __init__(
         self,
         name: str,
+        each: str,
         replicas: Sequence[Replica],
         *,
         replayable: bool,
         poison_from: int,
         most_in_flight: int | None,
     ) -> None:
-        self.name = name
+        self._name = name
+        self._each = each
         self._replicas = replicas
         self._replayable = replayable
         self._most_in_flight = most_in_flight
         self._router = PrefixRouter()
         self._waiting: ReplayQueue[Call] = ReplayQueue(poison_from)
         self._numbers = count(1)
+
+    def death(self, reason: str) -> ReplicaDiedError:
+        """Return the error of a call that nobody answers any more, by ``reason``."""
+        return ReplicaDiedError(self._name, reason, each=self._each)
 
     @property
     def waiting(self) -> int:
@@ -126,15 +133,17 @@ class CallDesk:
         for number, call in replica.in_flight.items():
             call.at = None
             if call.pieces:  # its caller has them, and another answer would not go on from there
-                failed.append((call, StreamBrokenError(self.name, reason, call.pieces)))
+                failed.append((call, StreamBrokenError(self._name, reason, call.pieces)))
             elif self._replayable and not call.pinned:
                 again[number] = call
             else:
-                failed.append((call, ReplicaDiedError(self.name, reason)))
+                failed.append((call, self.death(reason)))
         replica.in_flight.clear()
         replica.replayed += len(again)
         poison = self._waiting.put_back(again)
-        return failed if poison is None else [*failed, (poison, PoisonCallError(self.name, reason))]
+        if poison is not None:
+            failed.append((poison, PoisonCallError(self._name, reason)))
+        return failed
 
     def take_all(self) -> list[Call]:
         """Let go of all calls and return them."""

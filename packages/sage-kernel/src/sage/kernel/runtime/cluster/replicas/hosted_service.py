@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +26,7 @@ from sage.kernel.runtime.cluster.mail.carriage import (
 from sage.kernel.runtime.cluster.mail.messages import Message
 from sage.kernel.runtime.cluster.mail.postbox import Postbox
 from sage.kernel.runtime.cluster.mail.remote_services import RemoteServices
+from sage.kernel.runtime.cluster.mail.unsendable import unsendable_part
 from sage.kernel.runtime.service.running_service import RunningService
 from sage.kernel.runtime.service.service_factory import ServiceFactory
 
@@ -47,16 +50,24 @@ class Report:
     steps: int | None
 
 
-def hosting(name: str, factory: ServiceFactory) -> bytes:
-    """Return what makes a HostedService in another process; raises what pickling it raises."""
+def hosting(name: str, what: str, factory: ServiceFactory, parts: Mapping[str, Any]) -> bytes:
+    """Return what makes a HostedService in another process; see there.
+
+    Raises what pickling it raises, with a note that names which of ``parts`` it is, and what of it.
+    """
     try:
-        return to_bytes(partial(HostedService, name, to_bytes(factory)))
+        return to_bytes(partial(HostedService, name, what, to_bytes(factory)))
     except Exception as error:
-        annotate(
-            error,
-            f"{name!r} runs in other processes, and what it was given cannot be sent there: give "
-            f"it what pickle accepts, or keep it here, by parallelism=1 or 'replicas': 0",
-        )
+        with suppress(Exception):  # what is wrong with it may be wrong here too
+            part, cause = next(
+                (each, cause) for each in parts if (cause := unsendable_part(parts[each]))
+            )
+            annotate(
+                error,
+                f"{part} runs in other processes, and {cause} cannot be sent there: let setup() of "
+                f"a class make it there, and call services by self.call_service(); or keep it "
+                f"here, by parallelism=1 or 'replicas': 0",
+            )
         raise
 
 
@@ -67,12 +78,14 @@ class HostedService:
 
     Args:
         name: what the service is called by.
+        what: it is, with its name, for errors.
         factory: makes it: a ServiceFactory as bytes, which this process may not be able to read.
         node: the machine that this is.
     """
 
-    def __init__(self, name: str, factory: bytes, node: str) -> None:
+    def __init__(self, name: str, what: str, factory: bytes, node: str) -> None:
         self._name = name
+        self._what = what
         self._factory = factory
         self._node = node
         self._box = Postbox(self._receive, self._report)
@@ -118,7 +131,7 @@ class HostedService:
             running = RunningService(self._name, service)
             service.open()
         except BaseException as error:  # noqa: BLE001 - it is raised on the other side
-            annotate(error, f"while starting service {self._name!r} on {self._node}")
+            annotate(error, f"while starting {self._what} on {self._node}")
             if isinstance(error, ModuleNotFoundError):
                 annotate(error, _NO_MODULE)
             return error_outcome(error)

@@ -17,7 +17,7 @@ from sage.common.replicas.replay_queue import SUSPECT
 from sage.common.service.replication import OnPiece
 from sage.kernel.runtime.alarms import Alarms
 from sage.kernel.runtime.cluster.cluster import Remote
-from sage.kernel.runtime.cluster.errors import RemoteDiedError, ReplicaDiedError
+from sage.kernel.runtime.cluster.errors import RemoteDiedError
 from sage.kernel.runtime.cluster.mail.carriage import from_bytes, read_outcome, to_bytes
 from sage.kernel.runtime.cluster.mail.mailbox import Mailbox
 from sage.kernel.runtime.cluster.mail.messages import Message
@@ -42,6 +42,7 @@ class ReplicaSet:
 
     Args:
         name: the service's, for errors and logs.
+        each: what one of them is, for these too: ``"a replica of service 'doubler'"``.
         start: has a process started, whose object is a HostedService.
         most: how many there are at most.
         takes: what each takes of a machine, for whoever waits for room.
@@ -54,6 +55,7 @@ class ReplicaSet:
     def __init__(
         self,
         name: str,
+        each: str,
         start: Callable[[], Remote],
         *,
         most: int,
@@ -64,6 +66,7 @@ class ReplicaSet:
         supervision: Supervision | None = None,
     ) -> None:
         self._name = name
+        self._each = each
         self._start = start
         self._ask = ask
         self._supervision = supervision or Supervision()
@@ -72,6 +75,7 @@ class ReplicaSet:
         self._replicas = [Replica(number) for number in range(most)]
         self._desk = CallDesk(
             name,
+            each,
             self._replicas,
             replayable=replayable,
             poison_from=self._supervision.poison_from,
@@ -81,7 +85,7 @@ class ReplicaSet:
         self.identity: Mapping[str, Any] | None = None
         """What results follow from, as the first replica said; see checkpoint_identity()."""
         self._end: SageError | None = None  # why there are no more answers
-        self._start_up = StartUp(name, self._replicas, self._changed, takes)
+        self._start_up = StartUp(name, each, self._replicas, self._changed, takes)
 
     # -- for its owner ----------------------------------------------------------------------------
 
@@ -97,7 +101,7 @@ class ReplicaSet:
         try:
             self._start_up.wait(least)
         except BaseException:
-            self.close(SageError(f"service {self._name!r} was closed, since it could not open"))
+            self.close(SageError(f"{self._each} was closed, since too few could open"))
             raise
 
     def call(
@@ -243,7 +247,7 @@ class ReplicaSet:
         self.identity = self.identity or identity
         replica.is_up(**said)
         if replica.deaths:
-            logger.warning("a replica of service %r is up again on %s", self._name, replica.node)
+            logger.warning("%s is up again on %s", self._each, replica.node)
         self._changed.notify_all()
         return self._desk.dispatch()
 
@@ -254,7 +258,7 @@ class ReplicaSet:
                 return
             replica.unheard += 1
             questions = replica.let_go()
-        logger.info("a replica of service %r has not been heard of: asking again", self._name)
+        logger.info("%s has not been heard of: asking again", self._each)
         _end(mailbox, questions)
         self._alarms.after(0, partial(self._begin, replica))
 
@@ -269,14 +273,14 @@ class ReplicaSet:
             given_up = self._supervision.is_over(replica)
             replica.state = "given up" if given_up else "resting"
             if all(each.state == "given up" for each in self._replicas):
-                self._end = ReplicaDiedError(self._name, reason)
+                self._end = self._desk.death(reason)
                 self._end.__cause__ = error
                 self._start_up.fail(self._end)
                 failed += [(call, self._end) for call in self._desk.take_all()]
             sends = self._desk.dispatch()
             self._changed.notify_all()
         what = "is given up" if given_up else "is replaced"
-        logger.warning("a replica of service %r %s: %s", self._name, what, reason)
+        logger.warning("%s %s: %s", self._each, what, reason)
         _end(mailbox, questions)
         send(sends)
         for call, failure in failed:

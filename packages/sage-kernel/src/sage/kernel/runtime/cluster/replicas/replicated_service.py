@@ -117,11 +117,13 @@ class ReplicatedService(BaseService):
         most = settings.most
         if most is None:
             most = max(settings.least, placement.places(need))
-        placement.take(f"service {name!r}", need, settings.least, most)
+        what = f"service {name!r}"
+        placement.take(what, need, settings.least, most)
         self._record.open(name)
-        hosted = hosting(name, self._factory)
+        hosted = hosting(name, what, self._factory, {what: self._factory})
         self._replicas = ReplicaSet(
             name,
+            f"a replica of {what}",
             partial(cluster.start, hosted, need),
             most=most,
             takes=str(need),

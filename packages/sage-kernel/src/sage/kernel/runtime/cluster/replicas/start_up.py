@@ -20,15 +20,22 @@ class StartUp:
 
     Args:
         name: the service's, for errors and logs.
+        each: what one replica is, for errors.
         replicas: all that there are.
         changed: their lock, which is told of each change of their states.
         takes: what each takes of a machine.
     """
 
     def __init__(
-        self, name: str, replicas: Sequence[Replica], changed: threading.Condition, takes: str
+        self,
+        name: str,
+        each: str,
+        replicas: Sequence[Replica],
+        changed: threading.Condition,
+        takes: str,
     ) -> None:
         self._name = name
+        self._each = each
         self._replicas = replicas
         self._changed = changed
         self._takes = takes
@@ -53,7 +60,7 @@ class StartUp:
         if error is not None:
             raise error
         if len(lost) > len(self._replicas) - least:
-            raise ReplicaDiedError(self._name, lost[0])
+            raise ReplicaDiedError(self._name, lost[0], each=self._each)
 
     def _is_decided(self, least: int) -> bool:
         """Whether so many are ready, or never will be."""
