@@ -12,7 +12,8 @@ import pytest
 from sage.common.service import BaseService, Replication
 from sage.kernel.api import RayEnvironment
 from sage.kernel.api.ray_config import replica_settings
-from sage.kernel.runtime.cluster.cluster import Node
+from sage.kernel.runtime.cluster.cluster import Need, Node
+from sage.kernel.runtime.cluster.placement import Placement
 
 
 class Several(BaseService):
@@ -77,10 +78,17 @@ def test_what_a_replica_takes() -> None:
     assert (settings().least, settings().most) == (1, None)  # all, since it takes GPUs
     assert (settings(replicas=3).least, settings(replicas=3).most) == (3, 3)
     assert (settings(replicas=(2, 5)).least, settings(replicas=(2, 5)).most) == (2, 5)
-    assert str(settings().need(said, nodes)) == "2 GPUs and 1 CPU"
-    assert str(settings().need(said, nodes[1:])) == "6 CPUs"  # no machine has a GPU
-    assert str(settings().need(said, nodes[1:], grows=True)) == "2 GPUs and 1 CPU"  # it waits
-    assert str(settings(gpus=0, cpus=2).need(said, nodes)) == "2 CPUs"
+    assert str(settings().need(said, Placement(nodes))) == "2 GPUs and 1 CPU"
+    assert str(settings().need(said, Placement(nodes[1:]))) == "6 CPUs"  # no machine has a GPU
+    assert (
+        str(settings().need(said, Placement(nodes[1:], grows=True))) == "2 GPUs and 1 CPU"
+    )  # it waits
+    assert str(settings(gpus=0, cpus=2).need(said, Placement(nodes))) == "2 CPUs"
+    worker = Need(cpus=2)
+    with_workers = Placement(nodes[1:], operators=2, worker=worker)
+    assert str(settings().need(said, with_workers)) == "2 CPUs"  # two workers have the others
+    of_two = [nodes[1], nodes[1]]
+    assert str(settings().need(said, Placement(of_two, operators=2, worker=worker))) == "4 CPUs"
     assert settings(health_timeout=5).supervision.health_timeout == 5
 
 

@@ -303,7 +303,7 @@ def test_what_no_machine_can_hold_is_refused_before_anything_starts() -> None:
     room.take("service 'x'", Need(gpus=1), 2, 8)
     with pytest.raises(PlacementError):
         room.take("service 'y'", Need(gpus=1), 1, 1)
-    assert room.places(Need(cpus=3)) == 1  # b: two of a's four are taken
+    assert room.take("service 'z'", Need(cpus=3), 1, None) == 1  # b: two of a's four are taken
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,50 @@ def test_each_operator_gets_a_worker_before_one_gets_all(
 def test_where_machines_are_added_nothing_is_refused() -> None:
     room = Placement([Node(name="a", cpus=4)], grows=True)
     room.take("service 'x'", Need(gpus=4), 2, 2)
-    assert room.places(Need(cpus=1)) == 4
+    assert room.take("service 'y'", Need(cpus=1), 1, None) == 4
+
+
+@pytest.mark.parametrize(
+    ("replicas", "operators", "given"),
+    [
+        ((1, None), 2, 2),  # all that leave each operator a worker
+        ((1, None), 0, 4),
+        ((2, 2), 2, 2),
+        ((1, 8), 1, 3),  # those that wait would take the room of the worker
+        ((1, 8), 0, 8),  # they wait for another machine
+    ],
+)
+def test_replicas_leave_each_operator_a_worker(
+    replicas: tuple[int, int | None], operators: int, given: int
+) -> None:
+    room = Placement([Node(name="a", cpus=4)], operators=operators)
+    assert room.take("service 'x'", Need(), *replicas) == given
+    assert [room.take_for_workers("operator", Need(), 8) >= 1 for _ in range(operators)] == (
+        [True] * operators
+    )
+
+
+def test_replicas_that_leave_no_worker_are_refused_with_the_numbers() -> None:
+    room = Placement([Node(name="a", cpus=4)], operators=2)
+    said = r"4 are asked for.* room for 2 beside 2 x 1 CPU for workers \(machines: a: 4 CPUs\); ask"
+    with pytest.raises(PlacementError, match=said):
+        room.take("service 'x'", Need(), 4, 4)
+    room.take("service 'x'", Need(), 2, 2)
+    with pytest.raises(PlacementError, match=r"room for 0 .* taken: 2 x 1 CPU by service 'x'\)"):
+        room.take("service 'y'", Need(), 1, 1)
+
+
+def test_machines_without_processors_that_gpus_need_leave_room_for_workers() -> None:
+    room = Placement([Node(name="a", cpus=8), Node(name="b", cpus=2, gpus=2)], operators=1)
+    assert room.take("service 'x'", Need(gpus=1), 1, None) == 2
+    assert room.take_for_workers("operator", Need(), 8) == 8  # alone there: it may wait for more
+
+
+def test_what_takes_nothing_cannot_be_all() -> None:
+    room = Placement([Node(name="a", cpus=8)])
+    with pytest.raises(PlacementError, match="says of none what it takes; give 'replicas' a num"):
+        room.take("service 'x'", Need(cpus=0), 1, None)
+    assert room.take("service 'x'", Need(cpus=0), 1, 3) == 3
 
 
 def test_a_start_that_waits_for_room_says_so(

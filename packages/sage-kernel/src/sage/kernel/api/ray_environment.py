@@ -144,8 +144,12 @@ class RayEnvironment(Environment):
                 if self.config["runtime_env"] is not None:
                     init["runtime_env"] = deepcopy(self.config["runtime_env"])
                 cluster = RayCluster(self.config["address"], init)
+                need, _ = worker_settings(self.config)
                 placement = Placement(
-                    cluster.nodes(), grows=self.config["grows"], operators=self._in_workers
+                    cluster.nodes(),
+                    grows=self.config["grows"],
+                    operators=self._in_workers,
+                    worker=need,
                 )
                 self._joined = cluster, placement
             return self._joined

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future
+from copy import copy
 from typing import Any
 
+from sage.common.core.futures import settle
 from sage.common.service.replication import OnPiece
+from sage.kernel.runtime.cluster.mail.carriage import from_bytes, read_outcome
 from sage.kernel.runtime.cluster.mail.mailbox import Mailbox
 from sage.kernel.runtime.cluster.mail.questions import Questions
 from sage.kernel.runtime.metrics.replica_status import ReplicaState, ReplicaStatus
@@ -41,6 +44,23 @@ class Call:
         self.future: Future[Any] = Future()
         self.at: tuple[Replica, int] | None = None  # where it is worked on, by what number
 
+    def give(self, piece: bytes) -> None:
+        """Have its caller get a piece of the answer."""
+        assert self.on_piece is not None  # noqa: S101 - for the type checker
+        self.on_piece(from_bytes(piece))
+
+    def answer(self, outcome: bytes) -> None:
+        """Settle it with the outcome that came; see ``carriage``."""
+        if self.future.set_running_or_notify_cancel():
+            settle(self.future, read_outcome, outcome)
+
+    def fail(self, error: BaseException) -> None:
+        """Settle it with an error of this side."""
+        if self.future.set_running_or_notify_cancel():
+            own = copy(error)  # each caller adds to its traceback
+            own.__cause__ = error.__cause__
+            self.future.set_exception(own)
+
 
 class Replica:
     """A place for one process after the other; the owner guards all of it with a lock."""
@@ -49,7 +69,7 @@ class Replica:
         self.number = number
         self.state: ReplicaState = "starting"
         self.mailbox: Mailbox | None = None
-        self._questions: Questions | None = None
+        self.questions: Questions | None = None
         self.node: str | None = None
         self.process: int | None = None
         self.capacity: int | None = None
@@ -79,7 +99,7 @@ class Replica:
 
     def begin(self, mailbox: Mailbox, questions: Questions) -> None:
         """Have a process, which is not ready yet."""
-        self.state, self.mailbox, self._questions = "starting", mailbox, questions
+        self.state, self.mailbox, self.questions = "starting", mailbox, questions
 
     def is_up(self, *, node: str, process: int, capacity: int | None) -> None:
         """Note what its process says of itself: it accepts calls."""
@@ -97,9 +117,9 @@ class Replica:
 
     def let_go(self) -> Questions:
         """Have a process no more, and return what that asked."""
-        questions = self._questions
+        questions = self.questions
         assert questions is not None  # noqa: S101 - it had a process
-        self.mailbox = self._questions = None
+        self.mailbox = self.questions = None
         return questions
 
     def close(self) -> tuple[Mailbox, Questions] | None:

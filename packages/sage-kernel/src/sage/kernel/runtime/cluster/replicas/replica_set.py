@@ -7,18 +7,16 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from copy import copy
 from functools import partial
 from typing import Any
 
 from sage.common.core.errors import SageError
-from sage.common.core.futures import settle
 from sage.common.replicas.replay_queue import SUSPECT
 from sage.common.service.replication import OnPiece
 from sage.kernel.runtime.alarms import Alarms
 from sage.kernel.runtime.cluster.cluster import Remote
 from sage.kernel.runtime.cluster.errors import RemoteDiedError
-from sage.kernel.runtime.cluster.mail.carriage import from_bytes, read_outcome, to_bytes
+from sage.kernel.runtime.cluster.mail.carriage import read_outcome, to_bytes
 from sage.kernel.runtime.cluster.mail.mailbox import Mailbox
 from sage.kernel.runtime.cluster.mail.messages import Message
 from sage.kernel.runtime.cluster.mail.questions import Ask, Questions
@@ -85,6 +83,7 @@ class ReplicaSet:
         self.identity: Mapping[str, Any] | None = None
         """What results follow from, as the first replica said; see checkpoint_identity()."""
         self._end: SageError | None = None  # why there are no more answers
+        self._health = HealthLook(self._supervision, self._replicas)
         self._start_up = StartUp(name, each, self._replicas, self._changed, takes)
 
     # -- for its owner ----------------------------------------------------------------------------
@@ -96,8 +95,7 @@ class ReplicaSet:
         """
         for replica in self._replicas:
             self._begin(replica)
-        look = (self._supervision, self._replicas, self._alarms, self._died, self._ask_again)
-        HealthLook(*look).begin()
+        self._alarms.after(self._supervision.between_looks, self._look)
         try:
             self._start_up.wait(least)
         except BaseException:
@@ -129,7 +127,7 @@ class ReplicaSet:
             sends = [] if ended is not None else self._desk.add(call)
         send(sends)
         if ended is not None:
-            _fail(call, ended)
+            call.fail(ended)
         return call.future
 
     def call_each(self, method: str, args: Any, kwargs: Any, *, change: bool) -> list[Any]:
@@ -163,17 +161,16 @@ class ReplicaSet:
             self._changed.notify_all()
         self._alarms.close()
         for call in calls:
-            _fail(call, end)
+            call.fail(end)
         for mailbox, questions in open_ones:
             mailbox.close()
             questions.close()
-        remotes = [mailbox.remote for mailbox, _ in open_ones]
         try:
             closings = [m.remote.call("close") for m, _ in open_ones if m.heard is not None]
             wait(closings, self._supervision.close_timeout)
         finally:
-            for remote in remotes:
-                remote.kill()
+            for mailbox, _ in open_ones:
+                mailbox.remote.kill()
 
     # -- calls ------------------------------------------------------------------------------------
 
@@ -184,15 +181,10 @@ class ReplicaSet:
             send(sends)
 
     def _deliver(
-        self,
-        replica: Replica,
-        questions: Questions,
-        mailbox: Mailbox,
-        messages: Sequence[Message],
-        report: Any,
+        self, replica: Replica, mailbox: Mailbox, messages: Sequence[Message], report: Any
     ) -> None:
         with self._changed:
-            if replica.mailbox is not mailbox:
+            if replica.mailbox is not mailbox or (questions := replica.questions) is None:
                 return  # its successor has the calls
             pieces, answered = self._desk.settle(replica, messages)
             replica.note_steps(report.steps)
@@ -200,11 +192,9 @@ class ReplicaSet:
         send(sends)
         questions.take(mailbox, messages)
         for call, piece in pieces:
-            assert call.on_piece is not None  # noqa: S101 - for the type checker
-            call.on_piece(from_bytes(piece))
+            call.give(piece)
         for call, outcome in answered:
-            if call.future.set_running_or_notify_cancel():
-                settle(call.future, read_outcome, outcome)
+            call.answer(outcome)
 
     # -- life and death ---------------------------------------------------------------------------
 
@@ -215,14 +205,13 @@ class ReplicaSet:
             self._start(),
             self._alarms,
             heartbeat=self._supervision.heartbeat,
-            deliver=partial(self._deliver, replica, questions),
+            deliver=partial(self._deliver, replica),
             died=partial(self._died, replica),
         )
         with self._changed:
-            wanted = self._end is None
-            if wanted:
+            if self._end is None:
                 replica.begin(mailbox, questions)
-        if not wanted:
+        if replica.mailbox is not mailbox:
             mailbox.remote.kill()
             return
         mailbox.open()  # at once: what a service asks in its setup is to be answered
@@ -231,12 +220,9 @@ class ReplicaSet:
     def _set_up(self, replica: Replica, mailbox: Mailbox, done: Future[Any]) -> None:
         try:
             said: dict[str, Any] = read_outcome(done.result())
-        except RemoteDiedError as error:
-            self._died(replica, mailbox, error)
-            return
         except Exception as error:  # noqa: BLE001 - open() raises it, or it begins again
             with self._changed:
-                if replica.mailbox is mailbox:
+                if replica.mailbox is mailbox and not isinstance(error, RemoteDiedError):
                     self._start_up.fail(error)
             self._died(replica, mailbox, error)
             return
@@ -250,6 +236,14 @@ class ReplicaSet:
             logger.warning("%s is up again on %s", self._each, replica.node)
         self._changed.notify_all()
         return self._desk.dispatch()
+
+    def _look(self) -> None:
+        for replica, mailbox, problem in self._health.look():
+            if problem is None:
+                self._ask_again(replica, mailbox)
+            else:
+                self._died(replica, mailbox, problem)
+        self._alarms.after(self._supervision.between_looks, self._look)
 
     def _ask_again(self, replica: Replica, mailbox: Mailbox) -> None:
         """Ask for a replica's process again, which was never heard of."""
@@ -279,12 +273,12 @@ class ReplicaSet:
                 failed += [(call, self._end) for call in self._desk.take_all()]
             sends = self._desk.dispatch()
             self._changed.notify_all()
-        what = "is given up" if given_up else "is replaced"
-        logger.warning("%s %s: %s", self._each, what, reason)
+        what = "given up" if given_up else "replaced"
+        logger.warning("%s is %s: %s", self._each, what, reason)
         _end(mailbox, questions)
         send(sends)
         for call, failure in failed:
-            _fail(call, failure)
+            call.fail(failure)
         if not given_up:
             self._alarms.after(self._supervision.delay(replica), partial(self._begin, replica))
 
@@ -293,10 +287,3 @@ def _end(mailbox: Mailbox, questions: Questions) -> None:
     mailbox.close()
     mailbox.remote.kill()
     questions.close()
-
-
-def _fail(call: Call, error: SageError) -> None:
-    if call.future.set_running_or_notify_cancel():
-        own = copy(error)  # each caller adds to its traceback
-        own.__cause__ = error.__cause__
-        call.future.set_exception(own)

@@ -15,7 +15,7 @@ from sage.common.core.futures import errors_in_future
 from sage.common.kept_record import KeptRecord
 from sage.common.service import BaseService, Replication, ServiceClosedError
 from sage.common.service.replication import OnPiece
-from sage.kernel.runtime.cluster.cluster import Cluster, Need, Node
+from sage.kernel.runtime.cluster.cluster import Cluster, Need
 from sage.kernel.runtime.cluster.placement import Placement
 from sage.kernel.runtime.cluster.replicas.hosted_service import hosting
 from sage.kernel.runtime.cluster.replicas.replica_set import ReplicaSet
@@ -47,19 +47,20 @@ class ReplicaSettings:
     most_in_flight: int | None = None
     supervision: Supervision = field(default_factory=Supervision)
 
-    def need(self, said: Replication, nodes: Sequence[Node], *, grows: bool = False) -> Need:
+    def need(self, said: Replication, placement: Placement) -> Need:
         """Return what each replica takes of its machine.
 
         A service that wants GPUs runs on processors where no machine has one, or will have. It then
-        takes all of the smallest machine's, so that no two share a machine's.
+        takes all of the smallest machine's that workers leave, so that no two share a machine's.
         """
         gpus = said.gpus if self.gpus is None else self.gpus
         cpus = said.cpus if self.cpus is None else self.cpus
-        has_gpus = grows or any(node.gpus for node in nodes)
+        has_gpus = placement.grows or any(node.gpus for node in placement.nodes)
         if self.gpus is None and gpus and not has_gpus:
             gpus = 0
             if self.cpus is None:
-                cpus = max(1, min((node.cpus for node in nodes if node.cpus), default=1))
+                smallest = min((node.cpus for node in placement.nodes if node.cpus), default=1)
+                cpus = max(1, smallest - placement.cpus_for_workers)
         return Need(gpus=gpus, cpus=cpus, resources=self.resources)
 
 
@@ -113,12 +114,9 @@ class ReplicatedService(BaseService):
         """Start the replicas; raises the error of a service's own setup, PlacementError."""
         settings, name = self._settings, self.ctx.name
         cluster, placement = self._join(name, lambda: self.replica_states)
-        need = settings.need(self._replication, cluster.nodes(), grows=placement.grows)
-        most = settings.most
-        if most is None:
-            most = max(settings.least, placement.places(need))
+        need = settings.need(self._replication, placement)
         what = f"service {name!r}"
-        placement.take(what, need, settings.least, most)
+        most = placement.take(what, need, settings.least, settings.most)
         self._record.open(name)
         hosted = hosting(name, what, self._factory, {what: self._factory})
         self._replicas = ReplicaSet(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sage.kernel.runtime.alarms import Alarms
 from sage.kernel.runtime.cluster.errors import RemoteDiedError
 from sage.kernel.runtime.cluster.mail.mailbox import Mailbox
 from sage.kernel.runtime.cluster.replicas.replica import Replica
@@ -64,36 +63,23 @@ class Supervision:
 
 
 class HealthLook:
-    """Looks now and then for replicas that are there and do not answer, or answer and do nothing.
+    """Looks for replicas that are there and do not answer, or answer and do nothing.
 
     Args:
         supervision: how long that may last.
         replicas: all that there are.
-        alarms: say when it is time to look.
-        died: is given a replica that is to be replaced.
-        ask_again: is given one that was never heard of.
     """
 
-    def __init__(
-        self,
-        supervision: Supervision,
-        replicas: Sequence[Replica],
-        alarms: Alarms,
-        died: Callable[[Replica, Mailbox, BaseException], None],
-        ask_again: Callable[[Replica, Mailbox], None],
-    ) -> None:
+    def __init__(self, supervision: Supervision, replicas: Sequence[Replica]) -> None:
         self._limits = supervision
         self._replicas = replicas
-        self._alarms = alarms
-        self._died = died
-        self._ask_again = ask_again
         self._looked = time.monotonic()
 
-    def begin(self) -> None:
-        """Look for the first time, a while from now."""
-        self._alarms.after(self._limits.between_looks, self._look)
+    def look(self) -> Iterator[tuple[Replica, Mailbox, RemoteDiedError | None]]:
+        """Return those to replace, and why; without a reason those that were never heard of.
 
-    def _look(self) -> None:
+        It is called every ``between_looks``.
+        """
         now = time.monotonic()
         # If this process was stopped, nobody could be heard.
         asleep = now - self._looked > self._limits.health_timeout / 2
@@ -104,13 +90,12 @@ class HealthLook:
                 continue
             if mailbox.heard is None:
                 if now - mailbox.begun > self._limits.longest_silence(replica):
-                    self._ask_again(replica, mailbox)
+                    yield replica, mailbox, None
             elif asleep:
                 mailbox.heard = now
                 replica.steps = (replica.steps[0], now)
             elif problem := self._problem(replica, now - mailbox.heard, now - replica.steps[1]):
-                self._died(replica, mailbox, RemoteDiedError(problem))
-        self.begin()
+                yield replica, mailbox, RemoteDiedError(problem)
 
     def _problem(self, replica: Replica, silent: float, still: float) -> str:
         limits = self._limits
