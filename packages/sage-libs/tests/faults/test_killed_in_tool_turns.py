@@ -16,16 +16,16 @@ import pytest
 from sage.common.components.sage_vllm.testing.echo_engine import write_echo_model
 from sage.common.model_registry.vllm_registry import import_model
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 
 JOB = Path(__file__).with_name("tool_turns_job.py")
 CITIES = [f"c{number}" for number in range(300)]
 KILLS = 6
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, *calls: int) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, str(JOB), str(folder)],
+        [sys.executable, str(JOB), str(folder), *map(str, calls)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
@@ -33,13 +33,21 @@ def start(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
+def calls_of(folder: Path) -> list[str]:
+    return (folder / "calls").read_text().split()
+
+
 def test_each_record_is_answered_once(tmp_path: Path) -> None:
     import_model("test/echo", write_echo_model(tmp_path / "echo"), root=tmp_path / "models")
     lines = (json.dumps({"prompt": city}) for city in CITIES)
     (tmp_path / "in.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    (tmp_path / "calls").touch()
     for _ in range(KILLS):
-        with start(tmp_path) as process:
-            time.sleep(random.uniform(0.05, 0.45))
+        before, calls_to_come = len(calls_of(tmp_path)), random.randrange(10, 60)
+        with start(tmp_path, calls_to_come) as process:
+            while len(calls_of(tmp_path)) < before + calls_to_come:
+                assert process.poll() is None
+                time.sleep(0.005)
             process.kill()
         assert process.returncode == -signal.SIGKILL
     with start(tmp_path) as process:
@@ -52,7 +60,7 @@ def test_each_record_is_answered_once(tmp_path: Path) -> None:
         assert each["generated"] == f"{said} and {said}"
         roles = [message["role"] for message in each["messages"]]
         assert roles == ["user", *["assistant", "tool"] * 2, "assistant"]
-    calls = Counter((tmp_path / "calls").read_text().split())
+    calls = Counter(calls_of(tmp_path))
     assert set(calls) == set(CITIES)
     assert min(calls.values()) == 2
     again = sum(count - 2 for count in calls.values())

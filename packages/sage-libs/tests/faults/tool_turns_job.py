@@ -1,15 +1,17 @@
 """A batch job whose records take turns with a tool, for a test to kill in the middle of them.
 
-``tool_turns_job.py FOLDER`` has each record answered after two calls of a tool, each of which is
-noted in a file.
+``tool_turns_job.py FOLDER [CALLS]`` has each record answered after two calls of a tool, each of
+which is noted in a file. From the last one of so many calls on none returns: it can only be killed.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,17 @@ from sage.libs.io import JSONLSink, JSONLSource
 from sage.libs.operators import VLLMServiceGenerator
 
 FOLDER = Path(sys.argv[1])
+MOST = int(sys.argv[2]) if len(sys.argv) > 2 else None
+NUMBERS = count(1)
 CALLS = os.open(FOLDER / "calls", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
 
 def rain(city: str) -> str:
     """Say whether it rains in a city."""
+    number = next(NUMBERS)
     os.write(CALLS, f"{city}\n".encode())
+    if MOST is not None and number >= MOST:
+        threading.Event().wait()
     time.sleep(0.01)
     return f"{city}: dry"
 
