@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,13 @@ from sage.libs.testing import StubService
 
 pytest_plugins = ["sage.libs.testing"]
 
-CLOSED: list[Any] = []
+
+@pytest.fixture
+def opened() -> Iterator[list[VLLMService]]:
+    """For a service that a test opens: it is closed after it. To be asked for before the kit's."""
+    services: list[VLLMService] = []
+    yield services
+    assert [service.accepts_calls for service in services] == [False]
 
 
 def test_the_docstring_runs_as_it_is_written(tmp_path: Path) -> None:
@@ -43,12 +49,14 @@ def test_the_docstring_runs_as_it_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()  # nothing is left outside the test's folder
 
 
-def test_services_of_a_test_have_settings_of_their_own(
-    sage_env: LocalEnvironment, echo_service: Callable[..., VLLMService]
+def test_services_of_a_test_have_settings_of_their_own_and_are_closed_after_it(
+    opened: list[VLLMService],
+    sage_env: LocalEnvironment,
+    echo_service: Callable[..., VLLMService],
 ) -> None:
     short = echo_service(sampling={"max_tokens": 1})
     told = echo_service(answers={"one two": "three"}, latency=0.01)
-    CLOSED.append(short)
+    opened.append(short)
     for name, service in (("short", short), ("told", told)):
         sage_env.register_service(name, service)
     texts = [
@@ -62,10 +70,6 @@ def test_services_of_a_test_have_settings_of_their_own(
     assert answers == ["any/judge", "any/last"]
     (record,) = sage_env.from_collection(["a"]).map(VLLMServiceEmbedder, "told").collect()
     assert len(record["embedding"]) == 8
-
-
-def test_they_are_closed_after_it() -> None:
-    assert [service.accepts_calls for service in CLOSED] == [False]
 
 
 def test_both_operators_have_names_alike() -> None:

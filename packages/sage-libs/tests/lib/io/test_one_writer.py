@@ -49,7 +49,7 @@ def run(folder: Path, code: str) -> list[str]:
     program = textwrap.dedent(SINKS) + textwrap.dedent(code)
     done = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=folder, capture_output=True, text=True, check=False, timeout=30,
+        cwd=folder, capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

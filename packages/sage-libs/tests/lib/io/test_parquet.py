@@ -201,7 +201,7 @@ def test_without_pyarrow_only_parquet_is_missing_and_says_what_to_install(tmp_pa
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
-        cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30,
+        cwd=tmp_path, capture_output=True, text=True, check=True, timeout=240,
     )  # fmt: skip
     assert names(tmp_path) == ["JSONLSink"]
     expected = "Parquet files need pyarrow; install it with: pip install 'isage-libs[parquet]'\n"

@@ -17,7 +17,7 @@ from sage.kernel.runtime.failed_record import FailedRecord
 from sage.libs.operators.errors import UnfinishedAnswerError
 from sage.libs.operators.vllm_service import VLLMServiceGenerator
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}, "n": {"type": "integer"}}}
 ANSWER = {"city": "Paris", "n": 2}

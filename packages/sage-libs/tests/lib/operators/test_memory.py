@@ -43,7 +43,7 @@ print(through, peak)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("order", ["auto", "on"])  # "on" holds 8 MB of prompts, and answers as long
 def test_twenty_thousand_records_take_no_more_memory_than_two_thousand(
     model_root: Path, order: str
@@ -51,7 +51,7 @@ def test_twenty_thousand_records_take_no_more_memory_than_two_thousand(
     peaks = {}
     for records in (2_000, 20_000):
         command = [sys.executable, "-c", PIPELINE, str(records), str(model_root), order]
-        out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=240)
         through, peak_kib = map(int, out.stdout.split())
         assert through == records
         peaks[records] = peak_kib / 1024

@@ -21,7 +21,7 @@ from sage.kernel.api import LocalEnvironment
 from sage.kernel.runtime.failed_record import FailedRecord
 from sage.libs.operators.vllm_service import VLLMServiceGenerator
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 RECORDS = 2000
 EVERY = 20

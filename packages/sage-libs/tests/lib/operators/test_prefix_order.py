@@ -20,7 +20,7 @@ from sage.kernel.runtime.failed_record import FailedRecord
 from sage.libs.operators.prefix_order import PrefixOrder, shared_lengths, stem_text
 from sage.libs.operators.vllm_service import VLLMServiceGenerator
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 def prompts(count: int, stems: int) -> list[str]:

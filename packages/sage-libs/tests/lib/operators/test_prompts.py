@@ -14,7 +14,7 @@ from sage.kernel.runtime.failed_record import FailedRecord
 from sage.libs.operators.prompts import PromptTemplate
 from sage.libs.operators.vllm_service import VLLMEmbeddingOperator, VLLMServiceGenerator
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 

@@ -12,7 +12,7 @@ from sage.common.components.sage_vllm.testing.echo_engine import EchoEngine
 from sage.kernel.api import FailedRecord, LocalEnvironment, RayEnvironment, RunMetrics
 from sage.libs.operators import VLLMEmbeddingOperator, VLLMServiceGenerator
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("ray_cluster")]
 
 CONFIG = {"services": {"vllm_service": {"replicas": 1, "gpus": 0, "cpus": 1}}}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}

@@ -192,7 +192,7 @@ def test_a_slow_tool_delays_no_other_record(run: Run) -> None:
     def slow(city: str) -> str:
         """Be slow in one city."""
         if city == "city0":
-            release.wait(10)
+            release.wait(200)
         done[city] = time.monotonic() - began
         if len(done) == 300 - 1 and city != "city0":
             release.set()
@@ -204,7 +204,10 @@ def test_a_slow_tool_delays_no_other_record(run: Run) -> None:
         return CannedAnswer(tool_calls=[("slow", {"city": prompt[-1]["content"]})])
 
     cities = [f"city{n}" for n in range(300)]
-    answered = run(cities, ask, tools=[slow], run_tools=True, max_in_flight=64, ordered=False)
+    answered = run(
+        cities, ask, tools=[slow], run_tools=True, tool_timeout=240, max_in_flight=64,
+        ordered=False,
+    )  # fmt: skip
     assert len(answered) == 300
     assert max(done, key=done.__getitem__) == "city0"  # it let go only when all others had ended
 
@@ -235,14 +238,17 @@ def test_a_tool_has_so_long_and_its_thread_is_replaced(run: Run) -> None:
 
 
 def test_a_timeout_can_be_the_records_error(run: Run) -> None:
+    release = threading.Event()
+
     def hangs(city: str) -> str:
         """Hang."""
-        time.sleep(1)
+        release.wait(30)
         return city
 
     answers = {"?": CannedAnswer(tool_calls=[("hangs", {"city": "Oslo"})])}
     with pytest.raises(ToolTimeoutError, match=r"'hangs' did not end within 0\.1 s"):
         run(["?"], answers, tools=[hangs], run_tools=True, tool_timeout=0.1, tool_errors="raise")
+    release.set()
 
 
 @pytest.mark.parametrize(

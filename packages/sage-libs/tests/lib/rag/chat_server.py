@@ -43,7 +43,7 @@ class ChatServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[dict[str, Any]] = []
-        self.times: list[float] = []  # when the requests came
+        self.arrivals: list[tuple[float, str]] = []  # when the requests came, and their prompts
         self.failures: list[int] = []  # HTTP statuses of the next answers
         self.replies: list[Reply] = []  # the next answers
         self.together: threading.Barrier | None = None  # answers only so many at once
@@ -64,9 +64,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.times.append(time.monotonic())
-        self.server.requests.append({"key": self.headers["Authorization"], **body})
         prompt = body["messages"][-1]["content"]
+        self.server.arrivals.append((time.monotonic(), prompt))
+        self.server.requests.append({"key": self.headers["Authorization"], **body})
         if self.server.hangs:
             self.server.hanging.put(prompt)
             self.connection.recv(1)  # returns when the client closes the connection
@@ -79,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
             Reply(body=self.server.says).send(self)
         else:
             if self.server.together is not None:
-                self.server.together.wait(30)
+                self.server.together.wait(120)
             Reply(body=json.dumps(_completion(body, prompt.split()))).send(self)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's signature

@@ -20,7 +20,7 @@ from sage.libs.rag.generator import OpenAIGenerator
 if TYPE_CHECKING:
     from chat_server import ChatServer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 TOOL_CALLS = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
 

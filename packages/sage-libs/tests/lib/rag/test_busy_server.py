@@ -23,7 +23,7 @@ from sage.libs.rag.generator import OpenAIGenerator
 if TYPE_CHECKING:
     from chat_server import ChatServer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 
 def run(
@@ -52,7 +52,8 @@ def test_it_is_waited_for_as_long_as_it_says_and_counts_as_no_retry(
         out, letters = run(server, ["hello"], retries=0)
     assert ([record["generated"] for record in out], letters) == (["hello"], [])
     assert len(server.requests) == 4
-    assert all(0.4 <= after - before < 8 for before, after in pairwise(server.times))
+    times = [time for time, _ in server.arrivals]
+    assert all(0.4 <= after - before < 20 for before, after in pairwise(times))
     (line,) = [record.getMessage() for record in caplog.records]
     assert f"answered {status} (told to fail) and asks to come again in 0.4 s" in line
     assert "for 600 s at most" in line
@@ -75,10 +76,13 @@ def test_all_records_wait_and_do_not_come_back_at_once(
         out, letters = run(server, records, retries=0, max_in_flight=20)
     assert ([record["generated"] for record in out], letters) == (records, [])
     assert len(caplog.records) == 1
-    back = sorted(server.times)[20:]
-    assert back[0] - min(server.times) >= 1
-    spread = back[19] - back[0]  # those that were refused, over half a second
-    assert spread > 0.1
+    arrivals = sorted(server.arrivals)
+    assert arrivals[20][0] - arrivals[0][0] >= 1
+    times_of: dict[str, list[float]] = {}
+    for at, prompt in arrivals:
+        times_of.setdefault(prompt, []).append(at)
+    back = [times[1] for times in times_of.values() if len(times) > 1]
+    assert max(back) - min(back) > 0.1  # those that were refused, over half a second
 
 
 def test_patience_ends(server: ChatServer) -> None:
@@ -115,7 +119,7 @@ def test_closing_does_not_wait(server: ChatServer) -> None:
     stream = env.from_collection(["a", "b"])
     stream.map(OpenAIGenerator, "tiny", server.base_url, api_key="k").print()
     env.submit(autostop=False)
-    while not server.times:
+    while not server.arrivals:
         time.sleep(0.01)
     began = time.monotonic()
     env.close()
@@ -156,12 +160,12 @@ def test_no_time_to_come_again(headers: dict[str, str]) -> None:
 
 
 def test_an_answer_renews_patience_and_nothing_else_does() -> None:
-    patience = EndpointPatience(0.2)
-    error = EndpointError("http://x", "busy", 429, 0.15)
+    patience = EndpointPatience(20)
+    error = EndpointError("http://x", "busy", 429, 19.9)
     patience.refused(error, 1)
-    time.sleep(0.1)
+    time.sleep(0.2)
     with pytest.raises(EndpointBusyError):
         patience.refused(error, 2)
     patience.answered()
     patience.refused(error, 3)
-    assert 0 < patience.pause() < 3
+    assert 0 < patience.pause() < 30

@@ -24,7 +24,7 @@ from sage.libs.rag.generator import OpenAIGenerator
 if TYPE_CHECKING:
     from chat_server import ChatServer
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(240)
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 
@@ -155,9 +155,9 @@ def test_256_records_are_in_flight_from_one_thread(server: ChatServer) -> None:
 
 def test_a_record_that_takes_too_long_ends_its_request(server: ChatServer) -> None:
     server.hangs = True
-    with pytest.raises(RecordTimeoutError, match=r"'Impatient' had no result within 0\.1 s"):
-        run(["hello"], server, timeout=0.1)
-    assert server.abandoned.get(timeout=10) == "hello"
+    with pytest.raises(RecordTimeoutError, match=r"'Impatient' had no result within 2\.5 s"):
+        run(["hello"], server, timeout=2.5)  # by when the server has it
+    assert server.abandoned.get(timeout=60) == "hello"
 
 
 def test_closing_the_environment_ends_all_requests(server: ChatServer) -> None:
@@ -168,9 +168,9 @@ def test_closing_the_environment_ends_all_requests(server: ChatServer) -> None:
     stream.map(OpenAIGenerator, "tiny", server.base_url, api_key="k").sink(print)
     env.submit(autostop=False)
     for _ in records:
-        server.hanging.get(timeout=10)
+        server.hanging.get(timeout=60)
     env.close()
-    assert sorted(server.abandoned.get(timeout=10) for _ in records) == sorted(records)
+    assert sorted(server.abandoned.get(timeout=60) for _ in records) == sorted(records)
     with pytest.raises(PipelineCancelledError):
         env.wait()
 
