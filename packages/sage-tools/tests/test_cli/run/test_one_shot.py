@@ -75,7 +75,8 @@ class TestAnswers:
     def test_piped_text_comes_after_the_prompt_and_the_system_prompt_before_it(
         self, sage: CommandLine, service: VLLMService
     ) -> None:
-        options = ["--system", "Be brief.", *GREEDY, "--max-tokens", "4", "--json", "--quiet"]
+        options = ["--system", "Be brief.", *GREEDY, "--max-tokens", "4", "--dtype", "float32"]
+        options += ["--json", "--quiet"]
         done = sage("llm", "run", CHAT, "-p", "Translate:", *options, typed="one\ntwo\n")
         assert done.stderr == ""
         result = json.loads(done.stdout)
