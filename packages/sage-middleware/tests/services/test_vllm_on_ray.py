@@ -33,8 +33,6 @@ from sage.kernel.api import RayEnvironment, ReplicaStatus  # noqa: E402
 from sage.libs.operators import VLLMServiceGenerator  # noqa: E402
 from sage.middleware.services.vllm import register_vllm_service  # noqa: E402
 
-pytestmark = pytest.mark.timeout(120)  # a machine that is busy starts Ray in half a minute
-
 ROOT = "SAGE_VLLM_MODEL_ROOT"
 NOWHERE = "http://127.0.0.1:9"
 
@@ -86,7 +84,7 @@ def put(model_id: str, folder: Path, root: Path, size: int = 0) -> str:
     return import_model(model_id, folder, root=root).commit
 
 
-def until(condition: Callable[[], Any], seconds: float = 40.0) -> None:
+def until(condition: Callable[[], Any], seconds: float = 150.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
