@@ -69,7 +69,7 @@ class Pieces:
 
 
 class Counter(Doubler):
-    """Says number after number, and dies after the one that it is told."""
+    """Says number after number, and stops after the one that it is told."""
 
     @classmethod
     def replication(cls, **_: Any) -> Replication:
@@ -88,8 +88,7 @@ class Counter(Doubler):
         for each in range(number):
             on_piece(each)
             if each == last:
-                time.sleep(0.5)  # until that has been sent
-                os._exit(7)
+                time.sleep(60)  # until its process is killed
         return number
 
 

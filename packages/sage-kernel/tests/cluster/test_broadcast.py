@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,10 @@ class Switchable(BaseService):
     """Serves one model at a time, and refuses some on its third copy."""
 
     max_concurrency = None
-    made = 0
+    numbers = count(1)
 
     def __init__(self) -> None:
-        type(self).made += 1
-        self.number = self.made
+        self.number = next(self.numbers)  # three are made at once, by threads
         self.model = "first"
 
     @classmethod
@@ -59,7 +59,7 @@ class Switchable(BaseService):
 
 @contextmanager
 def switchable() -> Iterator[tuple[ServiceManager, FakeCluster]]:
-    Switchable.made = 0
+    Switchable.numbers = count(1)
     cluster, manager = FakeCluster(), ServiceManager()
     factory = ServiceFactory(service_class=Switchable)
     settings = ReplicaSettings(least=3, most=3, supervision=Supervision(delays=(0.0,)))

@@ -50,7 +50,7 @@ def test_what_a_program_left_is_ended_and_nothing_else(tmp_path: Path, how: str)
     *left, stranger = map(int, done.stdout.split())
     try:
         if how == "killed":
-            wait_for_the_end_of(set(left), 15)
+            wait_for_the_end_of(set(left))
         else:
             assert all(map(is_alive, left))
         assert is_alive(stranger)

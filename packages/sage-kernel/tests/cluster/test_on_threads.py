@@ -35,6 +35,7 @@ from sage.kernel.runtime.cluster.fake_cluster import FakeCluster, FakeRemote, Fa
 from sage.kernel.runtime.cluster.operators import chain_service
 from sage.kernel.runtime.cluster.operators.chain_service import ChainService
 from sage.kernel.runtime.cluster.placement import Placement
+from sage.kernel.runtime.cluster.replicas import supervision
 from sage.kernel.runtime.cluster.replicas.supervision import Supervision
 
 FAULTS: list[Fault] = ["none", "lost", "answer lost", "dies", "dies after", "hangs"]
@@ -127,8 +128,13 @@ def test_whatever_fails_each_record_comes_out_once_and_in_order(
     assert happened["hangs"] > 5
 
 
-@pytest.mark.usefixtures("hurried")
-def test_a_process_that_was_never_heard_of_is_asked_for_again() -> None:
+def test_a_process_that_was_never_heard_of_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Soon, and yet such that those which are there may be late, as on a busy machine.
+    limits = {"health_timeout": 2.0, "close_timeout": 0.1}
+    monkeypatch.setattr(ray_config, "Supervision", lambda **own: Supervision(**{**own, **limits}))
+    monkeypatch.setattr(supervision, "_WHILE_STARTING", 1)
     cluster = FakeCluster(lambda remote, _: "hangs" if remote.number == 0 else "none")
     with OnThreads("unheard", cluster) as env:
         stream, expected = through_replicas(env, [])

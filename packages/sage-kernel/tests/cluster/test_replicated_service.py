@@ -6,7 +6,7 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -179,14 +179,21 @@ def test_calls_spread_over_all_replicas() -> None:
         until(lambda: all(not r.in_flight for r in service.replica_states))
 
 
+def all_calls() -> list[Call]:
+    """Return the calls that are in memory."""
+    # Not by isinstance(): it asks all that is there for a class, and a proxy may raise.
+    return [each for each in gc.get_objects() if type(each) is Call]
+
+
 def test_who_has_an_answer_does_not_keep_the_call() -> None:
     gc.collect()
+    others = all_calls()  # which another test has left
     gc.disable()
     try:
         with served(FakeCluster(), count=2) as manager:
             calls = [manager.call_service_async("doubler", n, method="double") for n in range(100)]
             assert [call.result(10) for call in calls] == [2 * n for n in range(100)]
-            until(lambda: not any(isinstance(each, Call) for each in gc.get_objects()))
+            until(lambda: all(each in others for each in all_calls()))
     finally:
         gc.enable()
 
@@ -235,7 +242,7 @@ def test_a_cancelled_call_is_cancelled_there() -> None:
         service = cluster.remotes[0].hosted._running.service
         until(lambda: service.waiting)
         assert future.cancel()
-        assert service.cancelled.wait(5)
+        assert service.cancelled.wait(20)
         until(lambda: not cluster.remotes[0].hosted._calls)
 
 
@@ -384,10 +391,8 @@ def test_a_start_that_waits_for_room_says_so(
     manager = ServiceManager()
     manager.register("doubler", replicated(FakeCluster(script), 2))
     starting = in_background(manager.start)
-    until(lambda: caplog.messages)
-    assert "doubler: 0 of 2 processes are ready, 2 wait for a machine that has 1 CPU free" in (
-        caplog.messages
-    )
+    told = "doubler: 0 of 2 processes are ready, 2 wait for a machine that has 1 CPU free"
+    until(lambda: told in caplog.messages)
     full = False
     starting.result(10)
     assert manager.call_service("doubler", 4, method="double") == 8
@@ -467,15 +472,17 @@ def test_one_that_dies_and_dies_is_given_up_and_says_why() -> None:
             manager.call_service("doubler", 1, method="double")
 
 
-def test_one_that_hangs_is_replaced_in_time_and_not_heard_any_more() -> None:
+def test_one_that_hangs_is_replaced_in_time_and_not_heard_any_more(
+    held_up: Callable[[], float],
+) -> None:
     cluster = FakeCluster()
     supervision = Supervision(health_timeout=1.5, delays=(0.0,))
     with served(cluster, supervision=supervision) as manager:
         hanging = cluster.remotes[-1]
         hanging.hang()
         began = time.monotonic()
-        assert manager.call_service("doubler", 2, method="double", timeout=10) == 4
-        assert 0.5 < time.monotonic() - began < 1.5 + 2
+        assert manager.call_service("doubler", 2, method="double", timeout=30) == 4
+        assert 0.5 < time.monotonic() - began < 1.5 + 2 + held_up()
         assert hanging.dead
 
 
