@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -50,6 +51,7 @@ class Terminal:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(slave)
+        self._text = codecs.getincrementaldecoder("utf-8")()  # a letter may come in two reads
         self.raw = ""
 
     def read_until(self, pattern: str) -> None:
@@ -108,7 +110,7 @@ class Terminal:
             data = os.read(self._master, 65536)
         except OSError:  # how Linux says that the other side of a terminal is closed
             return False
-        self.raw += data.decode()
+        self.raw += self._text.decode(data)
         return bool(data)
 
 
