@@ -71,7 +71,7 @@ def readers(renderer: Any, vllm_config: Any, chat_format: ChatFormat) -> Any:
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # tests of other things have no engine beside theirs
 def thinker(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLMService]:
     """A service whose model thinks, and calls tools, at random."""
     root = tmp_path_factory.mktemp("root")

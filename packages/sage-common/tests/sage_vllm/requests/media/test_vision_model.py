@@ -167,13 +167,14 @@ def test_a_picture_that_breaks_off_fails_its_record(service: VLLMService) -> Non
     assert service.stats()["restarts"] == 0
 
 
-def test_an_engine_that_is_built_again_sees_them_too(service: VLLMService) -> None:
+def test_an_engine_that_is_built_again_sees_them_too(service: VLLMService, slow_steps: Any) -> None:
     images = pictures(3)
     before = [service.generate(ask(image), max_tokens=60)[0]["text"] for image in images]
     engine: Any = service._engines.engine(Role.GENERATE)
     driver = engine._driver
-    futures = [service.generate_async(ask(image), max_tokens=60) for image in images]
-    driver.inbox.tell(EngineDied(driver._runtime_number))
+    with slow_steps(service):
+        futures = [service.generate_async(ask(image), max_tokens=60) for image in images]
+        driver.inbox.tell(EngineDied(driver._runtime_number))
     assert [future.result()[0]["text"] for future in futures] == before
     assert service.stats()["restarts"] == 1
 

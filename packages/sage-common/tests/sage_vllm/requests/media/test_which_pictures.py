@@ -177,12 +177,12 @@ def test_a_picture_of_900_megapixels_is_refused_at_its_header(tmp_path: Path) ->
     for given in (path, path.read_bytes(), data_address(path.read_bytes())):
         source = ImageSource(given, MediaPolicy(), is_address=isinstance(given, str))
         tracemalloc.start()
-        began = time.perf_counter()
+        began = time.thread_time()  # of a processor, whatever else the machine does
         with pytest.raises(InvalidInputError, match=r"64000000.*900000000|30000 x 30000"):
             source.read()
-        seconds, (_, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
+        seconds, (_, peak) = time.thread_time() - began, tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert seconds < 0.05
+        assert seconds < 0.25
         assert peak < 20e6
 
 
