@@ -248,16 +248,17 @@ def test_rows_are_kept_in_files(tmp_path: Path, make_request: MakeRequest, root:
 _CHECK = """
 import sys, time
 from sage.common.components.sage_vllm.fine_tuning import FineTuneRequestError, preview_fine_tuning
-began = time.perf_counter()
-request = dict(base_model="test/tiny", dataset_path=sys.argv[1], output_dir=sys.argv[2],
-               strategy="lora")
-try:
-    preview_fine_tuning(request, root=sys.argv[3])
-except FineTuneRequestError as error:
-    print(error.problems)
+request = dict(base_model="test/tiny", output_dir=sys.argv[1], strategy="lora")
+for file in sys.argv[3:]:
+    began = time.process_time()
+    try:
+        preview_fine_tuning({**request, "dataset_path": file}, root=sys.argv[2])
+    except FineTuneRequestError as error:
+        print(error.problems)
+    print(time.process_time() - began)
 status = open("/proc/self/status").read()  # getrusage would tell what pytest has had
 most = next(int(line.split()[1]) >> 10 for line in status.splitlines() if "VmHWM" in line)
-print(time.perf_counter() - began, most)
+print(most)
 print({"torch", "transformers", "vllm", "datasets"} & set(sys.modules))
 """
 
@@ -265,21 +266,21 @@ print({"torch", "transformers", "vllm", "datasets"} & set(sys.modules))
 def test_a_hundred_thousand_lines_are_read_to_the_last_without_torch(
     tmp_path: Path, root: Path
 ) -> None:
-    file = tmp_path / "many.jsonl"
-    with file.open("w") as lines:
-        for number in range(99_999):
-            lines.write(json.dumps(asked(number)) + "\n")
-        lines.write('{"messages": [{"role": "user", "content": "no answer"}]}\n')
-    arguments = [str(file), str(tmp_path / "job"), str(root)]
+    files = [tmp_path / "tenth.jsonl", tmp_path / "many.jsonl"]
+    for file, count in zip(files, (10_000, 100_000), strict=True):
+        with file.open("w") as lines:
+            for number in range(count - 1):
+                lines.write(json.dumps(asked(number)) + "\n")
+            lines.write('{"messages": [{"role": "user", "content": "no answer"}]}\n')
+    arguments = [tmp_path / "job", root, *files]
     done = subprocess.run(
-        [sys.executable, "-c", _CHECK, *arguments],
-        capture_output=True, text=True, check=True, timeout=120,
+        [sys.executable, "-c", _CHECK, *map(str, arguments)],
+        capture_output=True, text=True, check=True, timeout=480,
     )  # fmt: skip
-    problems, measured, loaded = done.stdout.splitlines()
+    _, tenth, problems, seconds, megabytes, loaded = done.stdout.splitlines()
     assert problems == "('line 100000 has no turn of the assistant, so nothing to learn',)"
-    seconds, megabytes = map(float, measured.split())
-    assert seconds < 60  # 30 on a machine that does nothing else
-    assert megabytes < 300
+    assert float(seconds) < 20 * float(tenth)  # of a processor, whatever else the machine does
+    assert float(megabytes) < 300
     assert loaded == "set()"
     assert not (tmp_path / "job").exists()
     assert list_models(root=root)
