@@ -248,14 +248,20 @@ def test_an_error_without_standard_error_says_nothing(tmp_path: Path) -> None:
     assert run(tmp_path, "sys.stderr.flush()\nsys.stderr = None\nraise SageError('x')") == (1, "")
 
 
-def test_a_notebook_asks_the_error_for_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_asks_the_error_for_its_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cell = "from sage.common.core.errors import SageError\n\nraise SageError('x', hint='y')"
     shell = (
         "import sys; from IPython.core.interactiveshell import InteractiveShell;"
         "InteractiveShell.instance().run_cell(sys.argv[1])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", shell, cell], capture_output=True, text=True, check=False
+        [sys.executable, "-c", shell, cell],
+        env={**os.environ, "IPYTHONDIR": str(tmp_path)},  # whose history is nobody else's
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert re.fullmatch(r"<ipython-input-\S+>:3: SageError: x; y\n", done.stdout)
     with pytest.raises(SageError) as caught:

@@ -12,13 +12,14 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 SAGE = (sys.executable, "-c", "from sage.tools.cli.main import main; main()")
-TIMEOUT = 120.0
+TIMEOUT = 300.0
 TOKEN = "hf_averysecrettoken"
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -149,6 +150,14 @@ class Terminal:
             return False
         self.raw += self._decoder.decode(data)
         return bool(data)
+
+
+def wait_for_the_end(left: Callable[[], list[str]]) -> None:
+    """Wait until no process is left: the kernel ends some a moment after their command."""
+    limit = time.monotonic() + TIMEOUT
+    while still := left():
+        assert time.monotonic() < limit, still
+        time.sleep(0.05)
 
 
 def lines(done: subprocess.CompletedProcess[str]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from command_line import CommandLine, lines
+from real_server import free_port
 
 from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 
@@ -45,10 +46,7 @@ def user(home: Path) -> Iterator[CommandLine]:
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free: int = probe.getsockname()[1]
-    return free
+    return free_port()
 
 
 def test_the_help_lists_the_commands_in_their_order(user: CommandLine) -> None:

@@ -42,7 +42,7 @@ def run(
         cwd=folder,
         env={**kept, "SAGE_VLLM_MODEL_ROOT": str(folder / "models"), **variables},
         capture_output=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 

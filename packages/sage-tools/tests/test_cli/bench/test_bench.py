@@ -30,7 +30,7 @@ def test_json_has_every_level_with_its_rates_and_percentiles(sage: CommandLine) 
         "--prompt-tokens",
         "20",
         "--max-tokens",
-        "8",
+        "40",
         "--in-flight",
         "1,8",
     ]
@@ -43,7 +43,7 @@ def test_json_has_every_level_with_its_rates_and_percentiles(sage: CommandLine) 
     one, eight = report["levels"]
     for level, in_flight, requests in ((one, 1, 6), (eight, 8, 8)):
         assert (level["in_flight"], level["requests"]) == (in_flight, requests)
-        assert level["output_tokens"] == 8 * requests
+        assert level["output_tokens"] == 40 * requests
         assert 15 * requests <= level["prompt_tokens"] <= 20 * requests
         rate = level["output_tokens_per_second"]
         assert rate == pytest.approx(level["output_tokens"] / level["seconds"])

@@ -176,7 +176,7 @@ class TestDownload:
         process = sage.start("llm", "model", "download", MODEL, "--workers", "1")
         assert hold.held.wait(60)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)  # it does not wait for the file, which is held
+        out, err = process.communicate(timeout=60)  # it does not wait for the file, which is held
         assert (process.returncode, out) == (130, "")
         assert err.endswith("Hint: Run the same command again to go on: complete files are kept.\n")
         assert lines(sage("llm", "model", "show")) == []

@@ -21,15 +21,18 @@ if TYPE_CHECKING:
 
 ECHO = """
 import os
-from functools import partial
 from sage.common.components.sage_vllm.testing import EchoEngine
 from sage.tools.cli.main import main
 from sage.tools.cli.run import loading
 
+class SlowingEcho(EchoEngine):
+    def submit(self, *arguments):
+        self._latency += float(os.environ.get("EACH_LATER_BY", "0"))
+        return super().submit(*arguments)
+
 class EchoService(loading.ShownService):
     def __init__(self, config, **others):
-        latency = float(os.environ.get("LATENCY", "0"))
-        super().__init__(config, engine_factory=partial(EchoEngine, latency=latency), **others)
+        super().__init__(config, engine_factory=SlowingEcho, **others)
 
 loading.ShownService = EchoService
 main()
@@ -143,11 +146,17 @@ def test_killed_runs_go_on_with_what_was_added_meanwhile(sage: CommandLine, tmp_
     source.write_text("\n".join(lines[:1000]))
 
     def kill(partial: Path, *options: str) -> int:
-        process = sage.start(*run(source, output, *options), LATENCY="0.4")
-        while not (partial.exists() and partial.stat().st_size):
-            assert process.poll() is None
-            time.sleep(0.01)
-        time.sleep(0.5)  # more than a checkpoint waits with what it commits
+        process = sage.start(*run(source, output, *options), EACH_LATER_BY="0.02")
+
+        def wait_until(true: Callable[[], bool]) -> None:
+            while not true():
+                assert process.poll() is None
+                time.sleep(0.01)
+
+        wait_until(lambda: partial.exists() and partial.stat().st_size > 0)
+        log = partial.with_suffix(".checkpoint") / "checkpoint.sqlite-wal"
+        before = log.stat().st_mtime_ns
+        wait_until(lambda: log.stat().st_mtime_ns != before)  # by a commit
         process.kill()
         process.communicate()
         return len(partial.read_bytes().splitlines())

@@ -34,7 +34,8 @@ LINES = {
     7: '{"id": 5, "prompt": "five"}',
 }
 MENDED = {2: '{"id": 1, "prompt": "mended"}', 6: '{"id": 4, "prompt": "x"}'}
-OPTIONS = ("-t", "0", "--max-tokens", "4", "--quiet", "--json")
+# In full precision, so that what else is in a batch changes no text.
+OPTIONS = ("--dtype", "float32", "-t", "0", "--max-tokens", "4", "--quiet", "--json")
 
 
 @pytest.fixture

