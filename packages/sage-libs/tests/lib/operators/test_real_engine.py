@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from sage.kernel.runtime.failed_record import FailedRecord
 from sage.libs.operators.errors import UnfinishedAnswerError
 from sage.libs.operators.vllm_service import VLLMEmbeddingOperator, VLLMServiceGenerator
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 SCHEMA = {
     "type": "object",
@@ -72,6 +73,19 @@ def test_one_service_fills_fields_keeps_deadlines_and_embeds(model_root: Path) -
             assert record["mood"] in ("glad", "sad")
             assert isinstance(record["sure"], bool)
             assert "generated" not in record
+
+
+@pytest.fixture(scope="module")
+def service(model_root: Path) -> Iterator[VLLMService]:
+    """A service of full precision: what else is in a batch changes no text."""
+    config = {
+        "model_id": "test/tiny-chat",
+        "model_root": model_root,
+        "engine": {"max_num_seqs": 16, "kv_cache_memory_bytes": 64 << 20, "dtype": "float32"},
+        "sampling": {"temperature": 0, "max_tokens": 8},
+    }
+    with VLLMService(config) as opened:
+        yield opened
 
 
 def test_answers_are_kept_for_the_next_run(service: VLLMService, tmp_path: Path) -> None:
