@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,7 +42,7 @@ def own_engine_threads() -> Callable[[], list[str]]:
 def test_two_threads_that_close_at_once_end_every_call(model_root: Path) -> None:
     service = VLLMService(_config(model_root))
     service.open()
-    running = [service.generate_async(f"a{n}", max_tokens=400, ignore_eos=True) for n in range(16)]
+    running = [service.generate_async(f"a{n}", max_tokens=500, ignore_eos=True) for n in range(16)]
     waiting = [service.generate_async(f"b{n}", max_tokens=400, ignore_eos=True) for n in range(100)]
     stream = service.stream("c", max_tokens=400, ignore_eos=True)
     embedding = service.embed_async(["text"] * 3)
@@ -49,11 +50,11 @@ def test_two_threads_that_close_at_once_end_every_call(model_root: Path) -> None
     for closer in closers:
         closer.start()
     for closer in closers:
-        closer.join(timeout=60)
+        closer.join(timeout=120)
         assert not closer.is_alive()
     for future in [*running, *waiting]:
         with pytest.raises(EngineClosedError, match="was closed, so this request has no result"):
-            future.result(timeout=10)
+            future.result(timeout=60)
     with pytest.raises(EngineClosedError):
         list(stream)
     with pytest.raises(EngineClosedError):
@@ -90,7 +91,8 @@ def test_closing_while_a_replaced_engine_finishes_its_calls_ends_them(
     service = VLLMService(_config(model_root))
     service.open()
     service.switch_model(BASE_MODEL)  # what the first switch imports takes long
-    calls = [service.generate_async(f"{n}", max_tokens=500, ignore_eos=True) for n in range(64)]
+    # So many that loading the other model ends long before they do.
+    calls = [service.generate_async(f"{n}", max_tokens=500, ignore_eos=True) for n in range(320)]
     switched = service.process_async({"task": "switch_model", "options": {"model_id": CHAT_MODEL}})
     while service.health()["engines"]["text"]["model_id"] != CHAT_MODEL:
         threading.Event().wait(0.001)
@@ -115,7 +117,7 @@ class Held:
         self.count += 1
         if self.count >= self.first:
             self.building.set()
-            assert self.let.wait(60)
+            assert self.let.wait(120)
         return SharedEngine(spec)
 
 
@@ -134,15 +136,15 @@ def test_closing_while_the_first_engine_is_built_leaves_none(
 
     opening = threading.Thread(target=open_it)
     opening.start()
-    assert held.building.wait(60)
+    assert held.building.wait(120)
     waiting = service.generate_async("early")
     closing = threading.Thread(target=service.close)
     closing.start()
     with pytest.raises(EngineClosedError):
-        waiting.result(timeout=10)  # at once, not when the engine is built
+        waiting.result(timeout=50)  # at once, not when the engine is built
     held.let.set()
     for thread in (closing, opening):
-        thread.join(timeout=60)
+        thread.join(timeout=120)
         assert not thread.is_alive()
     assert len(errors) == 1
     assert own_engine_threads() == []
@@ -153,10 +155,10 @@ def test_a_deadline_counts_from_the_call_not_from_the_engine(model_root: Path) -
     with ThreadPoolExecutor(1) as pool:
         service = VLLMService(_config(model_root), engine_factory=held)
         opened = pool.submit(service.open)
-        assert held.building.wait(60)
+        assert held.building.wait(120)
         cut = service.generate_async("Hello", max_tokens=400, ignore_eos=True, deadline=0.01)
         held.let.set()
-        opened.result(60)
+        opened.result(120)
     try:
         (result,) = cut.result(timeout=60)
         assert result["finish_reason"] == "deadline"
@@ -179,7 +181,10 @@ def test_an_engine_process_that_does_not_answer_does_not_keep_the_service_open(
     with pytest.raises(EngineClosedError):
         call.result(timeout=0)
     assert engine_processes() == []
-    assert [line for line in session_members(os.getsid(0)) if "VLLM" in line] == []
+    end = time.monotonic() + 60
+    while any("VLLM" in line for line in session_members(os.getsid(0))):
+        assert time.monotonic() < end  # a worker ends as soon as its engine has
+        time.sleep(0.01)
 
 
 def test_errors_of_a_closed_service_do_not_grow(model_root: Path) -> None:
@@ -196,6 +201,7 @@ def test_errors_of_a_closed_service_do_not_grow(model_root: Path) -> None:
 def test_the_start_of_a_cache_is_taken_at_once_and_the_rest_promised(model_root: Path) -> None:
     config, rest = _config(model_root), 512 << 20
     config["engine"]["kv_cache_memory_bytes"] = (1 << 30) + rest
+    gc.collect()  # else caches of engines that have ended may go meanwhile
     before = promised_bytes()
     with VLLMService(config) as service:
         fresh = promised_bytes()
@@ -211,6 +217,7 @@ def test_a_cache_beside_another_engine_is_promised_until_it_is_used(
     monkeypatch.setattr(mapped_memory, "_TAKEN_IN_ALL", 0)  # as above the first GB
     config = _config(model_root)
     size = config["engine"]["kv_cache_memory_bytes"]
+    gc.collect()
     with VLLMService(config):
         before = promised_bytes()
         with VLLMService(config) as service:
@@ -250,8 +257,10 @@ def test_cycles_of_opening_and_closing_leave_nothing(model_root: Path, mode: str
     for _ in range(10):
         cycle()
     assert _resident_bytes() - memory < 40 << 20
-    assert _descriptors() <= descriptors
-    assert threading.active_count() <= threads
+    end = time.monotonic() + 60
+    while _descriptors() > descriptors or threading.active_count() > threads:  # one that ends now
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def _config(model_root: Path) -> dict[str, Any]:

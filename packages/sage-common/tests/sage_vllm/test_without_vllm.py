@@ -24,7 +24,7 @@ def test_the_error_names_both_ways_to_install_it(model_root: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert int(done.stdout) >= 3
     assert done.returncode == 1

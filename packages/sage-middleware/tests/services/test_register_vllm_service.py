@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,9 @@ def test_a_function_reaches_the_service_by_call_service(env: LocalEnvironment) -
 
 
 def test_a_call_that_times_out_leaves_nothing_running(env: LocalEnvironment) -> None:
+    long = {"max_tokens": 400, "ignore_eos": True}
     with pytest.raises(ServiceTimeoutError, match=r"vllm_service.generate.*0.05 s"):
-        env.call_service(
-            "vllm_service", ["a", "b"], method="generate", max_tokens=400, timeout=0.05
-        )
+        env.call_service("vllm_service", ["a", "b"], method="generate", timeout=0.05, **long)
     # A short call behind the aborts sees them done.
     service = env.service("vllm_service")
     service.generate("behind", max_tokens=1)
@@ -172,8 +172,11 @@ def test_ctrl_c_ends_a_run_and_its_engine(
         for _ in range(lines):
             assert process.stdout.readline()
         os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=300)
     assert process.returncode == 130
     if mode == "inline":  # an engine process reports the work that it was at
         assert "Traceback" not in said
-    assert session_members(process.pid) == []
+    end = time.monotonic() + 60
+    while session_members(process.pid):
+        assert time.monotonic() < end  # the system ends a worker when its engine has ended
+        time.sleep(0.01)

@@ -165,6 +165,8 @@ def test_a_change_that_one_machine_cannot_make_no_replica_makes(
 
         chat.switch_model("owner/x")  # which the pipeline's process alone has
         assert answers() == {other}
-        os.kill(replicas(env)[1].process or 0, signal.SIGKILL)
+        process = replicas(env)[1].process
+        assert process  # 0 would be all of this session's
+        os.kill(process, signal.SIGKILL)
         until(lambda: sum(each.deaths for each in replicas(env)) == 2 and both_ready(env))
         assert answers() == {other}

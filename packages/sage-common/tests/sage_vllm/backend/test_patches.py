@@ -216,23 +216,23 @@ def test_two_forward_passes_at_once_share_their_context(alone: bool) -> None:  #
     def first() -> None:
         with contexts.override_forward_context("first"):
             is_in.set()
-            go_on.wait(10)
+            go_on.wait(60)
             seen.append(contexts.get_forward_context())
 
     def second() -> None:
         with contexts.override_forward_context("second"):
             go_on.set()
-            one.join(10)
+            one.join(60)
 
     one, other = threading.Thread(target=first), threading.Thread(target=second)
     one.start()
-    assert is_in.wait(10)
+    assert is_in.wait(60)
     other.start()
     if alone:
         assert not go_on.wait(0.2)  # the second waits for the first
         go_on.set()
-    one.join(10)
-    other.join(10)
+    one.join(60)
+    other.join(60)
     assert seen == ["first" if alone else "second"]
 
 
