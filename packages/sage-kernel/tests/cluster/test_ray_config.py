@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from sage.common.service import BaseService, Replication
-from sage.kernel.api import RayEnvironment
+from sage.kernel.api import NoClusterError, RayEnvironment
 from sage.kernel.api.ray_config import replica_settings
 from sage.kernel.runtime.cluster.cluster import Need, Node
 from sage.kernel.runtime.cluster.placement import Placement
+from sage.kernel.runtime.cluster.ray_connection import RayConnection, reason_of
 
 
 class Several(BaseService):
@@ -40,6 +41,14 @@ class Lone(BaseService):
         ({"services": {"chat": {"gpus": "one"}}}, r"\['gpus'\] takes a number .* not 'one'"),
         ({"services": {"chat": {"health_timeout": 0}}}, "above 0, not 0"),
         ({"services": {"chat": {"max_in_flight": 1.5}}}, "not 1.5"),
+        ({"services": {"chat": {"gpus": 1.5}}}, "a number that is whole or below 1, not 1.5"),
+        ({"services": {"chat": {"gpus": float("nan")}}}, "not nan"),
+        ({"services": {"chat": {"cpus": -1}}}, "a number from 0 on, not -1"),
+        ({"workers": {"resources": {"GPU": 1}}}, r"\['GPU'\] is asked for by 'gpus', beside"),
+        ({"workers": {"resources": {"ssd": "one"}}}, r"\['ssd'\] takes a number .* not 'one'"),
+        ({"address": ""}, "'host:port' or None, not ''"),
+        ({"address": "http://head:8265"}, "sent into it by `ray job submit`"),
+        ({"runtime_env": "."}, "runtime_env takes a mapping or None, not '.'"),
         ({"grows": "yes"}, "grows takes True or False, not 'yes'"),
         ({"workers": {"cpu": 1}}, "unknown key 'cpu' in workers; did you mean 'cpus'"),
         ({"channel_capacity": 0}, "channel_capacity must be"),
@@ -95,7 +104,7 @@ def test_what_a_replica_takes() -> None:
 @pytest.mark.timeout(240)
 def test_where_there_is_no_cluster_is_said_at_once() -> None:
     # In a process of its own: this one may belong to the cluster of another test.
-    addresses = ("127.0.0.1:9", "no-such-host.invalid:6379", "head:port")
+    addresses = ("127.0.0.1:9", "no-such-host.invalid:6379", "head:port", "head")
     program = f"""
 import time
 import ray
@@ -118,7 +127,61 @@ for address in {addresses}:
     errors = [line for line in said.stdout.splitlines() if line.startswith("cannot join")]
     for address, error in zip(addresses, errors, strict=True):
         assert f"at '{address}'" in error
-        assert "ray start" in error
+        assert "ray start" in error or "say 'host:port' or 'auto'" in error
+
+
+def test_settings_that_would_have_no_effect_are_refused() -> None:
+    joined = RayConnection.__new__(RayConnection)
+    joined.address, joined.init, joined.users = "head:6379", {"num_cpus": 2}, 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RayConnection, "shared", joined)
+        assert RayConnection.get(None, {}) is joined
+        assert RayConnection.get(None, {"num_cpus": 2}) is joined
+        with pytest.raises(NoClusterError, match="give both the same 'ray_init' and 'runtime_env'"):
+            RayConnection.get(None, {"runtime_env": {"working_dir": "."}})
+        patch.setattr(RayConnection, "_process", 1)
+        with pytest.raises(
+            NoClusterError, match=r"forked from one that had .* start it by 'spawn'"
+        ):
+            RayConnection.get(None, {})
+
+
+def test_what_ray_says_of_each_death_is_left_out() -> None:
+    said = "The actor died.\n\tpid: 7\nIts process ended. Some common causes include: (1) no memory"
+    assert reason_of(RuntimeError(said)) == "Its process ended."
+
+
+WITHOUT_RAY = """
+import ray
+from types import SimpleNamespace
+from sage.kernel.api import NoClusterError, RayEnvironment
+from sage.kernel.runtime.cluster.cluster import Need
+from sage.kernel.runtime.cluster.ray_cluster import _RayRemote
+
+remote = _RayRemote(SimpleNamespace(closed=False), b"", Need())
+print(remote.call("setup").exception())
+remote.kill()
+env = RayEnvironment("misspelt", {"address": "local", "runtime_env": {"workdir": "."}})
+try:
+    env.from_collection([1]).map(abs, parallelism=2).collect()
+except ValueError as error:
+    print(error)
+assert not ray.is_initialized()
+"""
+
+
+def test_no_cluster_is_started_by_the_way() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_RAY],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    left, misspelt = done.stdout.splitlines()
+    assert left == "a process of the cluster died: the program has left the cluster"
+    assert misspelt == "unknown key 'workdir' in runtime_env; did you mean 'working_dir'?"
 
 
 def test_ray_is_loaded_by_nothing_but_a_run() -> None:

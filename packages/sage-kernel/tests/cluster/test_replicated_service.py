@@ -221,6 +221,9 @@ def test_what_cannot_be_sent_is_the_error_of_its_call() -> None:
     with served(FakeCluster()) as manager:
         with pytest.raises(TypeError, match="pickle") as caught:
             manager.call_service("doubler", threading.Lock(), method="double")
+        assert caught.value.__notes__[0] == (
+            "doubler.double() runs in another process, and args[0] (lock) cannot be sent there"
+        )
         with pytest.raises(TypeError, match="pickle") as caught:
             manager.call_service("doubler", method="lock")
         assert "the result of doubler.lock() could not be sent" in str(caught.value.__notes__)

@@ -9,6 +9,7 @@ from sage.common.core.errors import nearest
 from sage.common.service import Replication
 from sage.kernel.api.environment_config import environment_config
 from sage.kernel.runtime.cluster.cluster import Need
+from sage.kernel.runtime.cluster.errors import FROM_OUTSIDE
 from sage.kernel.runtime.cluster.replicas.replicated_service import ReplicaSettings
 from sage.kernel.runtime.cluster.replicas.supervision import Supervision
 
@@ -25,20 +26,28 @@ _OF_A_SERVICE = (
 )  # fmt: skip
 _LIMITS = ("health_timeout", "steps_timeout")
 _OF_WORKERS = ("gpus", "cpus", "resources", "health_timeout")
+_NUMBER = "a number above 0"
+_TAKES = {
+    "max_in_flight": "a whole number above 0",
+    "gpus": "a number that is whole or below 1",
+    "cpus": "a number from 0 on",
+}
+_BY_KEY = {"CPU": "cpus", "GPU": "gpus"}  # what has a key of its own
 
 
 def ray_config(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration with all its values; an unknown key or a bad value is a ValueError."""
     config = environment_config(given, _DEFAULTS)
     address = config["address"]
-    if address is not None and (not isinstance(address, str) or address.startswith("ray://")):
+    if address is not None and (not isinstance(address, str) or not address or "://" in address):
         raise ValueError(
-            f"address takes 'auto', 'local', 'host:port' or None, not {address!r}; a program "
-            f"outside of the cluster is sent into it by `ray job submit`"
+            f"address takes 'auto', 'local', 'host:port' or None, not {address!r}; {FROM_OUTSIDE}"
         )
     for key in ("services", "workers", "ray_init"):
         if not isinstance(config[key], Mapping):
             raise ValueError(f"{key} takes a mapping, not {config[key]!r}")
+    if not isinstance(config["runtime_env"], Mapping | None):
+        raise ValueError(f"runtime_env takes a mapping or None, not {config['runtime_env']!r}")
     if named := {"address", "runtime_env"} & set(config["ray_init"]):
         raise ValueError(f"{min(named)!r} has a key of its own, beside 'ray_init', not in it")
     if not isinstance(config["grows"], bool):
@@ -94,8 +103,17 @@ def _check(where: str, settings: object, known: tuple[str, ...]) -> None:
         elif key == "resources":
             if not isinstance(value, Mapping):
                 raise ValueError(f"{where}['resources'] takes a mapping, not {value!r}")
+            for name, amount in value.items():
+                _check_resource(f"{where}['resources'][{name!r}]", name, amount)
         elif value is not None and not _is_amount(value, key):
-            raise ValueError(f"{where}[{key!r}] takes a number above 0, not {value!r}")
+            raise ValueError(f"{where}[{key!r}] takes {_TAKES.get(key, _NUMBER)}, not {value!r}")
+
+
+def _check_resource(where: str, name: object, amount: object) -> None:
+    if name in _BY_KEY:
+        raise ValueError(f"{where} is asked for by {_BY_KEY[name]!r}, beside 'resources'")
+    if not isinstance(name, str) or not _is_amount(amount, name):
+        raise ValueError(f"{where} takes {_NUMBER}, not {amount!r}")
 
 
 def _is_amount(value: object, key: str) -> bool:
@@ -103,7 +121,9 @@ def _is_amount(value: object, key: str) -> bool:
         return False
     if key == "max_in_flight":
         return isinstance(value, int) and value >= 1
-    return value >= 0 if key in ("gpus", "cpus") else value > 0
+    if key == "gpus":  # parts of several are not to be had
+        return 0 <= value < 1 or (value >= 1 and value % 1 == 0)
+    return value >= 0 if key == "cpus" else value > 0
 
 
 def _least_and_most(replicas: Any, where: str = "") -> tuple[int, int]:

@@ -17,7 +17,7 @@ from sage.kernel.api.ray_config import (
     worker_settings,
 )
 from sage.kernel.graph import FunctionSpec, Operator
-from sage.kernel.graph.segment import segments
+from sage.kernel.graph.segment import Segment, segments
 from sage.kernel.runtime.cluster.cluster import Cluster
 from sage.kernel.runtime.cluster.operators.remote_chain import RemoteChain
 from sage.kernel.runtime.cluster.placement import Placement
@@ -71,7 +71,6 @@ class RayEnvironment(Environment):
         super().__init__(name, ray_config(config or {}))
         self._joining = threading.Lock()
         self._joined: tuple[Cluster, Placement] | None = None
-        self._in_workers = 0  # chains of operators
         self._states: dict[str, Callable[[], list[ReplicaStatus]]] = {}
 
     def register_service_factory(self, name: str, factory: ServiceFactory) -> ServiceFactory:
@@ -103,12 +102,12 @@ class RayEnvironment(Environment):
     def _as_run(self) -> Sequence[Operator]:
         """Return the description with what has parallelism in workers, where it can be there."""
         self._check_names()
+        return self._in_segments()
+
+    def _in_segments(self) -> Sequence[Operator]:
         need, supervision = worker_settings(self.config)
 
-        self._in_workers = 0
-
         def spec(operators: tuple[Operator, ...]) -> FunctionSpec:
-            self._in_workers += 1
             arguments = (operators, operators[0].parallelism, need, supervision, self._join)
             return FunctionSpec(kind="map", target=RemoteChain, args=arguments)
 
@@ -148,7 +147,7 @@ class RayEnvironment(Environment):
                 placement = Placement(
                     cluster.nodes(),
                     grows=self.config["grows"],
-                    operators=self._in_workers,
+                    operators=sum(isinstance(each, Segment) for each in self._in_segments()),
                     worker=need,
                 )
                 self._joined = cluster, placement

@@ -19,6 +19,8 @@ from typing import Unpack
 from sage.common.core.errors import SageError, WayOut
 from sage.common.service import ServiceError
 
+FROM_OUTSIDE = "a program outside of the cluster is sent into it by `ray job submit`"
+
 
 class ClusterError(SageError):
     """Base of what goes wrong between this process and a cluster."""

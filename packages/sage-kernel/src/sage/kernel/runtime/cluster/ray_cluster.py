@@ -90,6 +90,8 @@ class _RayRemote:
 
         self._cluster = cluster
         self._killed = False
+        if not ray.is_initialized():  # it would start another cluster; see call()
+            return
         # "SPREAD": what one machine's end takes away is as little as can be.
         self._actor = (
             ray.remote(_Actor)

@@ -9,13 +9,15 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from copy import deepcopy
 from typing import Any, ClassVar
 
-from sage.common.core.errors import PackageNotInstalledError
-from sage.kernel.runtime.cluster.errors import NoClusterError
+from sage.common.core.errors import PackageNotInstalledError, nearest
+from sage.kernel.runtime.cluster.errors import FROM_OUTSIDE, NoClusterError
 from sage.kernel.runtime.cluster.leftovers import Watcher
 
 _LONGEST_REASON = 300  # letters
+_GUESSES = " Some common causes include"  # the same ones of each death, and advice to Ray's owner
 _ANSWERS_WITHIN = 10.0  # seconds
 
 _FOR_RAY = {
@@ -37,9 +39,11 @@ class RayConnection:
 
     _lock: ClassVar[threading.Lock] = threading.Lock()
     shared: ClassVar[RayConnection | None] = None
+    _process: ClassVar[int | None] = None  # that joined a cluster
 
     def __init__(self, address: str | None, init: Mapping[str, Any]) -> None:
         self.address = address
+        self.init = deepcopy(dict(init))  # Ray changes what it is given
         self.users = 0
         self._over = threading.Event()
         made: Future[None] = Future()
@@ -57,12 +61,21 @@ class RayConnection:
 
         Raises NoClusterError, PackageNotInstalledError.
         """
+        if cls._process not in (None, os.getpid()):
+            reason = "this process was forked from one that had joined a cluster, so Ray would hang"
+            hint = "start it by 'spawn', or use no RayEnvironment before"
+            raise NoClusterError(address or "auto", reason, hint)
         with cls._lock:
             if cls.shared is None:
                 cls.shared = cls(address, init)
             elif address not in (None, cls.shared.address):
                 reason = f"an environment of this program is at {cls.shared.address!r} already"
                 raise NoClusterError(address, reason, "close that first, or give both one address")
+            elif init and init != cls.shared.init:
+                reason = "an environment of this program has joined it, and said other things of it"
+                hint = "close that first, or give both the same 'ray_init' and 'runtime_env'"
+                raise NoClusterError(cls.shared.address or "auto", reason, hint)
+            cls._process = os.getpid()
             cls.shared.users += 1
             return cls.shared
 
@@ -89,11 +102,15 @@ class RayConnection:
 def _join(address: str | None, init: Mapping[str, Any]) -> Callable[[], None]:
     """Connect to a cluster, or start one; return what undoes that."""
     ray = _imported()
+    _check_runtime_env(ray, init.get("runtime_env") or {})
     if ray.is_initialized():
         here = ray.get_runtime_context().gcs_address
         if address not in (None, "auto", here):
             reason = f"this program belongs to the one at {here!r} already"
             raise NoClusterError(str(address), reason, "leave the address out, or end that first")
+        if init:
+            reason = f"this program has joined it by ray.init(), where {sorted(init)} belong"
+            raise NoClusterError(here, reason, "give them to that, or leave that out")
         return lambda: None
     for name, value in _FOR_RAY.items():
         os.environ.setdefault(name, value)
@@ -115,6 +132,14 @@ def _join(address: str | None, init: Mapping[str, Any]) -> Callable[[], None]:
         raise NoClusterError(address, reason_of(error), hint) from error
     leave: Callable[[], None] = ray.shutdown
     return leave
+
+
+def _check_runtime_env(ray: Any, given: Mapping[str, Any]) -> None:
+    """Raise ValueError for a key that Ray does not know: it would pass over that."""
+    known = [each for each in ray.runtime_env.RuntimeEnv.known_fields if each[0] != "_"]
+    for name in given:
+        if name not in known and "RAY_RUNTIME_ENV_PLUGINS" not in os.environ:
+            raise ValueError(f"unknown key {name!r} in runtime_env; {nearest(name, known)}")
 
 
 def _address_on_this_machine() -> str:
@@ -174,9 +199,12 @@ def _imported() -> Any:
 
 def _check_that_it_answers(address: str) -> None:
     """Raise NoClusterError if nothing is at ``host:port``: Ray would try for two minutes."""
-    if address in ("auto", "local") or "://" in address:
+    if address in ("auto", "local"):
         return
     host, _, port = address.rpartition(":")
+    if "://" in address or not host:
+        hint = f"say 'host:port' or 'auto', also in RAY_ADDRESS; {FROM_OUTSIDE}"
+        raise NoClusterError(address, "that is no 'host:port'", hint)
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWERS_WITHIN).close()
     except (OSError, ValueError, OverflowError) as error:
@@ -187,7 +215,7 @@ def _check_that_it_answers(address: str) -> None:
 def reason_of(error: BaseException) -> str:
     """Return what Ray says of a death in one line, less what it says of all of them."""
     lines = [line for line in str(error).splitlines() if line and not line.startswith("\t")]
-    reason = " ".join(lines[1:] or lines) or type(error).__name__
+    reason = " ".join(lines[1:] or lines).partition(_GUESSES)[0] or type(error).__name__
     if len(reason) <= _LONGEST_REASON:
         return reason
     half = _LONGEST_REASON // 2  # what is wrong may be said last

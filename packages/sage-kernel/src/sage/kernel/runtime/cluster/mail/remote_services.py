@@ -10,8 +10,9 @@ from itertools import count
 from typing import Any
 
 from sage.common.core.futures import errors_in_future, settle
-from sage.kernel.runtime.cluster.mail.carriage import read_outcome, to_bytes
+from sage.kernel.runtime.cluster.mail.carriage import read_outcome
 from sage.kernel.runtime.cluster.mail.messages import Message
+from sage.kernel.runtime.cluster.mail.unsendable import call_bytes
 
 
 class RemoteServices:
@@ -87,7 +88,7 @@ class RemoteServices:
                 future.set_exception(error)
 
     def _ask(self, what: str, *args: Any, **kwargs: Any) -> Future[Any]:
-        question = to_bytes((what, args, kwargs))
+        question = call_bytes(f"{what}()", what, args, kwargs)
         future: Future[Any] = Future()
         with self._lock:
             number = next(self._numbers)

@@ -1,17 +1,28 @@
-"""unsendable_part(): what keeps a value from other processes, by its name in the program."""
+"""What keeps a value from other processes, by its name in the program."""
 
 from __future__ import annotations
 
 import dis
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
+from sage.kernel.runtime.annotate import annotate
 from sage.kernel.runtime.cluster.mail.carriage import to_bytes
 
 _DEEPEST = 12  # parts of parts
+
+
+def call_bytes(called: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+    """Return a call of another process as bytes; an error of pickling it names the argument."""
+    try:
+        return to_bytes((name, tuple(args), dict(kwargs)))
+    except Exception as error:
+        part = unsendable_part(SimpleNamespace(args=args, kwargs=kwargs))
+        annotate(error, f"{called} runs in another process, and {part} cannot be sent there")
+        raise
 
 
 def unsendable_part(value: Any) -> str | None:

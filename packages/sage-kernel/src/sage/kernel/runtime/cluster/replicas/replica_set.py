@@ -16,10 +16,11 @@ from sage.common.service.replication import OnPiece
 from sage.kernel.runtime.alarms import Alarms
 from sage.kernel.runtime.cluster.cluster import Remote
 from sage.kernel.runtime.cluster.errors import RemoteDiedError
-from sage.kernel.runtime.cluster.mail.carriage import read_outcome, to_bytes
+from sage.kernel.runtime.cluster.mail.carriage import read_outcome
 from sage.kernel.runtime.cluster.mail.mailbox import Mailbox
 from sage.kernel.runtime.cluster.mail.messages import Message
 from sage.kernel.runtime.cluster.mail.questions import Ask, Questions
+from sage.kernel.runtime.cluster.mail.unsendable import call_bytes
 from sage.kernel.runtime.cluster.replicas.broadcast import Broadcast
 from sage.kernel.runtime.cluster.replicas.call_desk import CallDesk, Sends, send
 from sage.kernel.runtime.cluster.replicas.replica import Call, Replica
@@ -118,7 +119,7 @@ class ReplicaSet:
         replicas. A ``suspect`` is alone on its replica: it may be what kills it. With ``on_piece``
         the method is one that starts a stream, see Streaming.
         """
-        data = to_bytes((method, tuple(args), dict(kwargs or {})))
+        data = call_bytes(f"{self._name}.{method}()", method, args, kwargs or {})
         call = Call(data, prefix, SUSPECT if suspect else 0, on_piece=on_piece)
         # Weak, since who has the call's Future is not to keep what was sent.
         call.future.add_done_callback(partial(self._forget, weakref.ref(call)))
@@ -132,7 +133,7 @@ class ReplicaSet:
 
     def call_each(self, method: str, args: Any, kwargs: Any, *, change: bool) -> list[Any]:
         """Call a method on each replica that is ready, and return their results; see Broadcast."""
-        data = to_bytes((method, tuple(args), dict(kwargs)))
+        data = call_bytes(f"{self._name}.{method}()", method, args, kwargs)
         return self._broadcast.change(data) if change else self._broadcast.ask(data)
 
     def status(self) -> list[ReplicaStatus]:
