@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sage.kernel.runtime.cluster.errors import RemoteError
-from sage.kernel.runtime.cluster.mail.carriage import error_outcome, read_outcome
+from sage.kernel.runtime.cluster.mail.carriage import (
+    error_outcome,
+    from_bytes,
+    read_outcome,
+    to_bytes,
+)
 
 
 class CodedError(Exception):
@@ -81,3 +89,37 @@ def test_the_members_of_a_group_keep_what_they_can() -> None:
     assert isinstance(stand_in, RemoteError)
     assert stand_in.type_name.endswith("LockedError")
     assert (stand_in.retryable, stand_in.__notes__) == (True, ["on Tuesday"])
+
+
+def test_a_function_with_a_cache_goes_by_its_code_also_if_it_calls_itself() -> None:
+    calls = 0
+
+    @lru_cache(maxsize=100, typed=True)
+    def fibonacci(n: int) -> int:
+        nonlocal calls
+        calls += 1
+        return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+    found = from_bytes(to_bytes(fibonacci))
+    assert (found.__name__, found.cache_parameters()) == (
+        "fibonacci",
+        {"maxsize": 100, "typed": True},
+    )
+    assert found(60) == 1548008755920
+    assert found.cache_info().misses == 61
+    assert calls == 0  # it is a copy
+    assert from_bytes(to_bytes(importable)) is importable
+
+
+@cache
+def importable(n: int) -> int:
+    return n
+
+
+def test_an_open_file_is_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text("one\ntwo\n")
+    with (
+        (tmp_path / "lines").open() as file,
+        pytest.raises(pickle.PicklingError, match=r"cannot pickle an open file .*lines"),
+    ):
+        to_bytes(lambda: file.readline())

@@ -145,7 +145,6 @@ def read_outcome(outcome: bytes) -> Any:
 
 
 def _by_code(value: Any) -> bytes:
-    import cloudpickle  # a package of the cluster's extra
+    from sage.kernel.runtime.cluster.mail.by_code import by_code  # of the cluster's extra
 
-    data: bytes = cloudpickle.dumps(value, 5)
-    return data
+    return by_code(value)

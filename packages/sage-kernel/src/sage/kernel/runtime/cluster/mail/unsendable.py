@@ -5,6 +5,7 @@ from __future__ import annotations
 import dis
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from types import CodeType, FunctionType, MethodType, SimpleNamespace
 from typing import Any
@@ -20,8 +21,9 @@ def call_bytes(called: str, name: str, args: Sequence[Any], kwargs: Mapping[str,
     try:
         return to_bytes((name, tuple(args), dict(kwargs)))
     except Exception as error:
-        part = unsendable_part(SimpleNamespace(args=args, kwargs=kwargs))
-        annotate(error, f"{called} runs in another process, and {part} cannot be sent there")
+        with suppress(Exception):  # what is wrong with it may be wrong here too
+            part = unsendable_part(SimpleNamespace(args=args, kwargs=kwargs))
+            annotate(error, f"{called} runs in another process, and {part} cannot be sent there")
         raise
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sage.kernel.graph.segment import Segment
+from sage.kernel.runtime.annotate import annotate
 from sage.kernel.runtime.cancelled import PipelineCancelledError
 from sage.kernel.runtime.cluster.mail.carriage import from_bytes, read_outcome, to_bytes
 from sage.kernel.runtime.cluster.operators.chain_service import Failed
@@ -73,6 +74,7 @@ class ChunkWindow(InFlightWindow):
         try:
             data = to_bytes(record)
         except Exception as error:  # noqa: BLE001 - it is the record's, in its place
+            annotate(error, "the record could not be sent to a worker")
             self._leave()
             self._room.enter(0)
             self._start(self._enter(Unsendable(record, error)))
