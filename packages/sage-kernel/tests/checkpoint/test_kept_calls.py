@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,14 +59,27 @@ class Dialogue(MapFunction):
 
     def __init__(self, broken: set[int]) -> None:
         self.broken = broken
+        self.fails = False
+        self.calls = 0  # on their way
 
     async def execute(self, number: int) -> list[int]:
         answers: list[int] = []
         for _ in range(TURNS):
-            answers.append((await self.call("oracle", [number, answers]))["answer"])
+            answers.append(await self.ask([number, answers]))
         if number in self.broken:
+            self.fails = True
+            while self.calls:  # one that is cancelled may have been counted, and is not kept
+                await asyncio.sleep(0.001)
             raise ValueError(f"{number} is broken")
         return answers
+
+    async def ask(self, payload: list[Any]) -> int:
+        if self.fails:
+            await asyncio.sleep(60)
+        self.calls += 1
+        answer: int = (await self.call("oracle", payload))["answer"]
+        self.calls -= 1
+        return answer
 
 
 class Job:
@@ -204,12 +217,17 @@ def test_a_retry_within_a_run_asks_again(job: Job) -> None:
 
 
 def test_records_of_a_flatmap_are_told_from_each_other(job: Job) -> None:
+    answered: list[str] = []
+
     def submit(*, broken: bool) -> None:
         class Ask(MapFunction):
             keep_calls = True
 
             async def execute(self, word: str) -> int:
                 answer: int = (await self.call("oracle", word))["answer"]
+                answered.append(word)
+                while broken and word == "f" and len(answered) < 6:
+                    await asyncio.sleep(0.001)
                 if broken and word == "f":
                     raise ValueError("f is broken")
                 return answer
@@ -382,7 +400,7 @@ class Oracle(BaseService):
     def process_async(self, payload):
         return self.pool.submit(self.answer, payload)
     def answer(self, payload):
-        time.sleep(0.005)
+        time.sleep(0.01)
         self.log.write(json.dumps(payload) + "\\n")
         return time.time_ns()
     def cleanup(self):
@@ -409,14 +427,21 @@ env.submit(checkpoint="checkpoint")
 def test_a_kill_costs_each_record_in_flight_one_call_at_most(tmp_path: Path) -> None:
     pytest.importorskip("sage.libs.io")
     chance, kills = random.Random(1), 0
+    log = tmp_path / "calls.log"
+
+    def size() -> int:
+        return log.stat().st_size if log.exists() else 0
+
     for _ in range(40):
         program = subprocess.Popen(
             [sys.executable, "-c", PROGRAM], cwd=tmp_path, stdout=subprocess.PIPE, text=True
         )
         assert program.stdout is not None
+        enough = size() + chance.uniform(0, 2000)  # of some 35 kB
         assert program.stdout.readline() == "begins\n"
         if kills < KILLS:
-            time.sleep(chance.uniform(0.05, 0.25))
+            while size() <= enough and program.poll() is None:
+                time.sleep(0.001)
             program.kill()
         program.communicate()
         if program.returncode == 0:
@@ -424,7 +449,7 @@ def test_a_kill_costs_each_record_in_flight_one_call_at_most(tmp_path: Path) -> 
         assert program.returncode == -signal.SIGKILL
         kills += 1
     assert kills >= min(KILLS, 3)
-    calls = Counter((tmp_path / "calls.log").read_text().splitlines())
+    calls = Counter(log.read_text().splitlines())
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == list(range(200))
     for line in lines:  # what became the answer is what the next turn was asked about
@@ -440,6 +465,6 @@ KILLS = 6
 
 
 @pytest.fixture(autouse=True)
-def _no_threads_left() -> Iterator[None]:
+def _no_threads_left(threads_left: Callable[[str], list[str]]) -> Iterator[None]:
     yield
-    assert not [each for each in threading.enumerate() if each.name.startswith("sage-checkpoint")]
+    assert not threads_left("sage-checkpoint")
