@@ -99,6 +99,9 @@ class Doubler(BaseService):
         self.waiting.append(future)
         return future
 
+    async def later(self, number: int) -> int:
+        return number
+
     def where(self) -> int:
         return id(self)
 
@@ -232,8 +235,12 @@ def test_what_cannot_be_sent_is_the_error_of_its_call() -> None:
 
 def test_an_unknown_method_names_the_service_s_own() -> None:
     with served(FakeCluster()) as manager:
-        with pytest.raises(ServiceMethodNotFoundError, match="did you mean 'double'"):
+        with pytest.raises(ServiceMethodNotFoundError, match="did you mean 'double'") as caught:
             manager.call_service("doubler", method="duble")
+        assert {"double", "wait"} <= {*caught.value.methods}
+        assert not [each for each in caught.value.methods if each.endswith("_async")]
+        with pytest.raises(TypeError, match=r"later\(\) of service 'doubler' is `async def`"):
+            manager.call_service("doubler", 1, method="later")
         with pytest.raises(NotImplementedError, match="Doubler defines no process"):
             manager.call_service("doubler", 1)
 

@@ -49,12 +49,12 @@ class RayEnvironment(Environment):
               of that one ends with this program, also if it is killed.
             - ``services``: by their names, for each a mapping. ``replicas``: a number; ``(least,
               most)``, of which the others join when there is room; ``"all"`` that there is room
-              for, the default for a service that takes GPUs; 0 keeps the service here. ``gpus``,
-              ``cpus`` and ``resources`` that each takes of one machine, where that is not what the
-              service says. ``max_in_flight``: calls that each has at most. ``health_timeout``:
-              seconds without a word of it after which it is replaced (30). ``steps_timeout``:
-              seconds after which one that has calls and makes no progress is replaced; it has to
-              be longer than loading a model (None, never).
+              for beside a worker of each operator, the default for a service that takes GPUs; 0
+              keeps the service here. ``gpus``, ``cpus`` and ``resources`` that each takes of one
+              machine, where that is not what the service says. ``max_in_flight``: calls that each
+              has at most. ``health_timeout``: seconds without a word of it after which it is
+              replaced (30). ``steps_timeout``: seconds after which one that has calls and makes no
+              progress is replaced; it has to be longer than loading a model (None, never).
             - ``grows``: True says that the cluster adds machines where processes wait for one, so
               nothing is refused for lack of room, and a service that takes GPUs waits for them.
             - ``workers``: ``gpus``, ``cpus`` (1) and ``resources`` that each worker takes, and

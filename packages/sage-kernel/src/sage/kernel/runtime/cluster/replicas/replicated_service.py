@@ -7,11 +7,12 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sage.common.core.background import in_background
 from sage.common.core.context import ServiceCaller
 from sage.common.core.futures import errors_in_future
+from sage.common.core.old_names import missing_attribute
 from sage.common.kept_record import KeptRecord
 from sage.common.service import BaseService, Replication, ServiceClosedError
 from sage.common.service.replication import OnPiece
@@ -97,13 +98,25 @@ class ReplicatedService(BaseService):
         self._join = join
         self._replicas: ReplicaSet | None = None
         self._record = KeptRecord(self._figures)
-        methods = _methods(factory.service_class)
-        for name in methods:
+        self._answered: set[str] = set()  # methods that answer as a whole
+        service = factory.service_class
+        for name, method in _methods(service).items():
             if name in replication.streams:
                 setattr(self, name, partial(self._stream, name))
-                continue
-            setattr(self, name, partial(self._call_and_wait, name))
-            setattr(self, f"{name}_async", partial(self._call, name))
+            elif iscoroutinefunction(method) and not hasattr(service, f"{name}_async"):
+                setattr(self, name, method)  # which is refused, as one of a service here is
+            else:
+                self._answered.add(name)
+                setattr(self, name, partial(self._call_and_wait, name))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Return the twin of a method; it is not kept, and so not listed with the methods."""
+            method = name.removesuffix("_async")
+            if method == name or method not in self._answered:
+                raise missing_attribute(self, name)
+            return partial(self._call, method)
 
     @property
     def capacity(self) -> int | None:  # type: ignore[override]  # known once replicas are up
@@ -226,13 +239,11 @@ def answer(services: ServiceCaller, origin: object, what: str, *args: Any, **kwa
     return services.call_service_async(*args, **kwargs)
 
 
-def _methods(service: type[BaseService]) -> list[str]:
-    """Return the names of the methods that callers may call by name."""
-    found = [
-        name
+def _methods(service: type[BaseService]) -> dict[str, Any]:
+    """Return the methods that callers may call, by name; of those that have a twin not that."""
+    found = {
+        name: method
         for name in dir(service)
-        if is_callable_name(name)
-        and callable(method := getattr(service, name))
-        and not iscoroutinefunction(method)
-    ]
-    return [name for name in found if name.removesuffix("_async") not in {*found} - {name}]
+        if is_callable_name(name) and callable(method := getattr(service, name))
+    }
+    return {n: each for n, each in found.items() if n.removesuffix("_async") not in {*found} - {n}}
