@@ -57,7 +57,7 @@ def answers(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         env=os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
         text=True,
         check=True,
-        timeout=300,
+        timeout=550,
     )
     return dict(zip(questions, json.loads(path.read_text()), strict=True))
 

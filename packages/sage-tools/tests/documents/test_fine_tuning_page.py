@@ -6,9 +6,12 @@ import shutil
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
 from page_samples import DOCS, run
 
 from sage.tuning.settings import Settings
+
+pytestmark = pytest.mark.timeout(1800)
 
 PAGE = DOCS / "fine_tuning_a_model.md"
 

@@ -24,9 +24,10 @@ def test_the_first_pipeline(
     demo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SAGE_VLLM_MODEL_ROOT", str(demo_root))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))  # its history is nobody else's
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     folder = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=120, kernel_name="python3", resources=folder).execute()
+    NotebookClient(notebook, timeout=500, kernel_name="python3", resources=folder).execute()
     asked, run, answers, metrics, good, bad, closed = (
         cell.outputs for cell in notebook.cells if cell.cell_type == "code"
     )

@@ -154,7 +154,7 @@ class Terminal:
 
 def wait_for_the_end(left: Callable[[], list[str]]) -> None:
     """Wait until no process is left: the kernel ends some a moment after their command."""
-    limit = time.monotonic() + TIMEOUT
+    limit = time.monotonic() + 60
     while still := left():
         assert time.monotonic() < limit, still
         time.sleep(0.05)
