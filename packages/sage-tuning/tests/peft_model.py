@@ -55,7 +55,7 @@ def peft_answers(
     base = str(get_model_path(MODEL_ID, root=root))
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, base, str(adapter), str(given), str(count)],
-        capture_output=True, text=True, check=False, timeout=240,
+        capture_output=True, text=True, check=False, timeout=480,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return [[tuple(each) for each in answer] for answer in json.loads(done.stdout.splitlines()[-1])]

@@ -31,7 +31,7 @@ def test_what_was_corrected_is_learned_and_noted(demo_root: Path, tmp_path: Path
             [*SAGE, "llm", "improve", "--from", answers, "-m", "sage/demo-chat", "-o",
              tmp_path / "jobs" / name, "--as", "my/radio", "--promote", *settings, *more],
             env={**os.environ, "SAGE_VLLM_MODEL_ROOT": str(root)}, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, check=False, timeout=240,
+            capture_output=True, text=True, check=False, timeout=480,
         )  # fmt: skip
 
     done = improve("one")

@@ -26,7 +26,7 @@ def told(demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     done = subprocess.run(
         [sys.executable, PROGRAM, demo_root, folder / "jobs", *files],
         env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
-        capture_output=True, text=True, check=False, timeout=300,
+        capture_output=True, text=True, check=False, timeout=480,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"name"')]

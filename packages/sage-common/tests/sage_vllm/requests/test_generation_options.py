@@ -233,6 +233,7 @@ def test_an_adapter_of_the_registry_is_chosen_per_call(
         "model_id": CHAT_MODEL,
         "model_root": model_root,
         "engine": {
+            "dtype": "float32",
             "enable_lora": True,
             "max_lora_rank": 8,
             "max_num_seqs": 16,
@@ -327,6 +328,7 @@ def test_adapters_are_not_mixed_up_when_the_engine_is_built_again(
         "model_root": model_root,
         "engine_mode": "inline",
         "engine": {
+            "dtype": "float32",
             "enable_lora": True,
             "max_loras": 2,
             "max_lora_rank": 8,
