@@ -74,7 +74,7 @@ CALL = """
 def run(code: str) -> list[str]:
     program = textwrap.dedent(LIMITED) + textwrap.dedent(code)
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=25, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
