@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,7 +80,21 @@ def group(controller: str, settings: Mapping[str, object]) -> Iterator[Path]:
             (folder / name).write_text(str(value))
         yield folder
     finally:
-        folder.rmdir()
+        remove(folder)
+
+
+def remove(group: Path) -> None:
+    """Remove a group once the last process in it has ended, soon after its program."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            group.rmdir()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def run(script: str, *arguments: object, inside: Path | None = None, first: str = "") -> Any:
@@ -93,7 +108,7 @@ def run(script: str, *arguments: object, inside: Path | None = None, first: str 
         if not name.startswith(("SLURM_", "OMP_NUM_"))
     }
     done = subprocess.run(
-        wrapped, capture_output=True, text=True, timeout=180, env=environment, check=False
+        wrapped, capture_output=True, text=True, timeout=500, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

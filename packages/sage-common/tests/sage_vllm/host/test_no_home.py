@@ -53,7 +53,7 @@ def run(tmp_path: Path) -> Run:
             env={**kept, **variables},
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=500,
             check=False,
         )
 
@@ -133,7 +133,7 @@ def test_a_service_works_with_a_home_that_cannot_be_written(
         env={**kept, "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, done.stderr
