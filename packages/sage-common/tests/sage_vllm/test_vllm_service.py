@@ -19,6 +19,7 @@ from sage.common.components.sage_vllm.errors import (
 )
 from sage.common.components.sage_vllm.planning.memory_check import InsufficientMemoryError
 from sage.common.components.sage_vllm.service import VLLMService, VLLMServiceConfig
+from sage.common.components.sage_vllm.testing.echo_engine import write_echo_model
 from sage.common.components.sage_vllm.testing.tiny_model import write_tiny_model
 from sage.common.model_registry.vllm_registry import ModelNotFoundError, import_model
 from sage.common.service import ServiceClosedError
@@ -100,13 +101,14 @@ def test_a_stop_string_ends_the_text(service: VLLMService) -> None:
 
 def test_calls_made_together_are_batched(service: VLLMService) -> None:
     before = service.stats()
-    futures = [service.generate_async(f"prompt {n}", max_tokens=20) for n in range(16)]
+    long = {"max_tokens": 200, "ignore_eos": True}
+    futures = [service.generate_async(f"prompt {n}", **long) for n in range(16)]
     for future in futures:
         future.result()
     after = service.stats()
     steps = after["steps"] - before["steps"]
-    # One at a time would take 16 x 20 steps.
-    assert steps < 80
+    # One at a time would take 16 x 200 steps.
+    assert steps < 800
     assert after["requests_done"] - before["requests_done"] == 16
     assert after["in_flight"] == 0
 
@@ -230,7 +232,7 @@ def test_a_running_engine_says_which_chat_templates_its_model_has(service: VLLMS
 
 
 def test_cancelling_a_future_frees_the_engine(service: VLLMService) -> None:
-    future = service.generate_async(["one", "two"], max_tokens=400)
+    future = service.generate_async(["one", "two"], max_tokens=400, ignore_eos=True)
     until_in_flight(service, 2)
     assert future.cancel()
     assert_idle(service)
@@ -359,8 +361,11 @@ def test_a_configuration_that_is_not_valid_is_named(
     assert (caught.value.name, caught.value.given) == (name, given)
 
 
-def test_a_missing_model_names_the_command_that_gets_it(model_root: Path) -> None:
-    config = {"model_id": "test/tiny-cat", "model_root": model_root}
+def test_a_missing_model_names_the_command_that_gets_it(tmp_path: Path) -> None:
+    root = tmp_path / "registry"  # the shared one has models of other tests, of similar names
+    for model_id in (CHAT_MODEL, BASE_MODEL, "test/echo"):
+        import_model(model_id, write_echo_model(tmp_path / model_id), root=root)
+    config = {"model_id": "test/tiny-cat", "model_root": root}
     with pytest.raises(ModelNotFoundError) as caught, VLLMService(config):
         pass
     way_out = f"Use {CHAT_MODEL}, or get another one: `sage llm model download --model"
@@ -403,7 +408,7 @@ def test_calls_before_and_after_its_life_say_so(model_root: Path) -> None:
     with pytest.raises(ServiceClosedError, match="not been opened"):
         service.generate("Hi")
     service.open()
-    pending = service.generate_async(["one", "two"], max_tokens=400)
+    pending = service.generate_async(["one", "two"], max_tokens=400, ignore_eos=True)
     service.close()
     service.close()
     with pytest.raises(RuntimeError, match="was closed, so this request has no result"):
