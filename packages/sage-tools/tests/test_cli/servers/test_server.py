@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import CommandLine, Terminal, lines, refused
+from command_line import TIMEOUT, CommandLine, Terminal, lines, refused
 from real_server import MODEL, SMALL, complete, free_port, gone, recorded
 
 from sage.common.run_folder import start_ticks
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ class TestAServerInTheBackground:
             assert record["state"] == "not answering"
         finally:
             os.kill(served["pid"], signal.SIGCONT)
-        give_up = time.monotonic() + 60
+        give_up = time.monotonic() + TIMEOUT
         while record["state"] != "ready" and time.monotonic() < give_up:
             (record,) = json.loads(servers("llm", "status", "--json").stdout)
         assert record["state"] == "ready"
@@ -125,11 +125,11 @@ class TestAServerInTheBackground:
         follower = servers.start("llm", "logs", "-f", "-n", "1")
         assert follower.stdout is not None
         assert follower.stdout.readline()
-        assert lines(servers("llm", "stop", port)) == [
+        assert lines(servers("llm", "stop", port, "--timeout", "100")) == [
             f"Stopped tiny-chat on port {port} (pid {pid})."
         ]
         assert session_members(pid) == []
-        assert follower.wait(60) == 0  # what it follows has ended
+        assert follower.wait(TIMEOUT) == 0  # what it follows has ended
         assert servers("llm", "stop").stderr == "No server is running.\n"
         assert json.loads(servers("llm", "status", "--json").stdout) == []
         assert lines(servers("llm", "logs", port, "-n", "1"))
@@ -138,17 +138,20 @@ class TestAServerInTheBackground:
 
 class TestInTheForeground:
     @pytest.mark.parametrize(
-        ("force", "code", "said"),
-        [([], 0, "The server was stopped."), (["--force"], 1, "Error: The server was killed.")],
+        ("how", "code", "said"),
+        [
+            (["--timeout", "100"], 0, "The server was stopped."),
+            (["--force"], 1, "Error: The server was killed."),
+        ],
     )
     def test_is_told_that_it_was_stopped(
-        self, force: list[str], code: int, said: str, port: int, servers: CommandLine
+        self, how: list[str], code: int, said: str, port: int, servers: CommandLine
     ) -> None:
         process = servers.start("llm", "start", MODEL, "--port", str(port), *SMALL)
         assert process.stdout is not None
         assert process.stdout.readline() == f"http://127.0.0.1:{port}/v1\n"
-        assert lines(servers("llm", "stop", str(port), *force))
-        _, err = process.communicate(timeout=60)
+        assert lines(servers("llm", "stop", str(port), *how))
+        _, err = process.communicate(timeout=TIMEOUT)
         assert (process.returncode, said in err.splitlines()) == (code, True), err
 
     def test_ctrl_c_ends_a_server_in_the_foreground(
@@ -190,5 +193,5 @@ class TestInTheForeground:
         process = servers.start("llm", "start", MODEL, "--port", str(port), *SMALL)
         record = recorded(port, lambda record: record["pid"] != process.pid)
         process.send_signal(ended_by)
-        process.communicate(timeout=60)
+        process.communicate(timeout=TIMEOUT)
         gone(record["pid"], session_members)
