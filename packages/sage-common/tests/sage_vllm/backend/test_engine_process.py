@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -136,6 +138,37 @@ def test_no_engine_process_outlives_a_killed_host(
     while session_members(host.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert session_members(host.pid) == []
+
+
+LSCPU = """#!/bin/sh
+echo asked >> {log}
+sleep 0.5
+PATH={path}
+exec lscpu "$@"
+"""
+
+
+def test_a_ctrl_c_ends_nothing_that_an_engine_starts_with(model_root: Path, tmp_path: Path) -> None:
+    script, log, command = tmp_path / "host.py", tmp_path / "asked", tmp_path / "lscpu"
+    script.write_text(f"import signal\nsignal.signal(signal.SIGINT, lambda *_: None)\n{HOST}")
+    command.write_text(LSCPU.format(log=log, path=os.environ["PATH"]))
+    command.chmod(0o755)
+    with subprocess.Popen(
+        [sys.executable, str(script), str(model_root)],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as host:
+        assert host.stdout is not None
+        try:
+            while not log.exists() and host.poll() is None:
+                time.sleep(0.01)
+            while not select.select([host.stdout], [], [], 0.05)[0]:
+                os.killpg(host.pid, signal.SIGINT)  # as a terminal does
+            assert host.stdout.readline() == b"up\n"
+        finally:
+            host.kill()
+    assert log.read_text().splitlines() == ["asked"]  # by the fork server, for all of its engines
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two cores are told apart")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from sage.common.components.sage_vllm.host.engine_environment import quiet_warnings
 from sage.common.components.sage_vllm.host.lifeline import die_with_host, tie_forks
@@ -22,6 +24,7 @@ with quick_imports():
     import vllm.v1.engine.core
     import vllm.v1.executor.multiproc_executor
     import vllm.v1.worker.cpu_worker  # noqa: F401
+    from vllm.utils import cpu_resource_utils
     from vllm.utils.ompmultiprocessing import OMPProcessManager
     from vllm.utils.system_utils import set_process_title
 
@@ -53,6 +56,23 @@ def _bind_worker(manager: OMPProcessManager, *, local_rank: int, **_others: int)
         torch.set_num_threads(threads)
 
 
+def _ask_for_cores_once() -> None:
+    """Ask ``lscpu`` for the machine's cores here, in place of in each engine and worker.
+
+    vLLM asks by a shell, and a shell takes away the mask that keeps Ctrl-C from engines: the
+    terminal's would end ``lscpu``, and the engine with a traceback. What is ignored, as here, stays
+    ignored.
+    """
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with suppress(subprocess.CalledProcessError):  # then engines ask, and say what is wrong
+            cores = cpu_resource_utils._get_cpu_list()  # noqa: SLF001
+            cpu_resource_utils._get_cpu_list = cores.copy  # noqa: SLF001
+    finally:
+        signal.signal(signal.SIGINT, heard)
+
+
+_ask_for_cores_once()
 OMPProcessManager.configure_omp_envs = _bind_worker
 # This also finds where a title is kept, which a fork with another environment no longer can.
 set_process_title("ForkServer", prefix="SAGE")
