@@ -19,26 +19,44 @@ if TYPE_CHECKING:
 
 IMAGE = "<image>"
 _OTHERS = (IMAGE, "<fake_token_around_image>", "<end_of_utterance>", "<global-img>")
-_SIDE, _PATCH, _SCALE = 56, 14, 2  # pixels; a picture has 16 patches, and a token for 4 of them
-_HIDDEN, _HEADS, _LAYERS, _VOCAB = 64, 2, 2, 512
+_PATCH, _SCALE = 14, 2  # pixels a side; patches a side that become a token
+_VOCAB = 512
 
 
-def write_tiny_vision_model(folder: Path, *, context: int = 512, seed: int = 0) -> Path:
+def write_tiny_vision_model(
+    folder: Path,
+    *,
+    hidden_size: int = 64,
+    layers: int = 2,
+    side: int = 56,
+    context: int = 512,
+    seed: int = 0,
+) -> Path:
     """Write an Idefics3, whose part that speaks is a Llama, into ``folder``, and return it.
 
-    It has 0.4 M parameters. What it says depends on the pictures and means nothing. The same
-    arguments write the same bytes. vLLM loads it without torchvision, and Pillow prepares its
-    pictures: few models of its kind need no more.
+    It has 0.4 M parameters by default, half of them in the part that sees, which makes 4 tokens of
+    a picture; ``hidden_size=512, layers=12, side=224`` has 71 M and makes 64. What it says depends
+    on the pictures and means nothing. The same arguments write the same bytes. vLLM loads it
+    without torchvision, and Pillow prepares its pictures: few models of its kind need no more.
+
+    Args:
+        folder: made where it is missing.
+        hidden_size: of both parts, a multiple of 64.
+        layers: of each part.
+        side: pixels that a picture is scaled to, a multiple of 28.
+        context: tokens.
+        seed: of the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    text = text_config(_HIDDEN, _LAYERS, 2 * _HEADS, _VOCAB, context)
+    heads = hidden_size // SMALLEST_HEAD
+    text = text_config(hidden_size, layers, 2 * heads, _VOCAB, context)
     vision: dict[str, Any] = {
         "model_type": "idefics3_vision",
-        "hidden_size": _HEADS * SMALLEST_HEAD,
-        "intermediate_size": 2 * _HIDDEN,
-        "num_hidden_layers": _LAYERS,
-        "num_attention_heads": _HEADS,
-        "image_size": _SIDE,
+        "hidden_size": hidden_size,
+        "intermediate_size": 2 * hidden_size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "image_size": side,
         "patch_size": _PATCH,
     }
     write_json(
@@ -55,8 +73,8 @@ def write_tiny_vision_model(folder: Path, *, context: int = 512, seed: int = 0) 
             "dtype": "bfloat16",
         },
     )
-    write_json(folder / "preprocessor_config.json", _preprocessor_config())
-    tokens = (_SIDE // _PATCH // _SCALE) ** 2
+    write_json(folder / "preprocessor_config.json", _preprocessor_config(side))
+    tokens = (side // _PATCH // _SCALE) ** 2
     processor = {"processor_class": "Idefics3Processor", "image_seq_len": tokens}
     write_json(folder / "processor_config.json", processor)
     write_json(folder / "tokenizer_config.json", tokenizer_config(context, chat_template=True))
@@ -66,22 +84,22 @@ def write_tiny_vision_model(folder: Path, *, context: int = 512, seed: int = 0) 
         for name, shape in text_shapes(text).items()
     }
     shapes["model.connector.modality_projection.proj.weight"] = (
-        _HIDDEN,
-        vision["hidden_size"] * _SCALE**2,
+        hidden_size,
+        hidden_size * _SCALE**2,
     )
     shapes |= _vision_shapes(vision)
     write_weights(folder / "model.safetensors", shapes, speakable, seed)
     return folder
 
 
-def _preprocessor_config() -> dict[str, Any]:
+def _preprocessor_config(side: int) -> dict[str, Any]:
     return {
         "image_processor_type": "Idefics3ImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"longest_edge": _SIDE},
+        "size": {"longest_edge": side},
         "do_image_splitting": False,
-        "max_image_size": {"longest_edge": _SIDE},
+        "max_image_size": {"longest_edge": side},
         "do_rescale": True,
         "do_normalize": True,
         "image_mean": [0.5, 0.5, 0.5],
@@ -97,7 +115,10 @@ def _vision_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {
         f"{root}.embeddings.patch_embedding.weight": (hidden, 3, _PATCH, _PATCH),
         f"{root}.embeddings.patch_embedding.bias": (hidden,),
-        f"{root}.embeddings.position_embedding.weight": ((_SIDE // _PATCH) ** 2, hidden),
+        f"{root}.embeddings.position_embedding.weight": (
+            (config["image_size"] // _PATCH) ** 2,
+            hidden,
+        ),
     }
     products, norms = {}, [f"{root}.post_layernorm"]
     for layer in range(config["num_hidden_layers"]):
