@@ -8,9 +8,10 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from sage.kernel.runtime.checkpoint.errors import CheckpointError
-from sage.kernel.runtime.checkpoint.store import address_of
+from sage.kernel.runtime.checkpoint.store import connect
 
 _SET_UP = (
     "PRAGMA locking_mode = EXCLUSIVE",  # the checkpoint that it belongs to is open once
@@ -31,18 +32,17 @@ class CallJournal:
 
     Args:
         folder: that of a checkpoint which this run has open.
+        locks: whether its file system has them.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, locks: bool) -> None:
         self._folder = folder
         self._path = self.path_in(folder)
         self._lock = threading.Lock()
         self._closed = False
         self.on_failure: Callable[[BaseException], None] = lambda _error: None
         try:
-            self._db = sqlite3.connect(
-                address_of(self._path), uri=True, isolation_level=None, check_same_thread=False
-            )
+            self._db = connect(self._path, locks=locks, timeout=5)
             for statement in _SET_UP:
                 self._db.execute(statement)
             rows = self._db.execute("SELECT position, key, result FROM calls ORDER BY id")
@@ -75,17 +75,14 @@ class CallJournal:
             if self._closed:  # a call that outlived its run
                 return
             try:
-                self._db.execute(
+                self._write(
                     "INSERT INTO calls (position, key, result) VALUES (?, ?, ?)",
-                    (position, key, result),
+                    position,
+                    key,
+                    result,
                 )
-            except sqlite3.Error as error:
-                failure = CheckpointError(
-                    str(self._folder),
-                    f"{self._path} cannot be written: {error}",
-                    hint="what was kept before is safe: submit again when there is room",
-                )
-                failure.__cause__ = error
+            except CheckpointError as error:
+                failure = error
             else:
                 return
         self.on_failure(failure)
@@ -95,12 +92,17 @@ class CallJournal:
         with self._lock:
             for place in [place for place in self._found if place[0] < position]:
                 del self._found[place]
-            try:
-                self._db.execute("DELETE FROM calls WHERE position < ?", (position,))
-            except sqlite3.Error as error:
-                raise CheckpointError(
-                    str(self._folder), f"{self._path} cannot be written: {error}"
-                ) from error
+            self._write("DELETE FROM calls WHERE position < ?", position)
+
+    def _write(self, statement: str, *values: Any) -> None:
+        try:
+            self._db.execute(statement, values)
+        except sqlite3.Error as error:
+            raise CheckpointError(
+                str(self._folder),
+                f"{self._path} cannot be written: {error}",
+                hint="what was kept before is safe: submit again when there is room",
+            ) from error
 
     def close(self, *, forget: bool = False) -> bool:
         """Let go of the file; it goes if it is empty, or may be forgotten. Return if it stays."""

@@ -166,7 +166,7 @@ class Checkpoint:
         if self._calls is None:
             from sage.kernel.runtime.checkpoint.call_journal import CallJournal
 
-            self._calls = CallJournal(self._store.folder)
+            self._calls = CallJournal(self._store.folder, locks=self._store.has_locks)
         return self._calls
 
     def unsupported(self, problem: str) -> UnsupportedPipelineError:

@@ -35,16 +35,15 @@ class CheckpointStore:
         self._made_folder = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not has_locks(folder):
+            self.has_locks = has_locks(folder)
+            if not self.has_locks:
                 logger.warning(
                     "the file system of %s has no locks: see to it that no second run uses this "
                     "checkpoint",
                     folder,
                 )
             # One thread at a time uses it: the checkpoint's own, then the one that ends the run.
-            self._db = sqlite3.connect(
-                address_of(path), uri=True, timeout=0, isolation_level=None, check_same_thread=False
-            )
+            self._db = connect(path, locks=self.has_locks, timeout=0)
         except (OSError, sqlite3.Error) as error:
             raise CheckpointError(str(folder), f"cannot be opened: {error}") from error
         try:
@@ -107,7 +106,12 @@ class CheckpointStore:
         self.close()
 
 
-def address_of(path: Path) -> str:
-    """Return what SQLite opens; without a lock where the file system has none."""
-    address = path.absolute().as_uri()
-    return address if has_locks(path.parent) else f"{address}?vfs=unix-none"
+def connect(path: Path, *, locks: bool, timeout: float) -> sqlite3.Connection:
+    """Open a database in a checkpoint's folder, without a lock where the file system has none.
+
+    It waits ``timeout`` seconds for another one's lock.
+    """
+    address = path.absolute().as_uri() + ("" if locks else "?vfs=unix-none")
+    return sqlite3.connect(
+        address, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False
+    )

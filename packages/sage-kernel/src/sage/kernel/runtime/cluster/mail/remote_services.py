@@ -88,7 +88,7 @@ class RemoteServices:
                 future.set_exception(error)
 
     def _ask(self, what: str, *args: Any, **kwargs: Any) -> Future[Any]:
-        question = call_bytes(f"{what}()", what, args, kwargs)
+        question = call_bytes(what, args, kwargs)
         future: Future[Any] = Future()
         with self._lock:
             number = next(self._numbers)

@@ -16,13 +16,17 @@ from sage.kernel.runtime.cluster.mail.carriage import to_bytes
 _DEEPEST = 12  # parts of parts
 
 
-def call_bytes(called: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
-    """Return a call of another process as bytes; an error of pickling it names the argument."""
+def call_bytes(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, of: str = "") -> bytes:
+    """Return a call of another process as bytes; an error of pickling it names the argument.
+
+    ``of`` is the service whose method it is.
+    """
     try:
         return to_bytes((name, tuple(args), dict(kwargs)))
     except Exception as error:
         with suppress(Exception):  # what is wrong with it may be wrong here too
             part = unsendable_part(SimpleNamespace(args=args, kwargs=kwargs))
+            called = f"{of}.{name}()" if of else f"{name}()"
             annotate(error, f"{called} runs in another process, and {part} cannot be sent there")
         raise
 

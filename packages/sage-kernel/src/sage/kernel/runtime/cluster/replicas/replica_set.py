@@ -119,7 +119,7 @@ class ReplicaSet:
         replicas. A ``suspect`` is alone on its replica: it may be what kills it. With ``on_piece``
         the method is one that starts a stream, see Streaming.
         """
-        data = call_bytes(f"{self._name}.{method}()", method, args, kwargs or {})
+        data = call_bytes(method, args, kwargs or {}, of=self._name)
         call = Call(data, prefix, SUSPECT if suspect else 0, on_piece=on_piece)
         # Weak, since who has the call's Future is not to keep what was sent.
         call.future.add_done_callback(partial(self._forget, weakref.ref(call)))
@@ -133,7 +133,7 @@ class ReplicaSet:
 
     def call_each(self, method: str, args: Any, kwargs: Any, *, change: bool) -> list[Any]:
         """Call a method on each replica that is ready, and return their results; see Broadcast."""
-        data = call_bytes(f"{self._name}.{method}()", method, args, kwargs)
+        data = call_bytes(method, args, kwargs, of=self._name)
         return self._broadcast.change(data) if change else self._broadcast.ask(data)
 
     def status(self) -> list[ReplicaStatus]:
